@@ -1,0 +1,117 @@
+"""Frozen dataclasses are the configuration: from TOML and `--set a.b=c` to typed values, and on to the score hash.
+
+A field with `metadata={"score": False}` cannot change a score (a block size, say) and stays out of the hash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from densebench.errors import UsageError
+from densebench.paths import config_file
+
+C = TypeVar("C")
+
+
+def no_score(default: Any) -> Any:
+    """Return a dataclass field that cannot change a score and stays out of the hash."""
+    return dataclasses.field(default=default, metadata={"score": False})
+
+
+def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
+    """Return `config` with some fields replaced, typed and checked against their annotations.
+
+    Strings are read as TOML values where they are one (`5`, `0.1`, `true`, `[1, 2]`), `none` as None, else as text.
+    Raises UsageError for unknown fields (with the nearest) and for values of the wrong type.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    assert dataclasses.is_dataclass(config)
+    known = [f.name for f in dataclasses.fields(config)]
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}."
+            raise UsageError(f"{type(config).__name__} has no field {key!r}{hint}")
+    values = {**as_dict(config), **{k: _parse(v) for k, v in overrides.items()}}
+    strict = with_config(ConfigDict(extra="forbid"))(type(config))
+    try:
+        return TypeAdapter(strict).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, (str, int)))
+        raise UsageError(f"{where}={first['input']!r}: {first['msg'].lower()} ({type(config).__name__}).") from None
+
+
+def _parse(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null"):
+        return None
+    try:
+        return tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Return the fields of a config, shallow."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def score_fields(config: Any) -> dict[str, Any]:
+    """Return the fields that can change a score."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("score", True)}
+
+
+def score_hash(state: Mapping[str, Any]) -> str:
+    """Return the hash of everything in `state`, independent of key order: 16 hexadecimal digits.
+
+    The caller puts in all that can change a score and nothing else.
+    """
+    text = json.dumps(state, sort_keys=True, default=_plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return score_fields(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot enter a score hash")
+
+
+def split_settings(settings: list[str]) -> dict[str, dict[str, str]]:
+    """Turn `--set hummingbird.neighbours=50` arguments into {"hummingbird": {"neighbours": "50"}}."""
+    found: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        room, dot, name = key.partition(".")
+        if not (equals and dot and room and name):
+            raise UsageError(f"--set takes PROTOCOL.FIELD=VALUE, such as hummingbird.neighbours=50; got {setting!r}.")
+        found.setdefault(room, {})[name] = value
+    return found
+
+
+def user_settings() -> dict[str, Any]:
+    """Return the user's settings file, {} where there is none; a broken one raises UsageError."""
+    return read_toml(config_file()) if config_file().exists() else {}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; one that is missing or broken raises UsageError with the line."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"config file {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} is no TOML: {error}.") from None

@@ -1,0 +1,101 @@
+"""Looking at every file of a dataset: `data check`, `--skip-corrupt`, and which image holds which class.
+
+The answers are remembered in the cache by the dataset's digest, so that a dataset is read through once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densebench.datasets.dataset import VOID, DenseDataset
+from densebench.errors import CorruptFileError, DatasetError
+from densebench.paths import cache_dir, write_atomically
+from densebench.progress import Progress
+
+
+@dataclass
+class CheckReport:
+    """What a look at every file of one split found."""
+
+    name: str
+    split: str
+    n_images: int
+    n_published: int
+    digest: str
+    pixels: dict[str, int] = field(default_factory=dict)
+    """Pixels per class, and of "ignored"."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Images that hold the class."""
+    problems: list[str] = field(default_factory=list)
+
+
+def check(data: DenseDataset, progress: Progress) -> CheckReport:
+    """Decode every image and mask of a split and count labels; problems are collected, not raised."""
+    info = data.info
+    report = CheckReport(info.name, data.split, len(data), info.splits[data.split], data.digest())
+    pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
+    for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
+        try:
+            image = data.image(index)
+            counts = np.bincount(data.mask(index).ravel(), minlength=256) if "mask" in info.targets else None
+        except DatasetError as error:
+            report.problems.append(str(error))
+            continue
+        if counts is None:
+            continue
+        if counts.sum() != image.size[0] * image.size[1]:
+            report.problems.append(f"{data.ids[index]}: image {image.size} and mask differ in size")
+        pixels += counts
+        images += counts > 0
+    names = {**dict(enumerate(info.classes)), VOID: "ignored"}
+    report.pixels = {name: int(pixels[label]) for label, name in names.items()}
+    report.images = {name: int(images[label]) for label, name in names.items()}
+    return report
+
+
+def without_corrupt(data: DenseDataset, progress: Progress) -> tuple[DenseDataset, tuple[str, ...]]:
+    """Return the samples whose files can be decoded, and the ids of those that cannot."""
+
+    def find() -> list[int]:
+        bad = []
+        for index in progress.track(range(len(data)), f"looking for corrupt files in {data.split}", len(data)):
+            try:
+                data.sample(index)
+            except CorruptFileError:
+                bad.append(index)
+        return bad
+
+    bad = set(json.loads(_remembered(data, "corrupt", lambda: json.dumps(find()))))
+    if not bad:
+        return data, ()
+    return data.select(i for i in range(len(data)) if i not in bad), tuple(data.ids[i] for i in sorted(bad))
+
+
+def label_presence(data: DenseDataset, progress: Progress) -> NDArray[np.bool_]:
+    """Return which image holds which class, (N, C) bool, at the masks' own resolution."""
+    n_classes = data.info.n_classes
+
+    def find() -> str:
+        held = np.zeros((len(data), n_classes), dtype=bool)
+        for index in progress.track(range(len(data)), f"labels of {data.info.name} {data.split}", len(data)):
+            held[index] = np.bincount(data.mask(index).ravel(), minlength=256)[:n_classes] > 0
+        return json.dumps([np.flatnonzero(row).tolist() for row in held])
+
+    presence = np.zeros((len(data), n_classes), dtype=bool)
+    for row, classes in zip(presence, json.loads(_remembered(data, "presence", find)), strict=True):
+        row[classes] = True
+    return presence
+
+
+def _remembered(data: DenseDataset, kind: str, find: Callable[[], str]) -> str:
+    memo = cache_dir() / kind / f"{data.digest()}.json"
+    if memo.exists():
+        return memo.read_text()
+    answer = find()
+    write_atomically(memo, answer)
+    return answer

@@ -1,0 +1,257 @@
+"""The dataset contract: images with dense ground truth, by index, without surprises.
+
+A dataset is a class with torchvision's call shape, `Dataset(root, split, transforms=None)`. It lists sorted `ids`,
+decodes one `image(i)` or one target at a time, and carries an `info` with all that a result has to state. Masks are
+integers, 255 = ignore, and are never resampled with anything but nearest. `docs/datasets.md` says how to add one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from densebench.errors import CorruptFileError, DatasetError, UsageError
+from densebench.paths import cache_dir, write_atomically
+
+VOID = 255
+"""The label that belongs to no class: borders, unlabelled pixels."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a dataset before a file is opened."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    splits: Mapping[str, int]
+    """Published number of images per split; a copy on disk may hold fewer."""
+    train: str = "train"
+    """The split that memory banks and heads are made from."""
+    val: str = "val"
+    ignored: tuple[int, ...] = (VOID,)
+    """Labels that evaluation leaves out."""
+    background: tuple[int, ...] = (0,)
+    """Classes that do not count as labels when balanced image subsets are drawn."""
+    targets: frozenset[str] = frozenset({"mask"})
+    """Ground truth it has: "mask", "depth", "keypoints"."""
+    input_size: int | None = None
+    """Side in pixels that images are evaluated at where the dataset fixes it; None = the protocol's own size."""
+    licence: str = ""
+    citation: str = ""
+    how_to_get: str = ""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, background included, void not."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Named points of one object that correspond across images of its class."""
+
+    category: str
+    xy: NDArray[np.float32]  # (K, 2) pixels, x then y
+    visible: NDArray[np.bool_]  # (K,)
+    bbox: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with the ground truth its dataset has."""
+
+    id: str
+    image: Image.Image
+    mask: NDArray[np.uint8] | None = None  # (H, W), class ids, 255 = ignore
+    depth: NDArray[np.float32] | None = None  # (H, W) metres, 0 = not measured
+    keypoints: Sequence[Keypoints] = field(default=())
+
+
+class DenseDataset(ABC):
+    """Images with dense ground truth. Subclasses fill `info`, `ids`, `files` and the decoders they have."""
+
+    info: ClassVar[DatasetInfo]
+    ids: Sequence[str]
+
+    def __init__(
+        self, root: str | Path | None, split: str, transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        if split not in self.info.splits:
+            raise UsageError(f"{self.info.name}: unknown split {split!r}; it has {', '.join(self.info.splits)}.")
+        self.root = None if root is None else Path(root)
+        self.split = split
+        self.transforms = transforms
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode one label map, (H, W) with class ids and 255 = ignore; values outside raise DatasetError."""
+        raise UsageError(f"{self.info.name} has no masks; run `densebench list datasets` to see which have.")
+
+    def depth(self, index: int) -> NDArray[np.float32]:
+        """Decode one depth map, (H, W) in metres, 0 = not measured."""
+        raise UsageError(f"{self.info.name} has no depth; run `densebench list datasets` to see which have.")
+
+    def keypoints(self, index: int) -> Sequence[Keypoints]:
+        """Return the annotated objects of one image."""
+        raise UsageError(f"{self.info.name} has no keypoints; run `densebench list datasets` to see which have.")
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the files that sample `index` is read from; empty where nothing is on disk."""
+        return ()
+
+    def digest(self) -> str:
+        """Return a digest of all that can change a score: ids, contents, classes and ignored labels."""
+        state = {"info": [self.info.name, self.info.classes, self.info.ignored], "split": self.split}
+        return _digest({**state, "files": _contents(self)})
+
+    def sample(self, index: int) -> Sample:
+        """Decode everything the dataset has on one image."""
+        has = self.info.targets
+        return Sample(
+            self.ids[index],
+            self.image(index),
+            self.mask(index) if "mask" in has else None,
+            self.depth(index) if "depth" in has else None,
+            self.keypoints(index) if "keypoints" in has else (),
+        )
+
+    def select(self, indices: Iterable[int]) -> DenseDataset:
+        """Return a view on some of the samples, with a digest of its own."""
+        return _View(self, tuple(indices))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return (image, mask) as tv_tensors, after `transforms` if there are any: torchvision's call shape."""
+        from torchvision import tv_tensors
+
+        image = tv_tensors.Image(self.image(index))
+        mask = tv_tensors.Mask(self.mask(index)) if "mask" in self.info.targets else None
+        return self.transforms(image, mask) if self.transforms else (image, mask)
+
+
+class _View(DenseDataset):
+    """Some samples of another dataset, in the order given."""
+
+    def __init__(self, base: DenseDataset, indices: tuple[int, ...]) -> None:
+        self.info = base.info  # type: ignore[misc]  # a view has the info of what it shows
+        super().__init__(base.root, base.split, base.transforms)
+        self.base = base
+        self.indices = indices
+        self.ids = [base.ids[i] for i in indices]
+
+    def image(self, index: int) -> Image.Image:
+        return self.base.image(self.indices[index])
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        return self.base.mask(self.indices[index])
+
+    def depth(self, index: int) -> NDArray[np.float32]:
+        return self.base.depth(self.indices[index])
+
+    def keypoints(self, index: int) -> Sequence[Keypoints]:
+        return self.base.keypoints(self.indices[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.base.files(self.indices[index])
+
+    def digest(self) -> str:
+        return _digest({"base": self.base.digest(), "ids": self.ids})
+
+
+def read_image(path: Path, index: int = -1) -> Image.Image:
+    """Decode an image file as RGB; a file that cannot be decoded raises CorruptFileError with its path."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path} cannot be decoded as an image ({error}). "
+            "Replace the file, or leave such images out with --skip-corrupt.",
+            str(path),
+            index,
+        ) from error
+
+
+def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8]:
+    """Decode a label image (palette or grey PNG) as class ids, (H, W); 255 = ignore.
+
+    Raises DatasetError for a colour image (palette ids lost) and for a label that is neither a class nor 255.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise DatasetError(
+                    f"{path} is a {image.mode} image; expected a palette or grey PNG of class ids. "
+                    "Masks converted to colour have lost their ids: get the original file."
+                )
+            labels = np.asarray(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path} cannot be decoded as a label image ({error}). "
+            "Replace the file, or leave such images out with --skip-corrupt.",
+            str(path),
+            index,
+        ) from error
+    return check_labels(labels, n_classes, path)
+
+
+def check_labels(labels: NDArray[np.uint8], n_classes: int, where: Path | str) -> NDArray[np.uint8]:
+    """Return `labels` if all are below `n_classes` or 255; else raise DatasetError with file and value."""
+    wrong = labels[(labels >= n_classes) & (labels != VOID)]
+    if wrong.size:
+        values = ", ".join(str(v) for v in np.unique(wrong)[:5])
+        raise DatasetError(
+            f"{where} holds label {values} in {wrong.size} pixels; expected 0..{n_classes - 1} or 255 (ignore). "
+            "Wrong file, or a mask of another class map? Run `densebench data check` on its dataset."
+        )
+    return labels
+
+
+def _digest(state: object) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def _contents(dataset: DenseDataset) -> str:
+    """Hash the bytes of all files once; remembered by path, size and modification time."""
+    files = [(id_, path) for i, id_ in enumerate(dataset.ids) for path in dataset.files(i)]
+    stats = [(id_, str(path), (s := path.stat()).st_size, s.st_mtime_ns) for id_, path in files]
+    memo = cache_dir() / "digests" / f"{_digest(stats)}.txt"
+    if memo.exists():
+        return memo.read_text().strip()
+    whole = hashlib.sha256()
+    for id_, path in files:
+        with open(path, "rb") as file:
+            whole.update(f"{id_}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    write_atomically(memo, whole.hexdigest())
+    return whole.hexdigest()
+
+
+def data_root(given: str | Path | None = None) -> Path | None:
+    """Return where datasets live: `--data-root`, else DENSEBENCH_DATA, else the config file's `data_root`."""
+    from densebench.config import user_settings
+
+    found = given or os.environ.get("DENSEBENCH_DATA") or user_settings().get("data_root")
+    return Path(found).expanduser() if found else None

@@ -1,0 +1,56 @@
+"""Finding a dataset's files on disk, with errors that say what is missing and what to do."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from densebench.datasets.dataset import DatasetInfo
+from densebench.errors import DatasetError
+
+
+def find_root(info: DatasetInfo, root: str | Path | None, places: Sequence[str], needed: str) -> Path:
+    """Return the first of `places` below `root` that holds a folder `needed`; raises DatasetError with instructions."""
+    if root is None:
+        raise DatasetError(
+            f"{info.name}: no data root given. Use --data-root DIR or set DENSEBENCH_DATA. {info.how_to_get}"
+        )
+    base = Path(root)
+    if not base.is_dir():
+        raise DatasetError(f"{info.name}: the data root {base} does not exist. Give another with --data-root.")
+    for place in places:
+        if (base / place / needed).is_dir():
+            return base / place
+    tried = ", ".join(f"{base / place / needed}" for place in places)
+    raise DatasetError(
+        f"{info.name}: no folder {needed}/ below {base} (looked at {tried}). {info.how_to_get} "
+        f"Then run `densebench data check {info.name} --data-root {base}`."
+    )
+
+
+def read_list(info: DatasetInfo, path: Path) -> list[str]:
+    """Return the sorted ids of a split file; raises DatasetError for one that is missing, empty or repeats an id."""
+    if not path.exists():
+        raise DatasetError(f"{info.name}: the split list {path} is missing. {info.how_to_get}")
+    ids = sorted(line.split()[0] for line in path.read_text().splitlines() if line.strip())
+    if not ids:
+        raise DatasetError(f"{info.name}: the split list {path} is empty; expected one image id per line.")
+    repeated = {a for a, b in itertools.pairwise(ids) if a == b}
+    if repeated:
+        raise DatasetError(f"{info.name}: {path} lists {len(repeated)} ids twice (first: {min(repeated)}).")
+    return ids
+
+
+def require_files(info: DatasetInfo, split: str, folders: Mapping[Path, Sequence[str]]) -> None:
+    """Raise DatasetError when files are missing, with how many, of how many, and the first."""
+    for folder, names in folders.items():
+        have = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing = [name for name in names if name not in have]
+        if missing:
+            raise DatasetError(
+                f"{info.name}: {len(missing)} of {len(names)} files of split {split} are missing below {folder} "
+                f"(first: {missing[0]}). {info.how_to_get} "
+                f"Then run `densebench data check {info.name}`."
+            )

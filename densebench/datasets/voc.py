@@ -1,0 +1,79 @@
+"""PASCAL VOC 2012 segmentation in the VOCdevkit layout, with the SBD masks for `trainaug`.
+
+Expected below the data root (the root itself, `VOC2012/` or `VOCdevkit/VOC2012/`):
+
+    JPEGImages/ID.jpg   SegmentationClass/ID.png   SegmentationClassAug/ID.png   ImageSets/Segmentation/SPLIT.txt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image, read_labels
+from densebench.datasets.layout import find_root, read_list, require_files
+
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+def voc_palette(n: int) -> tuple[tuple[int, int, int], ...]:
+    """Return VOC's colours: bit i of a class id sets bit 7 - i//3 of channel i % 3."""
+    ids = np.arange(n)
+    colors = np.zeros((n, 3), dtype=np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
+    return tuple((int(r), int(g), int(b)) for r, g, b in colors)
+
+
+class VOC(DenseDataset):
+    """VOC 2012: 20 classes and background; `trainaug` takes its masks from SBD (SegmentationClassAug)."""
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="voc",
+        title="PASCAL VOC 2012",
+        classes=CLASSES,
+        palette=voc_palette(len(CLASSES)),
+        splits={"train": 1464, "trainaug": 10582, "val": 1449},
+        train="trainaug",
+        licence="images: Flickr terms, research use; annotations: research use",
+        citation="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010; masks of trainaug: "
+        "Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011",
+        how_to_get="Download VOCtrainval_11-May-2012.tar from the VOC 2012 site and extract it below the data root; "
+        "put the 12,031 SBD masks converted to VOC ids in VOCdevkit/VOC2012/SegmentationClassAug and the list trainaug.txt "
+        "in ImageSets/Segmentation.",
+    )
+
+    def __init__(
+        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        super().__init__(root, split, transforms)
+        self.folder = find_root(self.info, root, ("VOCdevkit/VOC2012", "VOC2012", "voc", "."), "JPEGImages")
+        self.ids = read_list(self.info, self.folder / "ImageSets" / "Segmentation" / f"{split}.txt")
+        self._masks = self.folder / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
+        require_files(
+            self.info,
+            split,
+            {self.folder / "JPEGImages": [f"{i}.jpg" for i in self.ids], self._masks: [f"{i}.png" for i in self.ids]},
+        )
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+        return read_image(self.files(index)[0], index)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode one label map: 0 background, 1..20 classes, 255 border."""
+        return read_labels(self.files(index)[1], len(CLASSES), index)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return image and mask of one sample."""
+        name = self.ids[index]
+        return self.folder / "JPEGImages" / f"{name}.jpg", self._masks / f"{name}.png"

@@ -1,0 +1,80 @@
+"""What a result has to say about the machine: versions, hardware, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import densebench
+
+
+def environment(device: str) -> dict[str, str]:
+    """Return versions, git commit and hardware, as text."""
+    found = {"densebench": densebench.__version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu", "scann"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    found["device"] = device
+    found["cpu"] = f"{_cpu_name()}, {os.cpu_count()} cores"
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = str(torch.version.cuda)
+    return found | _git()
+
+
+def _git() -> dict[str, str]:
+    """Return commit and state of the checkout the package runs from; nothing for an installed package."""
+    root = Path(densebench.__file__).parents[1]
+    if not (root / ".git").exists():
+        return {}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit, changed = (
+            subprocess.run(["git", "-C", root, *args], capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+        return {"git": commit.strip(), "git_state": "changed" if changed.strip() else "clean"}
+    return {}
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Return bytes of main memory that can be taken now, None where the system does not say."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return None
+
+
+class PeakMemory:
+    """Peak resident memory of this process since `reset`, where Linux can tell; else since its start."""
+
+    def reset(self) -> None:
+        """Start anew."""
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
+
+    def read(self) -> tuple[int, int]:
+        """Return peak bytes of main memory and of GPU memory."""
+        gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1]), gpu
+        import resource
+
+        scale = 1 if platform.system() == "Darwin" else 1024
+        return scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, gpu

@@ -1,0 +1,309 @@
+"""The one feature pass: images to feature maps, in a stream, through a bounded cache that all protocols share.
+
+Features are a pure function of (weights, preprocessing, request, image), so a pass is done once and read by every
+protocol that asks for the same request. They are rounded to the request's dtype whether or not they are cached: a
+score never depends on the state of the cache. Random augmentation is drawn from (seed, epoch, image) and is therefore
+part of the request, not of chance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from densebench.config import score_hash
+from densebench.datasets.augment import Augment
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import DatasetError, DensebenchError, FeatureError
+from densebench.feature_cache import FeatureCache
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.ops.resize import nearest_index
+from densebench.progress import Progress
+
+Precision = Literal["float32", "bfloat16", "float16"]
+LabelRule = Literal["floor", "centre"]
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """What is asked of the backbone: everything that can change a feature except weights and image."""
+
+    size: tuple[int, int]
+    """Input height and width in pixels; images are squashed to it (aspect ratio not kept)."""
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    interpolation: str = "bilinear"
+    """PIL resampling, antialiased."""
+    std: tuple[float, float, float] | None = None
+    """Channel deviations instead of the weights' own (parity with code that normalises otherwise)."""
+    augment: Augment | None = None
+
+    def grid(self, backbone: BackboneInfo) -> tuple[int, int]:
+        """Return the feature map's height and width in patches."""
+        return self.size[0] // backbone.patch, self.size[1] // backbone.patch
+
+    def nbytes(self, backbone: BackboneInfo, n_images: int, dtype: str = "float16") -> int:
+        """Return the size of the features of `n_images` in the cache."""
+        height, width = self.grid(backbone)
+        return n_images * height * width * backbone.width * np.dtype(dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How masks are brought to the evaluation's resolution: nearest, never anything else."""
+
+    size: tuple[int, int] | None = None
+    """Height and width; None keeps each mask's own size (then batches hold one image)."""
+    rule: LabelRule = "floor"
+    """"floor": source index floor(i * in / out), as torch resizes tensors. "centre": floor((i + 0.5) * in / out), as
+    PIL resizes files. The two differ by up to a pixel, and published code uses both."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images' features and labels, in the order asked for."""
+
+    indices: list[int]
+    """Positions in the dataset."""
+    maps: Tensor
+    """(B, D, h, w) float32 on the source's device; empty where only labels were asked for."""
+    labels: Tensor | None
+    """(B, H, W) uint8 on the CPU."""
+
+
+class FeatureSource:
+    """Streams features of one backbone; the only place where images meet the model."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        cache: FeatureCache | None = None,
+        progress: Progress | None = None,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        dtype: Literal["float16", "float32"] = "float16",
+        batch_size: int = 16,
+        workers: int = 0,
+    ) -> None:
+        self.backbone = backbone.to(device).eval()
+        self.info = backbone.info
+        self.cache = cache
+        self.progress = progress or Progress(quiet=True)
+        self.device = torch.device(device)
+        self.precision = precision
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.workers = workers
+        self._weights = ""
+
+    @property
+    def weights_digest(self) -> str:
+        """The backbone's weights digest, computed once."""
+        self._weights = self._weights or self.backbone.weights_digest()
+        return self._weights
+
+    def stream(
+        self,
+        data: DenseDataset,
+        spec: FeatureSpec | None,
+        indices: Sequence[int] | None = None,
+        *,
+        labels: Labels | None = None,
+        batch_size: int | None = None,
+        title: str = "features",
+    ) -> Iterator[Batch]:
+        """Yield features and labels of `indices` (default: all), in order, in batches.
+
+        `spec=None` yields labels only. Raises FeatureError for features that are not finite, with the image's id, and
+        DatasetError or CorruptFileError for files that cannot be read.
+        """
+        wanted = list(range(len(data))) if indices is None else list(indices)
+        batches = self._batches(data, spec, wanted, labels, batch_size or self.batch_size)
+        yield from self.progress.track(batches, title, len(wanted), size="indices")
+
+    def _batches(
+        self, data: DenseDataset, spec: FeatureSpec | None, wanted: list[int], labels: Labels | None, size: int
+    ) -> Iterator[Batch]:
+        empty = torch.empty(0)
+        if spec is None:
+            for chunk, _, masks in self._load(data, None, wanted, labels, size):
+                yield Batch(chunk, empty, masks)
+            return
+        stored = None
+        if self.cache is not None:
+            nbytes = spec.nbytes(self.info, len(set(wanted)), self.dtype)
+            stored = self.cache.open(self._key(data, spec), wanted, nbytes)
+        have = stored.indices if stored is not None else frozenset()
+        # cached and missing images may alternate: each run of equals is served by one loader, order kept
+        for is_cached, run in _runs(wanted, have):
+            if is_cached:
+                assert stored is not None
+                masks = (m for _, _, m in self._load(data, spec, run, labels, size, images=False)) if labels else None
+                for chunk in _chunks(run, size):
+                    maps = torch.from_numpy(stored.read(chunk)).to(self.device)
+                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), next(masks) if masks else None)
+            else:
+                for chunk, images, mask in self._load(data, spec, run, labels, size):
+                    assert images is not None
+                    array = self._extract(data, spec, chunk, images)
+                    if stored is not None:
+                        stored.append(chunk, array)
+                    maps = torch.from_numpy(array).to(self.device)
+                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), mask)
+        if stored is not None:
+            stored.close()
+
+    def _extract(self, data: DenseDataset, spec: FeatureSpec, chunk: list[int], images: Tensor) -> NDArray[Any]:
+        """Run the backbone on one batch: (B, h, w, D) in the request's dtype."""
+        pixels = images.to(self.device, non_blocking=True)
+        pixels = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+        autocast = (
+            contextlib.nullcontext()
+            if self.precision == "float32"
+            else torch.autocast(self.device.type, getattr(torch, self.precision))
+        )
+        with torch.inference_mode(), autocast:
+            dense = self.backbone.dense(pixels, (spec.layer,), spec.facet, spec.norm, std=spec.std)
+        maps = dense.maps[0].to(getattr(torch, self.dtype))
+        finite = maps.flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            bad = [data.ids[i] for i, ok in zip(chunk, finite.tolist(), strict=True) if not ok]
+            overflow = dense.maps[0].isfinite().all()
+            raise FeatureError(
+                f"{self.info.name} returned features that are not finite for image {', '.join(bad[:3])}"
+                + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+                + (
+                    ": they exceed float16. Run again with --feature-dtype float32."
+                    if overflow
+                    else " (NaN or infinity). No number was written; check the weights and the adapter."
+                )
+            )
+        return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def _key(self, data: DenseDataset, spec: FeatureSpec) -> str:
+        info = self.info
+        return score_hash(
+            {
+                "weights": self.weights_digest,
+                "model": [info.name.split("?")[0], info.patch, info.prefix, info.mean, info.std],
+                "spec": spec,
+                "precision": [self.precision, self.dtype],
+                "data": data.digest(),
+            }
+        )
+
+    def _load(
+        self,
+        data: DenseDataset,
+        spec: FeatureSpec | None,
+        wanted: list[int],
+        labels: Labels | None,
+        size: int,
+        images: bool = True,
+    ) -> Iterator[tuple[list[int], Tensor | None, Tensor | None]]:
+        """Decode and resize in worker processes; yields (indices, images (B, 3, H, W), labels (B, H, W))."""
+        reader = _Reader(data, spec if images else None, labels, spec.augment if spec else None)
+        loader = DataLoader(
+            reader,
+            batch_sampler=list(_chunks(wanted, size)),
+            num_workers=self.workers if len(wanted) > 2 * size else 0,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda" and images,
+        )
+        for item in loader:
+            if isinstance(item, DensebenchError):
+                raise item
+            yield item
+
+
+class _Reader(Dataset[Any]):
+    """Decodes one image and its mask, resized as asked; errors travel as values so that workers end quietly."""
+
+    def __init__(
+        self, data: DenseDataset, spec: FeatureSpec | None, labels: Labels | None, augment: Augment | None
+    ) -> None:
+        self.data, self.spec, self.labels, self.augment = data, spec, labels, augment
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return index, *self._read(index)
+        except DensebenchError as error:
+            return error
+
+    def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
+        image = self.data.image(index) if self.spec is not None else None
+        mask = self.data.mask(index) if self.labels is not None else None
+        if image is not None and mask is not None and mask.shape != image.size[::-1]:
+            raise DatasetError(
+                f"{self.data.info.name} image {self.data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
+                f"mask {mask.shape[1]}x{mask.shape[0]}; expected the same. Get the original files."
+            )
+        if self.augment is not None:
+            size = self.spec.size if self.spec else self.labels.size if self.labels else None
+            assert size is not None
+            return self.augment(image, mask, size, index)
+        pixels = None
+        if image is not None:
+            assert self.spec is not None
+            height, width = self.spec.size
+            resized = image.resize((width, height), RESAMPLING[self.spec.interpolation])
+            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        target = None
+        if mask is not None:
+            assert self.labels is not None
+            target = torch.from_numpy(resize_mask(mask, self.labels))
+        return pixels, target
+
+
+def resize_mask(mask: NDArray[np.uint8], labels: Labels) -> NDArray[np.uint8]:
+    """Resize a label map (H, W) by the nearest rule asked for."""
+    if labels.size is None or mask.shape == labels.size:
+        return np.array(mask)
+    if labels.rule == "centre":
+        return np.array(Image.fromarray(mask).resize(labels.size[::-1], Image.Resampling.NEAREST))
+    rows, columns = (nearest_index(old, new).numpy() for old, new in zip(mask.shape, labels.size, strict=True))
+    return mask[rows[:, None], columns]
+
+
+def _collate(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, DensebenchError):
+            return item
+    indices, images, masks = zip(*items, strict=True)
+    return (
+        list(indices),
+        torch.stack(images) if images[0] is not None else None,
+        torch.stack(masks) if masks[0] is not None else None,
+    )
+
+
+def _runs(wanted: list[int], have: frozenset[int]) -> Iterator[tuple[bool, list[int]]]:
+    """Split `wanted` into maximal runs of images that are all cached or all missing."""
+    run: list[int] = []
+    for index in wanted:
+        if run and (index in have) != (run[-1] in have):
+            yield run[-1] in have, run
+            run = []
+        run.append(index)
+    if run:
+        yield run[-1] in have, run
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterable[list[int]]:
+    return (list(items[i : i + size]) for i in range(0, len(items), size))

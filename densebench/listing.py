@@ -1,0 +1,163 @@
+"""What `list`, `show` and `data` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from densebench.datasets import DATASETS
+from densebench.errors import DatasetError, DensebenchError
+from densebench.protocols import PROTOCOLS
+
+
+def rows(kind: str, pattern: str, results: Path) -> list[tuple[str, str]]:
+    """Return (name, summary) of everything of a kind whose name matches."""
+    found = {"models": _models, "protocols": _protocols, "datasets": _datasets, "methods": _methods}
+    every = _results(results) if kind == "results" else found[kind](pattern)
+    return [(name, summary) for name, summary in every if fnmatch.fnmatch(name, pattern)]
+
+
+def _models(pattern: str) -> Iterator[tuple[str, str]]:
+    from densebench.model_zoo import FAMILIES, MODELS
+    from densebench.model_zoo.zoo import zoo_folders, zoo_names
+
+    folders = zoo_folders()
+    for name in zoo_names():
+        yield name, "ready" if name in folders else f"no weights here; '{name}?random' or `densebench train`"
+    for entry in MODELS:
+        yield entry.name, entry.summary
+    if pattern.startswith("timm/"):
+        import timm
+
+        for name in sorted(timm.list_models("*vit*") + timm.list_pretrained("*vit*")):
+            yield f"timm/{name}", "weights from the hub" if "." in name else "architecture"
+    else:
+        for family in FAMILIES:
+            if family.name != "zoo":
+                yield family.summary.split(":")[0], family.summary.partition(": ")[2]
+
+
+def _protocols(pattern: str) -> Iterator[tuple[str, str]]:
+    for entry in PROTOCOLS:
+        yield entry.name, entry.summary
+
+
+def _datasets(pattern: str) -> Iterator[tuple[str, str]]:
+    for entry in DATASETS:
+        yield entry.name, entry.summary
+
+
+def _methods(pattern: str) -> Iterator[tuple[str, str]]:
+    from densebench.methods import METHODS
+
+    for entry in METHODS:
+        yield entry.name, entry.summary
+
+
+def _results(folder: Path) -> Iterator[tuple[str, str]]:
+    from densebench.results import ResultStore
+
+    for record in ResultStore(folder).records():
+        if isinstance(record, DensebenchError):
+            yield "unreadable", str(record)
+            continue
+        main = ", ".join(f"{m.name} {m.value:.4g}" for m in record.metrics if m.main)
+        limit = f" (first {record.data.limit} images)" if record.data.limit else ""
+        yield f"{record.model.name}/{record.protocol.name}/{record.data.name}", f"{record.score_hash}  {main}{limit}"
+
+
+def page(kind: str, name: str) -> str:
+    """Return a page of text on one model, protocol, dataset or method."""
+    pages = {"model": _model_page, "protocol": _protocol_page, "dataset": _dataset_page, "method": _method_page}
+    return pages[kind](name)
+
+
+def _model_page(name: str) -> str:
+    from densebench.model_zoo import load_model
+    from densebench.model_zoo.zoo import read_card, zoo_folders
+
+    backbone = load_model(name)
+    lines = [f"{f.name}: {getattr(backbone.info, f.name)}" for f in dataclasses.fields(backbone.info)]
+    lines.append(f"parameters: {sum(p.numel() for p in backbone.parameters()) / 1e6:.2f} M")
+    lines.append(f"weights_sha256: {backbone.weights_digest()}")
+    if name in zoo_folders():
+        lines += [f"card.{key}: {value}" for key, value in read_card(name).items()]
+    return "\n".join(lines)
+
+
+def _protocol_page(name: str) -> str:
+    protocol = PROTOCOLS[name]()
+    module = sys.modules[type(protocol).__module__]
+    lines = [f"{protocol.title} (version {protocol.version})", "", (module.__doc__ or "").strip(), "", "Settings:"]
+    lines += [f"  {line}" for line in _config_lines(protocol.config)]
+    lines += ["", "Presets:"]
+    for preset, what in protocol.presets.items():
+        changes = ", ".join(f"{k}={v}" for k, v in what.settings.items()) or "the defaults"
+        lines.append(f"  {preset}: {changes}. Source: {what.source}")
+    lines += ["", "Metrics:"]
+    lines += [
+        f"  {m.name} [{m.unit}], {'higher' if m.higher_is_better else 'lower'} is better: {m.meaning}"
+        for m in protocol.metrics
+    ]
+    return "\n".join(lines)
+
+
+def _config_lines(config: type) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        yield f"{field.name}: {field.type} = {field.default!r}"
+
+
+def _dataset_page(name: str) -> str:
+    info = DATASETS[name].info
+    lines = [f"{info.title} ({info.name})", f"classes ({info.n_classes}): {', '.join(info.classes)}"]
+    lines += [f"split {split}: {n} images as published" for split, n in info.splits.items()]
+    lines += [f"ignored labels: {info.ignored}", f"licence: {info.licence}", f"citation: {info.citation}"]
+    return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
+
+
+def _method_page(name: str) -> str:
+    from densebench.methods import METHODS
+
+    method: Any = METHODS[name]
+    module = sys.modules[method.__module__]
+    return "\n".join([(module.__doc__ or "").strip(), "", "Settings:", *_config_lines(method.config)])
+
+
+def data_where(name: str, root: Path | None) -> str:
+    """Return where a dataset is, or how to get it."""
+    from densebench.datasets import load_dataset
+    from densebench.datasets.dataset import data_root
+
+    info = DATASETS[name].info
+    lines = [f"data root: {data_root(root)}"]
+    for split in info.splits:
+        try:
+            lines.append(f"{split}: {len(load_dataset(name, split, root))} images")
+        except DatasetError as error:
+            lines.append(f"{split}: {error}")
+    return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
+
+
+def data_report(name: str, root: Path | None, split: str | None) -> int:
+    """Check splits of a dataset, print what was found, and return the exit code."""
+    from densebench.datasets import load_dataset
+    from densebench.datasets.checks import check
+    from densebench.progress import Progress
+
+    info = DATASETS[name].info
+    clean = True
+    for part in [split] if split else [info.train, info.val]:
+        report = check(load_dataset(name, part, root), Progress())
+        of_published = "as published" if report.n_images == report.n_published else f"of {report.n_published} published"
+        print(f"{name} {part}: {report.n_images} images ({of_published}), digest {report.digest[:16]}")
+        total = max(sum(report.pixels.values()), 1)
+        for label, pixels in report.pixels.items():
+            print(f"  {label:<16} {100 * pixels / total:6.2f} % of pixels  {report.images[label]:6d} images")
+        for problem in report.problems:
+            print(f"  problem: {problem}", file=sys.stderr)
+        clean = clean and not report.problems
+    return 0 if clean else 1

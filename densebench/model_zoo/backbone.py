@@ -1,0 +1,175 @@
+"""The backbone contract: images in, dense features out, geometry declared and preprocessing sealed.
+
+An adapter subclasses `Backbone`, declares a `BackboneInfo` and fills one hook, `tokens`. Everything that is easily
+forgotten (normalisation, divisibility by the patch, dropping registers, non-square grids, eval mode) is done once,
+here, by `dense`, which adapters cannot override.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from densebench.errors import ModelError
+
+Facet = Literal["token", "key", "query", "value"]
+FACETS: tuple[Facet, ...] = ("token", "key", "query", "value")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What an adapter declares: geometry and preprocessing belong to the weights and are never guessed."""
+
+    name: str
+    patch: int
+    """Pixels per side of one patch."""
+    width: int
+    """Channels D of a token; keys, queries and values have as many, heads concatenated."""
+    depth: int = 1
+    """Number of blocks; layers are 0..depth-1, negative ones count from the end."""
+    heads: int = 1
+    prefix: int = 1
+    """Tokens before the patches: class token plus registers. They never enter a feature map."""
+    has_class_token: bool = True
+    """Whether prefix token 0 is a class token."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    """The resampling the weights were trained with."""
+    native_size: int = 224
+    facets: tuple[Facet, ...] = ("token",)
+    """Which facets `tokens` can return."""
+    any_layer: bool = False
+    """Whether `tokens` can return layers other than the last, and leave the final norm out."""
+    licence: str = ""
+    citation: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Feature maps of one batch: `maps[i]` is (B, D, h, w) for the i-th requested layer."""
+
+    maps: tuple[Tensor, ...]
+    class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the facet or the model has none
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen vision encoder that answers `dense(images)`.
+
+    An adapter in full:
+
+    >>> class Mine(Backbone):
+    ...     info = BackboneInfo(name="mine", patch=16, width=192, prefix=1)
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.net = build_my_network()
+    ...     def tokens(self, pixels, layers, facet, norm):
+    ...         return [self.net.forward_features(pixels)]   # (B, prefix + h*w, D)
+    """
+
+    info: BackboneInfo
+
+    @abstractmethod
+    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:
+        """Return one (B, prefix + h*w, D) tensor per layer.
+
+        `pixels` is (B, 3, H, W), already normalised; `layers` are within 0..depth-1; `norm` asks for the final norm
+        on the last layer's tokens (facet "token" only).
+        """
+
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first. Optional."""
+        raise ModelError(f"{self.info.name} gives no attention maps; protocols that read them cannot run on it.")
+
+    @final
+    def dense(
+        self,
+        images: Tensor,
+        layers: Sequence[int] = (-1,),
+        facet: Facet = "token",
+        norm: bool = True,
+        *,
+        std: Sequence[float] | None = None,
+    ) -> DenseFeatures:
+        """Return feature maps (B, D, h, w) of the requested layers.
+
+        Args:
+            images: float32 RGB in [0, 1], (B, 3, H, W), H and W multiples of the patch size.
+            layers: block indices, negative from the end.
+            facet: "token" is the block's output; "key", "query", "value" are the attention's projections.
+            norm: apply the final norm to the last layer's tokens (other layers are always raw, as in P-POS 3.2).
+            std: replaces the weights' own channel deviations, for parity with code that normalises otherwise.
+
+        Raises ModelError when the request does not fit the declared geometry or the adapter's answer does not.
+        """
+        info = self.info
+        grid = self._check(images, facet, layers, norm)
+        indices = [layer % info.depth for layer in layers]
+        outputs = self.tokens(self.normalise(images, std), indices, facet, norm)
+        want = info.prefix + grid[0] * grid[1]
+        maps, class_tokens = [], []
+        for tokens in outputs:
+            if tokens.shape != (len(images), want, info.width):
+                raise ModelError(
+                    f"{info.name} returned features {tuple(tokens.shape)}; expected ({len(images)}, {want}, "
+                    f"{info.width}) = (batch, {info.prefix} prefix + {grid[0]}x{grid[1]} patches, width). "
+                    "Check `prefix` (registers?), `patch` and `width` in its info."
+                )
+            patches = tokens[:, info.prefix :]
+            maps.append(patches.transpose(1, 2).unflatten(2, grid))
+            class_tokens.append(tokens[:, 0] if info.has_class_token and info.prefix else None)
+        if len(maps) != len(indices):
+            raise ModelError(f"{info.name} returned {len(maps)} layers; {len(indices)} were asked for.")
+        return DenseFeatures(tuple(maps), tuple(class_tokens))
+
+    def normalise(self, images: Tensor, std: Sequence[float] | None = None) -> Tensor:
+        """Subtract the weights' mean and divide by their (or the given) deviation."""
+        mean = images.new_tensor(self.info.mean).view(3, 1, 1)
+        deviation = images.new_tensor(tuple(std) if std is not None else self.info.std).view(3, 1, 1)
+        return (images - mean) / deviation
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 over names, types, shapes and bytes of all weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _check(self, images: Tensor, facet: Facet, layers: Sequence[int], norm: bool) -> tuple[int, int]:
+        info = self.info
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ModelError(
+                f"{info.name} expects float RGB images (B, 3, H, W) in [0, 1]; "
+                f"got {images.dtype} {tuple(images.shape)}."
+            )
+        height, width = images.shape[-2:]
+        if height % info.patch or width % info.patch:
+            raise ModelError(
+                f"{info.name} has patches of {info.patch} px; {height}x{width} is no multiple. "
+                f"Nearest sizes: {height // info.patch * info.patch} or {-(-height // info.patch) * info.patch}."
+            )
+        if facet not in info.facets:
+            raise ModelError(f"{info.name} has no facet {facet!r}; it has {', '.join(info.facets)}.")
+        outside = [layer for layer in layers if not -info.depth <= layer < info.depth]
+        if outside:
+            raise ModelError(f"{info.name} has layers 0..{info.depth - 1}; {outside} asked for.")
+        others = [layer for layer in layers if layer % info.depth != info.depth - 1]
+        if not info.any_layer and (others or not norm):
+            raise ModelError(f"{info.name} gives its last layer after the final norm only; layers {layers} asked for.")
+        return height // info.patch, width // info.patch

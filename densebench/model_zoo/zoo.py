@@ -1,0 +1,98 @@
+"""Checkpoints with a card: a folder with `weights.safetensors` and `card.json`, shipped, trained here or fetched.
+
+The card names the architecture (a timm model and its arguments) and the preprocessing, and tells how the weights came
+about. Zoo folders are looked up in the package (`model_zoo/weights`) and in the user's zoo (`DENSEBENCH_ZOO`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from densebench.errors import ModelError, UsageError
+from densebench.paths import zoo_dir
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A timm model with arguments, and the preprocessing its weights are trained with."""
+
+    timm: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    interpolation: str = "bilinear"
+    native_size: int = 224
+
+
+ARCHITECTURES = {
+    # 1.2 M parameters: 20 x 20 tokens on a 160 px scene, a forward pass of 4 ms on one core
+    "pico": Architecture(
+        timm="vit_tiny_patch16_224",
+        kwargs={"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96},
+        native_size=96,
+    ),
+}
+
+
+def zoo_folders() -> dict[str, Path]:
+    """Return the folder of every zoo checkpoint on this machine; the user's own hide shipped ones."""
+    found: dict[str, Path] = {}
+    for place in (SHIPPED, zoo_dir()):
+        if place.is_dir():
+            found |= {card.parent.name: card.parent for card in sorted(place.glob("*/card.json"))}
+    return found
+
+
+def zoo_names() -> list[str]:
+    """Return the names of all zoo checkpoints and of architectures that can be built without weights."""
+    return sorted(zoo_folders().keys() | ARCHITECTURES.keys())
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """Return the card of a zoo checkpoint."""
+    folder = zoo_folders().get(name)
+    if folder is None:
+        raise UsageError(f"{name} has no weights on this machine; make them with `densebench train`.")
+    return json.loads((folder / "card.json").read_text())
+
+
+def load(spec: Any) -> Any:
+    """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
+    from densebench.model_zoo.timm import TimmBackbone, create, load_weights
+
+    if spec.weights is not None:
+        raise UsageError(f"--weights goes with timm/NAME; {spec.text!r} has weights of its own.")
+    path = Path(spec.name)
+    folder = path.parent if path.suffix == ".safetensors" else zoo_folders().get(spec.name)
+    if folder is not None and (folder / "card.json").exists():
+        card = json.loads((folder / "card.json").read_text())
+        architecture = Architecture(**card["architecture"])
+    elif spec.name in ARCHITECTURES and spec.random:
+        card, architecture = {}, ARCHITECTURES[spec.name]
+    elif spec.name in ARCHITECTURES:
+        raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
+    else:
+        raise ModelError(
+            f"{path} has no card.json beside it, so its architecture is unknown. "
+            "Checkpoints of `densebench train` have one; for timm weights use `--model timm/NAME --weights FILE`."
+        )
+    net = create(architecture.timm, spec.random_seed or 0, **architecture.kwargs)
+    if not spec.random:
+        assert folder is not None
+        weights = path if path.suffix == ".safetensors" else folder / "weights.safetensors"
+        load_weights(net, weights, spec.text)
+    return TimmBackbone(
+        net,
+        spec.text,
+        mean=tuple(architecture.mean),
+        std=tuple(architecture.std),
+        interpolation=architecture.interpolation,
+        native_size=architecture.native_size,
+        licence=card.get("licence", ""),
+        citation=card.get("citation", ""),
+    )

@@ -1,0 +1,275 @@
+"""Positional effect: how far clusters of patch features are a matter of where a patch is, not of what it shows.
+
+Features are clustered by cosine similarity, every pixel gets a cluster, and the mutual information of position and
+cluster is divided by the clusters' entropy (NMI). The same is done for the ground truth, whose NMI is the positional
+structure that belongs to the data. Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding"
+(P-POS), 2.1 to 2.3 and A.2.
+
+Left open by the paper, with the defaults here: image size (448, which shares the feature pass with overclustering),
+position grid (the pixels of that size), centred PCA for the initial centroids, images drawn in shuffled epochs of the
+training split, no flip and no crop. Intervals come from a jackknife over groups of images: resampling images would
+repeat some, which raises mutual information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densebench import figures
+from densebench.datasets.dataset import DatasetInfo
+from densebench.features import FeatureSpec, Labels
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.ops import clustering, information, matching
+from densebench.ops.confusion import (
+    ConfusionMatrix,
+    PoissonBootstrap,
+    counts,
+    iou,
+    jackknife_interval,
+    mean_iou,
+    percentile_interval,
+)
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Preset,
+    Protocol,
+    input_size,
+)
+from densebench.results import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionalEffectConfig:
+    """Settings of the positional-effect study (P-POS 2.1, A.2)."""
+
+    input_size: int | None = None
+    """Side in pixels, and of the position grid; None: 448 rounded down to a multiple of the patch."""
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    """The final norm belongs to the last layer's tokens only (P-POS 3.2)."""
+    clusters: int | None = None
+    """Number of clusters; None: number of classes (27 in the paper)."""
+    steps: int = 5000
+    batch: int = 24
+    """Images per step."""
+    learning_rate: float = 5e-3
+    """Of Adam on the centroids."""
+    init_batches: int = 96
+    """Batches whose principal components are the initial centroids."""
+    groups: int = 10
+    """Image groups of the jackknife."""
+    examples: int = 8
+    """Images in the example grid."""
+
+
+class PositionalEffect(Protocol[PositionalEffectConfig]):
+    """Normalised mutual information of position and cluster."""
+
+    name = "positional_effect"
+    title = "Positional effect"
+    config = PositionalEffectConfig
+    presets = {
+        "paper": Preset(source="Unsupervised Semantic Segmentation Facilitates Model Understanding, 2.1 to 2.3 and A.2")
+    }
+    metrics = (
+        MetricInfo("nmi", "1", False, "mutual information of position and cluster over the clusters' entropy"),
+        MetricInfo("nmi_ground_truth", "1", False, "the same for the true classes: what the data itself carries"),
+        MetricInfo("nmi_excess", "1", False, "nmi minus nmi_ground_truth"),
+        MetricInfo("mi", "nat", False, "mutual information of position and cluster"),
+        MetricInfo("miou", "%", True, "mIoU of the clusters after one global Hungarian matching"),
+    )
+
+    def resolve(
+        self, config: PositionalEffectConfig, backbone: BackboneInfo, data: DatasetInfo
+    ) -> PositionalEffectConfig:
+        """Fill in input size and number of clusters."""
+        return replace(
+            config,
+            input_size=input_size(config.input_size, 448, backbone, data),
+            clusters=config.clusters or data.n_classes,
+        )
+
+    def estimate(self, config: PositionalEffectConfig, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return feature passes, count tables and the arithmetic of the online k-means."""
+        spec = _spec(config)
+        height, width = spec.grid(backbone)
+        assert config.clusters is not None
+        cells = spec.size[0] * spec.size[1] * (config.clusters + data.info.n_classes)
+        return Estimate(
+            features={"train": (spec, len(data.train)), "val": (spec, len(data.val))},
+            bank_bytes=cells * (8 + 4 * config.groups),
+            search_flops=6.0 * config.steps * config.batch * height * width * backbone.width * config.clusters,
+            passes=max(1, config.steps * config.batch // max(len(data.train), 1)),
+        )
+
+    def run(self, config: PositionalEffectConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Cluster the training split, assign every validation pixel, count positions."""
+        assert config.clusters is not None
+        centroids, loss = _cluster(config, data, context)
+        info, side = data.info, _spec(config).size
+        predicted = information.PositionCounts(side, config.clusters, groups=config.groups)
+        truth = information.PositionCounts(side, info.n_classes, groups=config.groups)
+        matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
+        bootstrap = PoissonBootstrap((info.n_classes, config.clusters))
+        for images, clusters, masks in _assigned(config, centroids, data, context):
+            with context.stage("score"):
+                ignored = sum((masks == label for label in info.ignored), torch.zeros_like(masks, dtype=torch.bool))
+                labels = masks.long().masked_fill(ignored, -1)
+                for image, cluster_map, label_map in zip(images, clusters, labels, strict=True):
+                    predicted.update(cluster_map, group=image % config.groups)
+                    truth.update(label_map, group=image % config.groups)
+                    bootstrap.update(image, matrix.update(cluster_map, label_map))
+        mapping = matching.hungarian(matrix.table)
+        with context.stage("figures"):
+            pictures = _pictures(config, centroids, mapping, predicted, truth, data, context)
+        return Measurement(
+            metrics=tuple(_metrics(predicted, truth, matrix.table, bootstrap, mapping, info)),
+            facts={
+                "k_means_loss": loss,
+                "classwise_mi": _classwise(predicted, mapping, info),
+                "classwise_mi_ground_truth": dict(
+                    zip(info.classes, truth.information().classwise.tolist(), strict=True)
+                ),
+                "mi_bias": information.mi_bias(side[0] * side[1], config.clusters, predicted.total),
+                "n_pixels": predicted.total,
+                "clusters_used": int((matrix.table.sum(0) > 0).sum()),
+            },
+            notes=("clusters come from the training split, all scores from the validation split",),
+            artifacts=pictures,
+        )
+
+
+def _cluster(config: PositionalEffectConfig, data: Data, context: Context) -> tuple[Tensor, float]:
+    """Return unit-norm centroids (K, D) of the online cosine k-means, and its last loss."""
+    assert config.clusters is not None
+    rng = np.random.default_rng(context.seed)
+    order = _shuffled_epochs(len(data.train), config.steps * config.batch, rng)
+    spec = _spec(config)
+    moments = None
+    first = order[: config.init_batches * config.batch]
+    init = context.features.stream(data.train, spec, sorted(set(first)), title="initial centroids")
+    for batch in context.timed(init, "features"):
+        tokens = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
+        moments = moments or clustering.StreamingMoments(tokens.shape[1])
+        moments.update(tokens)
+    assert moments is not None
+    start = clustering.principal_directions(moments, config.clusters).to(context.features.device)
+    stream = context.features.stream(data.train, spec, order, batch_size=config.batch, title="cosine k-means")
+    tokens_of = (b.maps.flatten(2).transpose(1, 2).flatten(0, 1) for b in context.timed(stream, "features"))
+    with context.stage("k-means"):
+        fitted = clustering.cosine_kmeans(tokens_of, start, learning_rate=config.learning_rate)
+    return fitted.centroids, fitted.loss
+
+
+def _shuffled_epochs(n: int, length: int, rng: np.random.Generator) -> list[int]:
+    """Return `length` image indices: all images in random order, again and again."""
+    epochs = [rng.permutation(n) for _ in range(-(-length // n))]
+    return np.concatenate(epochs)[:length].tolist()
+
+
+def _assigned(
+    config: PositionalEffectConfig,
+    centroids: Tensor,
+    data: Data,
+    context: Context,
+    images: list[int] | None = None,
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield (image indices, cluster maps, masks), each map (B, H, W) at the input size."""
+    spec = _spec(config)
+    stream = context.features.stream(data.val, spec, images, labels=Labels(spec.size), title="assignment")
+    for batch in context.timed(stream, "features"):
+        assert batch.labels is not None
+        with context.stage("assign"):
+            clusters = clustering.assign_cosine(batch.maps, centroids, spec.size).cpu()
+        yield batch.indices, clusters, batch.labels
+
+
+def _metrics(
+    predicted: information.PositionCounts,
+    truth: information.PositionCounts,
+    table: Tensor,
+    bootstrap: PoissonBootstrap,
+    mapping: Tensor,
+    info: DatasetInfo,
+) -> Iterator[Metric]:
+    found, real = predicted.information(), truth.information()
+    without = [predicted.information(leave_out=g) for g in range(predicted.groups)]
+    real_without = [truth.information(leave_out=g) for g in range(truth.groups)]
+    nmi, nmi_real = torch.tensor([w.nmi for w in without]), torch.tensor([w.nmi for w in real_without])
+    jackknife = f"jackknife over {predicted.groups} groups of validation images, clusters held fixed"
+    rows = (
+        ("nmi", found.nmi, nmi, "1"),
+        ("nmi_ground_truth", real.nmi, nmi_real, "1"),
+        ("nmi_excess", found.nmi - real.nmi, nmi - nmi_real, "1"),
+        ("mi", found.total, torch.tensor([w.total for w in without]), "nat"),
+    )
+    for name, value, left_out, unit in rows:
+        low, high = jackknife_interval(value, left_out).tolist()
+        yield Metric(
+            name=name, value=value, unit=unit, higher_is_better=False, main=name == "nmi", ci95=(low, high),
+            ci_method=jackknife,
+        )  # fmt: skip
+    low, high = percentile_interval(100 * mean_iou(*counts(bootstrap.replicates(), mapping))).tolist()
+    scored = counts(table, mapping)
+    yield Metric(
+        name="miou",
+        value=100 * float(mean_iou(*scored)),
+        main=True,
+        ci95=(low, high),
+        ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
+        per_class={n: round(100 * float(v), 4) for n, v in zip(info.classes, iou(*scored), strict=True)},
+    )
+
+
+def _classwise(predicted: information.PositionCounts, mapping: Tensor, info: DatasetInfo) -> dict[str, float]:
+    """Return the mutual information of each cluster, named by its matched class."""
+    values = predicted.information().classwise.tolist()
+    return {f"{i}:{info.classes[c]}": v for i, (c, v) in enumerate(zip(mapping.tolist(), values, strict=True))}
+
+
+def _pictures(
+    config: PositionalEffectConfig,
+    centroids: Tensor,
+    mapping: Tensor,
+    predicted: information.PositionCounts,
+    truth: information.PositionCounts,
+    data: Data,
+    context: Context,
+) -> dict[str, bytes]:
+    """Return the aggregated map and the example grid as PNG, clusters in the colours of their classes."""
+    palette = torch.tensor(data.info.palette, dtype=torch.float64)
+    maps = {
+        "clusters": information.aggregate_map(predicted.table, palette[mapping], predicted.size),
+        "ground truth": information.aggregate_map(truth.table, palette, truth.size),
+    }
+    chosen = np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist()
+    rows = []
+    for indices, clusters, masks in _assigned(config, centroids, data, context, chosen):
+        for index, cluster_map, mask in zip(indices, clusters, masks, strict=True):
+            image = data.val.image(index).resize((mask.shape[1], mask.shape[0]))
+            rows.append((np.asarray(image), mask.numpy(), mapping[cluster_map].numpy()))
+    titles = {
+        name: f"{name}  NMI {c.information().nmi:.3f}" for name, c in (("clusters", predicted), ("ground truth", truth))
+    }
+    return {
+        "aggregate.png": figures.aggregate(
+            {titles[name]: m.numpy() for name, m in maps.items()}, data.info.classes, data.info.palette
+        ),
+        "examples.png": figures.segmentations(rows, data.info.classes, data.info.palette),
+    }
+
+
+def _spec(config: PositionalEffectConfig) -> FeatureSpec:
+    assert config.input_size is not None, "resolve() fills it in"
+    side = config.input_size
+    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

@@ -1,0 +1,168 @@
+"""The protocol contract: a frozen config, named presets with their source, and `run` from features to numbers.
+
+A protocol is one file of about two screens: pure functions from `ops/` inside, a thin shell around them. To add one,
+write the file and add a line to `densebench/protocols/__init__.py`; `docs/protocols.md` walks through it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from densebench.config import apply_overrides
+from densebench.errors import UsageError
+from densebench.registry import unknown_name
+from densebench.results import Metric
+
+if TYPE_CHECKING:
+    from densebench.datasets.dataset import DatasetInfo, DenseDataset
+    from densebench.features import FeatureSource, FeatureSpec
+    from densebench.model_zoo.backbone import Backbone, BackboneInfo
+    from densebench.progress import Progress
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A published setting: what differs from the config's defaults, and where it is published."""
+
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric of the protocol means."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two splits a protocol reads."""
+
+    train: DenseDataset
+    val: DenseDataset
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Classes, palette, ignored labels."""
+        return self.val.info
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a cell will need, known before it runs."""
+
+    features: Mapping[str, tuple[FeatureSpec, int]] = field(default_factory=dict)
+    """Feature passes by split: the request, and the number of images."""
+    bank_bytes: int = 0
+    """The largest structure held in memory beside the model."""
+    search_flops: float = 0.0
+    """Arithmetic beyond the backbone's."""
+    passes: int = 1
+    """How often features are read; more than once is slow without a cache."""
+
+
+@dataclass
+class Context:
+    """What the runner hands to a protocol beside the backbone and the data."""
+
+    features: FeatureSource
+    progress: Progress
+    seed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the cell; stages of one name add up."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def timed(self, stream: Iterable[T], name: str) -> Iterator[T]:
+        """Yield from `stream`, booking the time spent inside it to a stage."""
+        iterator = iter(stream)
+        while True:
+            with self.stage(name):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a protocol returns: metrics, facts worth keeping, pictures."""
+
+    metrics: tuple[Metric, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    artifacts: Mapping[str, bytes] = field(default_factory=dict)
+    """File name to content, such as {"aggregate.png": ...}."""
+
+
+class Protocol(ABC, Generic[C]):
+    """One way to measure dense features. Stateless: everything that varies is in the config."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when a change of code can change a score."""
+    config: ClassVar[type]
+    presets: ClassVar[Mapping[str, Preset]]
+    metrics: ClassVar[tuple[MetricInfo, ...]]
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+    """Ground truth a dataset must have."""
+    shrink_hint: ClassVar[str] = "Try a smaller input size or --limit."
+    """What to change when a cell does not fit into memory."""
+
+    def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> C:
+        """Return the config of a preset with overrides applied."""
+        if preset not in self.presets:
+            known = unknown_name("preset", preset, self.presets)
+            raise UsageError(f"{self.name}: {str(known).split(' Run ')[0]} It has {', '.join(self.presets)}.")
+        return apply_overrides(self.config(), {**self.presets[preset].settings, **(overrides or {})})
+
+    @abstractmethod
+    def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:
+        """Return the config with every None and "auto" that depends on model, data or machine filled in.
+
+        Raises UsageError for settings that cannot work together.
+        """
+
+    @abstractmethod
+    def estimate(self, config: C, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return what a run of the resolved config will need."""
+
+    @abstractmethod
+    def run(self, config: C, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Measure."""
+
+
+def input_size(asked: int | None, published: int, backbone: BackboneInfo, data: DatasetInfo) -> int:
+    """Return the input side in pixels: as asked, else the dataset's own, else the published one.
+
+    The last two are rounded down to a multiple of the patch (512 becomes 504 for patches of 14, as published);
+    a size that was asked for must be one already.
+    """
+    if asked is None:
+        return max(1, (data.input_size or published) // backbone.patch) * backbone.patch
+    if asked % backbone.patch:
+        below = asked // backbone.patch * backbone.patch
+        raise UsageError(
+            f"input_size={asked} is no multiple of the patch size of {backbone.name} ({backbone.patch}); "
+            f"nearest are {below} and {below + backbone.patch}."
+        )
+    return asked

@@ -1,0 +1,100 @@
+"""One small typed registry for models, protocols, datasets and methods: lazy, extensible, helpful.
+
+An entry is a string "module:attribute", imported on first use, so that listing names costs nothing. Installed
+packages add entries through entry points of the registry's group (for example `densebench.protocols`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from densebench.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a registered thing lives, and one line on what it is."""
+
+    name: str
+    target: str
+    summary: str = ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a name nobody registered, with the nearest known ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    return UsageError(f"unknown {kind} {name!r}{hint} Run `densebench list {kind}s` to see all {len(known)}.")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing, each importable on first use.
+
+    >>> PROTOCOLS = Registry("protocol", group="densebench.protocols")
+    >>> PROTOCOLS.add("hummingbird", "densebench.protocols.hummingbird:Hummingbird", "in-context retrieval")
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, Entry] = {}
+        self._loaded: dict[str, T] = {}
+        self._plugins_read = False
+
+    def add(self, name: str, target: str | T, summary: str = "") -> None:
+        """Register `target` ("module:attribute", or the object itself) under `name`; the latest wins."""
+        if isinstance(target, str):
+            self._entries[name] = Entry(name, target, summary)
+            self._loaded.pop(name, None)
+        else:
+            self._entries[name] = Entry(name, f"{getattr(target, '__module__', '?')}:{name}", summary)
+            self._loaded[name] = target
+
+    def __getitem__(self, name: str) -> T:
+        self._read_plugins()
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        if name not in self._loaded:
+            module, _, attribute = self._entries[name].target.partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._read_plugins()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        self._read_plugins()
+        return iter(self._entries[name] for name in self._entries)
+
+    def names(self) -> list[str]:
+        """Return all registered names in the order they were added."""
+        return [entry.name for entry in self]
+
+    def match(self, patterns: Iterable[str]) -> list[str]:
+        """Expand names and wildcards (`dinov2*`) in order, without repeats; unknown ones raise."""
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            hits = fnmatch.filter(self.names(), pattern) if any(c in pattern for c in "*?[") else [pattern]
+            if not hits or hits[0] not in self:
+                raise unknown_name(self.kind, pattern, self.names())
+            found.update(dict.fromkeys(hits))
+        return list(found)
+
+    def _read_plugins(self) -> None:
+        if self._plugins_read:
+            return
+        self._plugins_read = True
+        for point in entry_points(group=self.group):
+            if point.name not in self._entries:
+                distribution = point.dist.name if point.dist else "a plugin"
+                self._entries[point.name] = Entry(point.name, point.value, f"from {distribution}")

@@ -1,0 +1,175 @@
+"""The result record and its store: one JSON per cell, versioned, validated when read, written whole or not at all.
+
+A record states everything a mismatch between two tables was ever traced to. `docs/results.md` explains each field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from densebench.errors import StorageError
+from densebench.paths import write_atomically
+
+SCHEMA = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+
+class Metric(_Strict):
+    """One number of a measurement, with its uncertainty."""
+
+    name: str
+    """Such as "miou@1/8": the quantity, then the setting that varies within the protocol."""
+    value: float
+    unit: Literal["%", "nat", "1", "m", "px"] = "%"
+    higher_is_better: bool = True
+    main: bool = False
+    """Whether tables and plots show it by default."""
+    ci95: tuple[float, float] | None = None
+    """95 % interval, bootstrap over validation images; None where the protocol has none."""
+    ci_method: str = ""
+    seeds: dict[str, float] = Field(default_factory=dict)
+    """Values per seed where the protocol repeats; `value` is their mean."""
+    per_class: dict[str, float | None] = Field(default_factory=dict)
+
+
+class SplitRecord(_Strict):
+    """Which images a split held."""
+
+    split: str
+    n_images: int
+    digest: str
+
+
+class DataRecord(_Strict):
+    """Which data was measured on, and how its labels were read."""
+
+    name: str
+    n_classes: int
+    ignored: tuple[int, ...]
+    train: SplitRecord
+    val: SplitRecord
+    limit: int | None = None
+    skipped: tuple[str, ...] = ()
+    """Ids of images left out because their files are corrupt (--skip-corrupt)."""
+
+
+class ModelRecord(_Strict):
+    """Which weights were measured."""
+
+    name: str
+    weights_sha256: str
+    patch: int
+    prefix: int
+    width: int
+    depth: int
+    heads: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    licence: str = ""
+    citation: str = ""
+
+
+class ProtocolRecord(_Strict):
+    """Which protocol in which setting."""
+
+    name: str
+    version: int
+    preset: str
+    source: str
+    config: dict[str, Any]
+
+
+class Cost(_Strict):
+    """What the cell took."""
+
+    seconds: dict[str, float]
+    """Per stage; "total" is the whole cell."""
+    peak_memory_bytes: int
+    peak_gpu_bytes: int = 0
+
+
+class Record(_Strict):
+    """One finished cell: model x protocol x dataset x preset."""
+
+    schema_version: int = SCHEMA
+    score_hash: str
+    created: str
+    """ISO 8601, UTC."""
+    seed: int
+    model: ModelRecord
+    data: DataRecord
+    protocol: ProtocolRecord
+    features: dict[str, Any]
+    metrics: tuple[Metric, ...]
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """What the protocol has to say beside its metrics: backends used, bank rows, recall, biases."""
+    notes: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    """Pictures and tables, as paths relative to the record's folder."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    cost: Cost
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images entered: only such records belong on a leaderboard."""
+        return self.data.limit is None
+
+
+class ResultStore:
+    """Records in a folder: `records/DATASET/PROTOCOL/MODEL--PRESET--HASH.json`, artifacts in a folder beside each."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, *, dataset: str, protocol: str, model: str, preset: str, score_hash: str) -> Path:
+        """Return where the record of a cell is, or would be."""
+        name = f"{slug(model)}--{slug(preset)}--{score_hash}.json"
+        return self.root / "records" / slug(dataset) / slug(protocol) / name
+
+    def read(self, path: Path) -> Record:
+        """Read and validate one record; raises StorageError for one that is torn or of another schema."""
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except (ValidationError, OSError) as error:
+            first = str(error).splitlines()
+            raise StorageError(
+                f"{path} is no record of schema {SCHEMA} ({' '.join(first[:3])}). "
+                "Remove it and run the cell again, or read it with the densebench version that wrote it."
+            ) from None
+
+    def write(self, path: Path, record: Record, artifacts: Mapping[str, bytes] | None = None) -> None:
+        """Write artifacts, then the record: a record that exists has all its artifacts."""
+        for name, content in (artifacts or {}).items():
+            write_atomically(path.parent / name, content)
+        write_atomically(path, record.model_dump_json(indent=1))
+
+    def lock(self, path: Path) -> filelock.BaseFileLock:
+        """Return the lock that a process holds while it computes the cell of `path`."""
+        folder = self.root / ".locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.root} ({error.strerror}); choose another with --out.") from None
+        return filelock.FileLock(folder / f"{path.stem}.lock")
+
+    def records(self) -> Iterator[Record | StorageError]:
+        """Yield every record in path order; what cannot be read is yielded as its error."""
+        for path in sorted((self.root / "records").glob("*/*/*.json")):
+            try:
+                yield self.read(path)
+            except StorageError as error:
+                yield error
+
+
+def slug(text: str) -> str:
+    """Return `text` with everything that is awkward in a file name replaced by '-'."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.")

@@ -1,0 +1,417 @@
+"""The grid model x protocol x dataset: plan it, estimate it, run what is missing, go on after anything.
+
+A cell that is finished has a record; a cell without one is run. So a second run does nothing, a killed run goes on,
+and what fails costs only its own cell.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from densebench.config import score_hash
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.checks import without_corrupt
+from densebench.datasets.dataset import DenseDataset
+from densebench.environment import PeakMemory, available_memory, environment
+from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UsageError
+from densebench.feature_cache import FeatureCache
+from densebench.features import FeatureSource, Precision
+from densebench.model_zoo import load_model, parse_spec
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.paths import cache_dir
+from densebench.progress import Progress
+from densebench.protocols import PROTOCOLS
+from densebench.protocols.protocol import Context, Data, Estimate, Measurement, Protocol
+from densebench.results import (
+    Cost,
+    DataRecord,
+    ModelRecord,
+    ProtocolRecord,
+    Record,
+    ResultStore,
+    SplitRecord,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to run, and how. Everything below `out` cannot change a score except precision, dtype, limit and seed."""
+
+    models: Sequence[str]
+    protocols: Sequence[str] = ("all",)
+    datasets: Sequence[str] = ()
+    """Empty: every dataset that is ready on this machine, `scenes` when none is."""
+    preset: str = "paper"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Overrides per protocol, such as {"hummingbird": {"neighbours": 50}}."""
+    weights: str | Path | None = None
+    data_root: str | Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    skip_corrupt: bool = False
+    out: str | Path = "results"
+    overwrite: bool = False
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    feature_dtype: Literal["float16", "float32"] = "float16"
+    batch_size: int = 16
+    workers: int = 2
+    cache_size: float = 20.0
+    """Gigabytes of features kept on disk; 0 keeps none."""
+
+
+@dataclass
+class Cell:
+    """One measurement to make, with what is known of it before it runs."""
+
+    model: str
+    protocol: Protocol[Any]
+    dataset: str
+    preset: str
+    config: Any = None
+    estimate: Estimate | None = None
+    score_hash: str = ""
+    path: Path = Path()
+    seconds: float = 0.0
+    """Rough estimate, filled in by a dry run; so is what follows."""
+    cache_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.model} / {self.protocol.name} / {self.dataset}"
+
+
+@dataclass
+class Outcome:
+    """What became of a request."""
+
+    done: list[Record] = field(default_factory=list)
+    """Records that this run made."""
+    kept: list[Record] = field(default_factory=list)
+    """Records that were there before."""
+    planned: list[Cell] = field(default_factory=list)
+    """Cells that a dry run would have run."""
+    failed: list[tuple[str, DensebenchError]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """What `all` left out, each with the command that would make it ready."""
+
+    @property
+    def records(self) -> list[Record]:
+        """All records of the request."""
+        return [*self.kept, *self.done]
+
+
+def run(request: Request, progress: Progress | None = None, dry_run: bool = False) -> Outcome:
+    """Run every cell of a request that has no record yet; `dry_run` only plans and estimates.
+
+    Raises UsageError for a request that cannot mean anything; everything else fails its own cell only.
+    """
+    return _Run(request, progress or Progress(), dry_run).go()
+
+
+class _Run:
+    """One request on its way."""
+
+    def __init__(self, request: Request, progress: Progress, dry_run: bool) -> None:
+        self.request = request
+        self.progress = progress
+        self.dry_run = dry_run
+        self.store = ResultStore(request.out)
+        self.outcome = Outcome()
+        self.device = pick_device(request.device)
+        self.precision: Precision = "float32" if request.precision == "auto" else request.precision
+        limit = int(request.cache_size * 1e9)
+        self.cache = FeatureCache(cache_dir() / "features", limit, progress) if limit > 0 else None
+        self._data: dict[str, Data | DensebenchError] = {}
+        self._skipped_ids: dict[str, tuple[str, ...]] = {}
+        self._rate = 0.0
+
+    def go(self) -> Outcome:
+        for model in self.request.models:
+            parse_spec(model, self.request.weights)
+        cells = list(self._cells())
+        for model in dict.fromkeys(cell.model for cell in cells):
+            mine = [cell for cell in cells if cell.model == model]
+            try:
+                source = self._source(model)
+            except UsageError:
+                raise
+            except DensebenchError as error:
+                self.outcome.failed += [(str(cell), error) for cell in mine]
+                continue
+            for cell in mine:
+                try:
+                    self._cell(cell, source)
+                except DensebenchError as error:
+                    self.progress.say(f"{cell}: {error}")
+                    self.outcome.failed.append((str(cell), error))
+        return self.outcome
+
+    def _cells(self) -> Iterator[Cell]:
+        wanted = self.request.protocols
+        names = PROTOCOLS.names() if list(wanted) == ["all"] else PROTOCOLS.match(wanted)
+        unknown = set(self.request.settings) - set(PROTOCOLS.names())
+        for name in unknown:
+            PROTOCOLS[name]  # raises with the nearest names
+        pairs = []
+        for name in names:
+            protocol = PROTOCOLS[name]()
+            if list(wanted) == ["all"] and self.request.preset not in protocol.presets:
+                self.outcome.skipped.append(f"{name}: has no preset {self.request.preset!r}")
+                continue
+            config = protocol.configure(self.request.preset, self.request.settings.get(name))
+            pairs.append((protocol, config))
+        for model in self.request.models:
+            for protocol, config in pairs:
+                for dataset in self._datasets(protocol):
+                    yield Cell(model, protocol, dataset, self.request.preset, config)
+
+    def _datasets(self, protocol: Protocol[Any]) -> list[str]:
+        """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs."""
+        if self.request.datasets:
+            return DATASETS.match(self.request.datasets)
+        suited = [e.name for e in DATASETS if protocol.needs <= DATASETS[e.name].info.targets]
+        ready = []
+        for name in suited:
+            found = self._splits(name) if name != "scenes" else None
+            if isinstance(found, Data):
+                ready.append(name)
+            elif found is not None and (line := f"{name}: {found}") not in self.outcome.skipped:
+                self.outcome.skipped.append(line)
+        return ready or [name for name in suited if name == "scenes"]
+
+    def _splits(self, name: str) -> Data | DensebenchError:
+        """Return train and val of a dataset, limited and without corrupt files as asked; or why there are none."""
+        if name not in self._data:
+            try:
+                info = DATASETS[name].info
+                train, val = (self._split(name, split) for split in (info.train, info.val))
+                self._data[name] = Data(train, val)
+            except DatasetError as error:
+                self._data[name] = error
+        return self._data[name]
+
+    def _split(self, name: str, split: str) -> DenseDataset:
+        data = load_dataset(name, split, self.request.data_root)
+        if self.request.limit is not None and self.request.limit < len(data):
+            data = data.select(range(self.request.limit))
+        if self.request.skip_corrupt:
+            data, left_out = without_corrupt(data, self.progress)
+            self._skipped_ids[name] = (*self._skipped_ids.get(name, ()), *left_out)
+        return data
+
+    def _source(self, model: str) -> FeatureSource:
+        try:
+            backbone = load_model(model, self.request.weights)
+        except (ImportError, RuntimeError) as error:
+            raise ModelError(f"{model} cannot be built: {error}") from error
+        return FeatureSource(
+            backbone,
+            cache=self.cache,
+            progress=self.progress,
+            device=self.device,
+            precision=self.precision,
+            dtype=self.request.feature_dtype,
+            batch_size=self.request.batch_size,
+            workers=self.request.workers,
+        )
+
+    def _cell(self, cell: Cell, source: FeatureSource) -> None:
+        data = self._splits(cell.dataset)
+        if isinstance(data, DensebenchError):
+            raise data
+        missing = cell.protocol.needs - data.info.targets
+        if missing:
+            raise UsageError(f"{cell.protocol.name} needs {', '.join(missing)}, which {cell.dataset} does not have.")
+        cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
+        cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
+        cell.score_hash = self._hash(cell, source, data)
+        cell.path = self.store.path(
+            dataset=cell.dataset,
+            protocol=cell.protocol.name,
+            model=cell.model,
+            preset=cell.preset,
+            score_hash=cell.score_hash,
+        )
+        if self._kept(cell):
+            return
+        if self.dry_run:
+            self._rate = self._rate or measured_flops(self.device)
+            cell.seconds = estimated_seconds(cell.estimate, source.info, self._rate)
+            passes = cell.estimate.features.values()
+            cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
+            self.outcome.planned.append(cell)
+            return
+        _check_fits(cell)
+        with self.store.lock(cell.path):
+            if self._kept(cell):  # another process finished it while this one waited
+                return
+            record, artifacts = self._measure(cell, source, data)
+            self.store.write(cell.path, record, artifacts)
+        self.outcome.done.append(record)
+
+    def _kept(self, cell: Cell) -> bool:
+        if self.request.overwrite or not cell.path.exists():
+            return False
+        try:
+            self.outcome.kept.append(self.store.read(cell.path))
+        except StorageError as error:
+            self.progress.say(f"{error} It is run again.")
+            return False
+        return True
+
+    def _hash(self, cell: Cell, source: FeatureSource, data: Data) -> str:
+        """Return the hash of everything that can change the score, and of nothing else."""
+        info = source.info
+        return score_hash(
+            {
+                "weights": source.weights_digest,
+                "geometry": [info.patch, info.prefix, info.depth, info.mean, info.std],
+                "precision": [self.precision, self.request.feature_dtype],
+                "data": [data.train.digest(), data.val.digest()],
+                "protocol": [cell.protocol.name, cell.protocol.version],
+                "config": cell.config,
+                "seed": self.request.seed,
+            }
+        )
+
+    def _measure(self, cell: Cell, source: FeatureSource, data: Data) -> tuple[Record, Mapping[str, bytes]]:
+        self.progress.say(f"{cell} ({cell.preset})")
+        context = Context(source, self.progress, self.request.seed)
+        memory = PeakMemory()
+        memory.reset()
+        start = time.perf_counter()
+        measurement = cell.protocol.run(cell.config, source.backbone, data, context)
+        seconds = {**context.seconds, "total": time.perf_counter() - start}
+        peak, gpu = memory.read()
+        cost = Cost(seconds={k: round(v, 3) for k, v in seconds.items()}, peak_memory_bytes=peak, peak_gpu_bytes=gpu)
+        artifacts = {f"{cell.path.stem}/{name}": content for name, content in measurement.artifacts.items()}
+        return self._record(cell, source.backbone, source, data, measurement, tuple(artifacts), cost), artifacts
+
+    def _record(
+        self,
+        cell: Cell,
+        backbone: Backbone,
+        source: FeatureSource,
+        data: Data,
+        measurement: Measurement,
+        artifacts: tuple[str, ...],
+        cost: Cost,
+    ) -> Record:
+        info = backbone.info
+        assert cell.estimate is not None
+        return Record(
+            score_hash=cell.score_hash,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seed=self.request.seed,
+            model=ModelRecord(
+                name=cell.model,
+                weights_sha256=source.weights_digest,
+                patch=info.patch,
+                prefix=info.prefix,
+                width=info.width,
+                depth=info.depth,
+                heads=info.heads,
+                mean=info.mean,
+                std=info.std,
+                licence=info.licence,
+                citation=info.citation,
+            ),
+            data=DataRecord(
+                name=cell.dataset,
+                n_classes=data.info.n_classes,
+                ignored=data.info.ignored,
+                train=_split_record(data.train),
+                val=_split_record(data.val),
+                limit=self.request.limit,
+                skipped=self._skipped_ids.get(cell.dataset, ()),
+            ),
+            protocol=ProtocolRecord(
+                name=cell.protocol.name,
+                version=cell.protocol.version,
+                preset=cell.preset,
+                source=cell.protocol.presets[cell.preset].source,
+                config=_plain(cell.config),
+            ),
+            features={
+                "precision": self.precision,
+                "dtype": self.request.feature_dtype,
+                **{split: _plain(spec) for split, (spec, _) in cell.estimate.features.items()},
+            },
+            metrics=measurement.metrics,
+            facts=dict(measurement.facts),
+            notes=measurement.notes,
+            artifacts=artifacts,
+            environment=environment(self.device),
+            cost=cost,
+        )
+
+
+def _split_record(data: DenseDataset) -> SplitRecord:
+    return SplitRecord(split=data.split, n_images=len(data), digest=data.digest())
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _check_fits(cell: Cell) -> None:
+    assert cell.estimate is not None
+    available = available_memory()
+    if available is not None and cell.estimate.bank_bytes > available:
+        raise UsageError(
+            f"{cell} needs {cell.estimate.bank_bytes / 1e9:.1f} GB of memory for its bank and {available / 1e9:.1f} GB "
+            f"are free. {cell.protocol.shrink_hint}"
+        )
+
+
+def pick_device(asked: str) -> str:
+    """Return the device to run on: as asked, or the best there is."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {asked}: no CUDA device answers. Use --device cpu or auto.")
+    return asked
+
+
+def estimated_seconds(estimate: Estimate, backbone: BackboneInfo, flops_per_second: float) -> float:
+    """Return a rough time for a cell: the arithmetic of backbone and search at the machine's measured rate."""
+    flops = estimate.search_flops
+    for spec, n_images in estimate.features.values():
+        height, width = spec.grid(backbone)
+        tokens = height * width + backbone.prefix
+        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # projections and MLP, then attention
+        flops += n_images * tokens * backbone.depth * block
+    return flops / flops_per_second
+
+
+def measured_flops(device: str) -> float:
+    """Return what this machine does in float32, in operations per second: a third of a large product's rate."""
+    size = 1024 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device)
+    rates = []
+    for _ in range(3):
+        start = time.perf_counter()
+        (a @ a).sum().item()
+        rates.append(2 * size**3 / (time.perf_counter() - start))
+    return max(rates) / 3
+
+
+def plan_line(cell: Cell) -> str:
+    """Return one line of a plan: what a cell will read, hold and take."""
+    assert cell.estimate is not None
+    reads = ", ".join(
+        f"{n} {split} images at {spec.size[0]}x{spec.size[1]}" for split, (spec, n) in cell.estimate.features.items()
+    )
+    return (
+        f"  {cell} ({cell.preset}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
+        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {cell.seconds / 60:.1f} min"
+    )
