@@ -73,8 +73,10 @@ class Run:
             from densebench.leaderboard import write_leaderboard
 
             write_leaderboard(self.out)
-        codes = [error.exit_code for _, error in outcome.failed]
-        return max(codes, default=0) if not outcome.records else min(codes, default=0)
+        if not outcome.failed:
+            return 0
+        misused = all(isinstance(error, UsageError) for _, error in outcome.failed)
+        return 2 if misused and not outcome.records else 1
 
     def _request(self) -> Request:
         from densebench.config import read_toml, split_settings

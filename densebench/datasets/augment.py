@@ -49,7 +49,7 @@ class Augment:
             pixels = F.resize(crop, list(size), InterpolationMode.BILINEAR, antialias=True)
         labels = None
         if mask is not None:
-            window = torch.from_numpy(np.ascontiguousarray(mask[top : top + tall, left : left + wide]))
+            window = torch.from_numpy(np.array(mask[top : top + tall, left : left + wide]))
             labels = F.resize(window[None], list(size), InterpolationMode.NEAREST)[0]
         return pixels, labels
 

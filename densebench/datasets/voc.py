@@ -48,8 +48,8 @@ class VOC(DenseDataset):
         citation="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010; masks of trainaug: "
         "Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011",
         how_to_get="Download VOCtrainval_11-May-2012.tar from the VOC 2012 site and extract it below the data root; "
-        "put the 12,031 SBD masks converted to VOC ids in VOCdevkit/VOC2012/SegmentationClassAug and the list trainaug.txt "
-        "in ImageSets/Segmentation.",
+        "put the 12,031 SBD masks converted to VOC ids in VOCdevkit/VOC2012/SegmentationClassAug and the list "
+        "trainaug.txt in ImageSets/Segmentation.",
     )
 
     def __init__(

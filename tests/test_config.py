@@ -1,0 +1,59 @@
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import pytest
+
+from densebench.config import apply_overrides, no_score, score_hash, split_settings
+from densebench.errors import UsageError
+from densebench.protocols import PROTOCOLS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """For tests."""
+
+    size: int | None = None
+    rate: float = 0.1
+    mode: Literal["a", "b"] = "a"
+    seeds: tuple[int, ...] = (1, 2)
+    chunk: int = no_score(3)
+
+
+def test_strings_become_typed_values():
+    config = apply_overrides(Config(), {"size": "5", "rate": "1e-3", "mode": "b", "seeds": "[3, 4, 5]"})
+    assert config == Config(size=5, rate=1e-3, mode="b", seeds=(3, 4, 5))
+    assert apply_overrides(Config(size=5), {"size": "none"}).size is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sise": "5"}, "no field 'sise'; did you mean 'size'"),
+        ({"size": "five"}, "size='five'.*valid integer"),
+        ({"mode": "c"}, "mode='c'.*'a' or 'b'"),
+    ],
+)
+def test_wrong_settings_are_usage_errors(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        apply_overrides(Config(), overrides)
+
+
+def test_hash_ignores_key_order_and_fields_without_effect():
+    assert score_hash({"a": 1, "b": Config()}) == score_hash({"b": Config(chunk=9), "a": 1})
+    assert score_hash({"b": Config()}) != score_hash({"b": Config(rate=0.2)})
+
+
+@pytest.mark.parametrize("name", ["hummingbird", "overclustering", "positional_effect"])
+def test_every_scoring_field_of_a_protocol_changes_the_hash_and_no_other_does(name):
+    config = PROTOCOLS[name]().configure()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        other = (9,) if isinstance(value, tuple) else not value if isinstance(value, bool) else f"not {value}"
+        changed = score_hash({"c": replace(config, **{field.name: other})}) != score_hash({"c": config})
+        assert changed == field.metadata.get("score", True), field.name
+
+
+def test_settings_split_by_protocol():
+    assert split_settings(["a.b=1", "a.c=x=y", "d.e=2"]) == {"a": {"b": "1", "c": "x=y"}, "d": {"e": "2"}}
+    with pytest.raises(UsageError, match=r"PROTOCOL\.FIELD=VALUE"):
+        split_settings(["neighbours=5"])
