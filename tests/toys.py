@@ -64,6 +64,17 @@ class ColorBackbone(Backbone):
         return [torch.cat([patches.new_zeros(len(patches), 1, 4), patches], dim=1) for _ in layers]
 
 
+class OneHotBackbone(ColorBackbone):
+    """Features are the colour's class: orthogonal, as cosine clustering likes it."""
+
+    info = BackboneInfo(name="one-hot", patch=8, width=4, prefix=1, depth=2, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+        tokens = super().tokens(pixels, layers, facet, norm)[0]
+        nearest = torch.cdist(tokens[..., :3], torch.from_numpy(COLORS / 255).float()).argmin(-1)
+        return [F.one_hot(nearest, 4).float() for _ in layers]
+
+
 class ShuffledBackbone(ColorBackbone):
     """The same features on the wrong patches of the wrong images: nothing to learn from."""
 

@@ -205,7 +205,7 @@ def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8
                     f"{path} is a {image.mode} image; expected a palette or grey PNG of class ids. "
                     "Masks converted to colour have lost their ids: get the original file."
                 )
-            labels = np.asarray(image, dtype=np.uint8)
+            labels = np.array(image, dtype=np.uint8)
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
     except (OSError, SyntaxError, ValueError) as error:

@@ -171,6 +171,7 @@ class _Bank:
     """A searchable memory: an index over keys (N, D) and their soft labels (N, C)."""
 
     index: retrieval.Index
+    keys: Tensor
     labels: Tensor
     facts: dict[str, object]
 
@@ -227,11 +228,10 @@ def _memory(
     if config.similarity == "cosine":
         keys = retrieval.normalise_keys(keys)
     metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
-    index = retrieval.make_index(
-        keys.to(device), search=config.search, backend=config.backend, metric=metric, n_neighbours=config.neighbours
-    )
-    facts = {"rows": rows, "rows_per_image": per_image, "search": index.name}
-    return _Bank(index, labels.to(device), facts)
+    keys = keys.to(device)
+    index = retrieval.make_index(keys, config.search, config.backend, metric, config.neighbours)
+    facts = {"rows": rows, "rows_per_image": per_image, "search": config.search, "backend": index.backend}
+    return _Bank(index, keys, labels.to(device), facts)
 
 
 def _score(
@@ -248,7 +248,9 @@ def _score(
         with context.stage("search"):
             queries = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
             found = bank.index.search(queries, config.neighbours)
-            label_hat = retrieval.attend(queries, bank.index, found, bank.labels, config.temperature)
+            # scores of unit keys are cosines but for the query's norm; raw keys have to be looked at again
+            known = {"scores": found.scores} if config.similarity == "cosine" else {"keys": bank.keys}
+            label_hat = retrieval.attend(queries, found.indices, bank.labels, temperature=config.temperature, **known)
         with context.stage("score"):
             grid = batch.maps.shape[2:]
             maps = label_hat.unflatten(0, (len(batch.indices), *grid)).permute(0, 3, 1, 2)

@@ -11,6 +11,8 @@ trains it on at most 1000 x D of them), and k-means is handed the very rows that
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,9 +61,8 @@ class OverclusteringConfig:
     norm: bool = True
     eval_size: int = 100
     """Side that cluster maps and masks are compared at."""
-    standardise: bool = True
     pca: int | None = 50
-    """Dimensions kept; None clusters the tokens as they are."""
+    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
     clusters: tuple[int | Literal["classes"], ...] = ("classes", 300, 500)
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -104,7 +105,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
             clusters=tuple(dict.fromkeys(numbers)),
-            kmeans=clustering.pick_backend(config.kmeans),
+            kmeans=_kmeans_at_hand() if config.kmeans == "auto" else config.kmeans,
         )
 
     def estimate(self, config: OverclusteringConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -166,7 +167,6 @@ class Overclustering(Protocol[OverclusteringConfig]):
                 "kmeans": [{"k": f.k, "seed": f.seed, "objective": f.objective, "trained_on": f.n_train} for f in fits],
                 "tokens": projection.n_tokens,
                 "dimensions": projection.n_dims,
-                "explained_variance": projection.explained,
                 "matching": {
                     f"K={k}": "hungarian" if k == data.info.n_classes else "precision" for k in _numbers(config)
                 },
@@ -182,7 +182,6 @@ class _Projection:
     project: clustering.Projection | None
     n_tokens: int
     n_dims: int
-    explained: float | None
 
     def __call__(self, maps: Tensor) -> Tensor:
         """Return tokens (B*h*w, d) of maps (B, D, h, w)."""
@@ -202,18 +201,15 @@ class _Fit:
 
 
 def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) -> _Projection:
-    moments = None
+    moments = clustering.StreamingMoments(context.features.info.width)
     for batch in context.timed(context.features.stream(data.val, _spec(config), title="moments"), "features"):
-        tokens = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
-        moments = moments or clustering.StreamingMoments(tokens.shape[1])
         with context.stage("projection"):
-            moments.update(tokens)
-    assert moments is not None
-    if config.pca is None and not config.standardise:
-        return _Projection(None, moments.count, moments.dim, None)
+            moments.update(batch.maps.flatten(2).transpose(1, 2).flatten(0, 1))
+    if config.pca is None:
+        return _Projection(None, moments.count, context.features.info.width)
     with context.stage("projection"):
-        project = moments.pca(config.pca or moments.dim, standardise=config.standardise)
-    return _Projection(project, moments.count, project.components.shape[0], project.explained)
+        project = moments.pca(config.pca)
+    return _Projection(project, moments.count, project.components.shape[1])
 
 
 def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: Data, context: Context) -> list[_Fit]:
@@ -239,7 +235,7 @@ def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: D
         list(zip(runs, rows, strict=True)), "k-means", len(runs), unit="fits"
     ):
         with context.stage("k-means"):
-            found = clustering.kmeans(
+            centroids, info = clustering.kmeans(
                 points[torch.searchsorted(union, mine)],
                 k,
                 seed=seed,
@@ -248,13 +244,13 @@ def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: D
                 backend=config.kmeans,
                 max_points_per_centroid=config.points_per_centroid,
             )
-        fits.append(_Fit(k, seed, found.centroids.to(context.features.device), found.objective, len(mine)))
+        fits.append(_Fit(k, seed, centroids.to(context.features.device), info.objective, len(mine)))
     return fits
 
 
 def _cluster_maps(
     config: OverclusteringConfig, projection: _Projection, fits: list[_Fit], data: Data, context: Context, title: str
-):  # type: ignore[no-untyped-def]
+) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
     """Yield (image indices, cluster maps per fit, masks), all at the evaluation size."""
     side = (config.eval_size, config.eval_size)
     size = _spec(config).size
@@ -299,6 +295,10 @@ def _bootstrap(
                 tables = [confusion(c[i], masks[i], info.n_classes, info.n_classes, info.ignored) for c in classes]
                 bootstrap.update(image, torch.stack([torch.stack(counts(t)) for t in tables]))
     return bootstrap.replicates()
+
+
+def _kmeans_at_hand() -> Literal["faiss", "torch"]:
+    return "faiss" if importlib.util.find_spec("faiss") else "torch"
 
 
 def _numbers(config: OverclusteringConfig) -> list[int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from torch import Tensor
 
 from densebench import figures
 from densebench.datasets.dataset import DatasetInfo
+from densebench.errors import UsageError
 from densebench.features import FeatureSpec, Labels
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.ops import clustering, information, matching
+from densebench.ops import clustering, information, matching, probe
 from densebench.ops.confusion import (
     ConfusionMatrix,
     PoissonBootstrap,
@@ -117,8 +119,9 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         assert config.clusters is not None
         centroids, loss = _cluster(config, data, context)
         info, side = data.info, _spec(config).size
-        predicted = information.PositionCounts(side, config.clusters, groups=config.groups)
-        truth = information.PositionCounts(side, info.n_classes, groups=config.groups)
+        positions = side[0] * side[1]
+        predicted = information.PositionCounts(positions, config.clusters, config.groups)
+        truth = information.PositionCounts(positions, info.n_classes, config.groups)
         matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
         bootstrap = PoissonBootstrap((info.n_classes, config.clusters))
         for images, clusters, masks in _assigned(config, centroids, data, context):
@@ -126,22 +129,28 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
                 ignored = sum((masks == label for label in info.ignored), torch.zeros_like(masks, dtype=torch.bool))
                 labels = masks.long().masked_fill(ignored, -1)
                 for image, cluster_map, label_map in zip(images, clusters, labels, strict=True):
-                    predicted.update(cluster_map, group=image % config.groups)
-                    truth.update(label_map, group=image % config.groups)
+                    predicted.update(image, cluster_map)
+                    truth.update(image, label_map)
                     bootstrap.update(image, matrix.update(cluster_map, label_map))
         mapping = matching.hungarian(matrix.table)
+        found, real = (information.mutual_information(c.total()) for c in (predicted, truth))
         with context.stage("figures"):
-            pictures = _pictures(config, centroids, mapping, predicted, truth, data, context)
+            pictures = _pictures(config, centroids, mapping, (predicted, found), (truth, real), data, context)
+        n_pixels = int(predicted.total().sum())
         return Measurement(
-            metrics=tuple(_metrics(predicted, truth, matrix.table, bootstrap, mapping, info)),
+            metrics=(
+                *_positional(predicted, truth, found, real),
+                _segmentation(matrix.table, bootstrap.replicates(), mapping, info),
+            ),
             facts={
                 "k_means_loss": loss,
-                "classwise_mi": _classwise(predicted, mapping, info),
-                "classwise_mi_ground_truth": dict(
-                    zip(info.classes, truth.information().classwise.tolist(), strict=True)
-                ),
-                "mi_bias": information.mi_bias(side[0] * side[1], config.clusters, predicted.total),
-                "n_pixels": predicted.total,
+                "classwise_mi": {
+                    f"{i}:{info.classes[c]}": v
+                    for i, (c, v) in enumerate(zip(mapping.tolist(), found.classwise.tolist(), strict=True))
+                },
+                "classwise_mi_ground_truth": dict(zip(info.classes, real.classwise.tolist(), strict=True)),
+                "mi_bias": information.mi_bias(positions, config.clusters, n_pixels),
+                "n_pixels": n_pixels,
                 "clusters_used": int((matrix.table.sum(0) > 0).sum()),
             },
             notes=("clusters come from the training split, all scores from the validation split",),
@@ -155,20 +164,33 @@ def _cluster(config: PositionalEffectConfig, data: Data, context: Context) -> tu
     rng = np.random.default_rng(context.seed)
     order = _shuffled_epochs(len(data.train), config.steps * config.batch, rng)
     spec = _spec(config)
-    moments = None
-    first = order[: config.init_batches * config.batch]
-    init = context.features.stream(data.train, spec, sorted(set(first)), title="initial centroids")
-    for batch in context.timed(init, "features"):
-        tokens = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
-        moments = moments or clustering.StreamingMoments(tokens.shape[1])
-        moments.update(tokens)
-    assert moments is not None
-    start = clustering.principal_directions(moments, config.clusters).to(context.features.device)
+    first = sorted(set(order[: config.init_batches * config.batch]))
+    moments = clustering.StreamingMoments(context.features.info.width)
+    for batch in context.timed(context.features.stream(data.train, spec, first, title="initial centroids"), "features"):
+        moments.update(_tokens(batch.maps))
+    start = _initial(moments, config.clusters, context.features.info).to(context.features.device)
     stream = context.features.stream(data.train, spec, order, batch_size=config.batch, title="cosine k-means")
-    tokens_of = (b.maps.flatten(2).transpose(1, 2).flatten(0, 1) for b in context.timed(stream, "features"))
     with context.stage("k-means"):
-        fitted = clustering.cosine_kmeans(tokens_of, start, learning_rate=config.learning_rate)
-    return fitted.centroids, fitted.loss
+        tokens = (_tokens(batch.maps) for batch in stream)
+        centroids, losses = probe.cosine_kmeans_fit(tokens, start, config.learning_rate)
+    last = losses[-100:]
+    return centroids, sum(last) / max(len(last), 1)
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """Return maps (B, D, h, w) as rows (B*h*w, D)."""
+    return maps.flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def _initial(moments: clustering.StreamingMoments, k: int, backbone: BackboneInfo) -> Tensor:
+    """Return k principal directions (k, D); beyond D of them, the first ones again with their sign turned."""
+    if k > 2 * backbone.width:
+        raise UsageError(
+            f"positional_effect.clusters={k} exceeds twice the width of {backbone.name} ({backbone.width}): "
+            "there are no more principal directions to start from. Set fewer."
+        )
+    directions = probe.principal_directions(moments, min(k, backbone.width))
+    return torch.cat([directions, -directions])[:k]
 
 
 def _shuffled_epochs(n: int, length: int, rng: np.random.Generator) -> list[int]:
@@ -190,38 +212,46 @@ def _assigned(
     for batch in context.timed(stream, "features"):
         assert batch.labels is not None
         with context.stage("assign"):
-            clusters = clustering.assign_cosine(batch.maps, centroids, spec.size).cpu()
+            clusters = probe.assign_cosine(batch.maps, centroids, spec.size).cpu()
         yield batch.indices, clusters, batch.labels
 
 
-def _metrics(
+def _positional(
     predicted: information.PositionCounts,
     truth: information.PositionCounts,
-    table: Tensor,
-    bootstrap: PoissonBootstrap,
-    mapping: Tensor,
-    info: DatasetInfo,
+    found: information.MutualInformation,
+    real: information.MutualInformation,
 ) -> Iterator[Metric]:
-    found, real = predicted.information(), truth.information()
-    without = [predicted.information(leave_out=g) for g in range(predicted.groups)]
-    real_without = [truth.information(leave_out=g) for g in range(truth.groups)]
-    nmi, nmi_real = torch.tensor([w.nmi for w in without]), torch.tensor([w.nmi for w in real_without])
-    jackknife = f"jackknife over {predicted.groups} groups of validation images, clusters held fixed"
-    rows = (
+    """Yield what positions say about clusters and classes, with jackknife intervals over image groups."""
+    without, without_real = (
+        [information.mutual_information(counts) for counts in c.left_out()] for c in (predicted, truth)
+    )
+    nmi, nmi_real = (torch.tensor([w.nmi for w in ws], dtype=torch.float64) for ws in (without, without_real))
+    mi = torch.tensor([w.total for w in without], dtype=torch.float64)
+    rows: tuple[tuple[str, float, Tensor, Literal["1", "nat"]], ...] = (
         ("nmi", found.nmi, nmi, "1"),
         ("nmi_ground_truth", real.nmi, nmi_real, "1"),
         ("nmi_excess", found.nmi - real.nmi, nmi - nmi_real, "1"),
-        ("mi", found.total, torch.tensor([w.total for w in without]), "nat"),
+        ("mi", found.total, mi, "nat"),
     )
     for name, value, left_out, unit in rows:
-        low, high = jackknife_interval(value, left_out).tolist()
+        interval = jackknife_interval(value, left_out).tolist() if len(left_out) > 1 else None
         yield Metric(
-            name=name, value=value, unit=unit, higher_is_better=False, main=name == "nmi", ci95=(low, high),
-            ci_method=jackknife,
-        )  # fmt: skip
-    low, high = percentile_interval(100 * mean_iou(*counts(bootstrap.replicates(), mapping))).tolist()
+            name=name,
+            value=value,
+            unit=unit,
+            higher_is_better=False,
+            main=name == "nmi",
+            ci95=interval,
+            ci_method=f"jackknife over {len(left_out)} groups of validation images, clusters held fixed",
+        )
+
+
+def _segmentation(table: Tensor, replicates: Tensor, mapping: Tensor, info: DatasetInfo) -> Metric:
+    """Return the mIoU of clusters matched to classes, absent classes as 0."""
     scored = counts(table, mapping)
-    yield Metric(
+    low, high = percentile_interval(100 * mean_iou(*counts(replicates, mapping))).tolist()
+    return Metric(
         name="miou",
         value=100 * float(mean_iou(*scored)),
         main=True,
@@ -231,40 +261,32 @@ def _metrics(
     )
 
 
-def _classwise(predicted: information.PositionCounts, mapping: Tensor, info: DatasetInfo) -> dict[str, float]:
-    """Return the mutual information of each cluster, named by its matched class."""
-    values = predicted.information().classwise.tolist()
-    return {f"{i}:{info.classes[c]}": v for i, (c, v) in enumerate(zip(mapping.tolist(), values, strict=True))}
+Counted = tuple[information.PositionCounts, information.MutualInformation]
 
 
 def _pictures(
     config: PositionalEffectConfig,
     centroids: Tensor,
     mapping: Tensor,
-    predicted: information.PositionCounts,
-    truth: information.PositionCounts,
+    predicted: Counted,
+    truth: Counted,
     data: Data,
     context: Context,
 ) -> dict[str, bytes]:
-    """Return the aggregated map and the example grid as PNG, clusters in the colours of their classes."""
+    """Return the aggregated maps and the example grid as PNG, clusters in the colours of their classes."""
     palette = torch.tensor(data.info.palette, dtype=torch.float64)
-    maps = {
-        "clusters": information.aggregate_map(predicted.table, palette[mapping], predicted.size),
-        "ground truth": information.aggregate_map(truth.table, palette, truth.size),
-    }
+    maps = {}
+    for name, (counted, found), colors in (("clusters", predicted, palette[mapping]), ("ground truth", truth, palette)):
+        picture = information.aggregate_map(counted.total(), colors, _spec(config).size)
+        maps[f"{name}  NMI {found.nmi:.3f}"] = picture.numpy()
     chosen = np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist()
     rows = []
     for indices, clusters, masks in _assigned(config, centroids, data, context, chosen):
         for index, cluster_map, mask in zip(indices, clusters, masks, strict=True):
             image = data.val.image(index).resize((mask.shape[1], mask.shape[0]))
             rows.append((np.asarray(image), mask.numpy(), mapping[cluster_map].numpy()))
-    titles = {
-        name: f"{name}  NMI {c.information().nmi:.3f}" for name, c in (("clusters", predicted), ("ground truth", truth))
-    }
     return {
-        "aggregate.png": figures.aggregate(
-            {titles[name]: m.numpy() for name, m in maps.items()}, data.info.classes, data.info.palette
-        ),
+        "aggregate.png": figures.aggregate(maps, data.info.classes, data.info.palette),
         "examples.png": figures.segmentations(rows, data.info.classes, data.info.palette),
     }
 

@@ -1,0 +1,277 @@
+"""Leaderboard rows as text: Markdown for a repository or a paper's draft, a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from densebench.leaderboard.published import PublishedRow
+from densebench.leaderboard.rows import Row, by_entry, leaderboard_rows, tables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from densebench.results import Record
+
+DIGITS = {"%": 1, "px": 1}
+"""Decimals shown by unit; three for the others."""
+EVEN = 0.25
+"""An interval is written as ± where its sides differ by less than this share of the half-width."""
+PADDING = 3
+"""Characters between columns of a terminal table."""
+READABLE = 28
+"""Characters of a model name that a terminal table gives intervals lines of their own for."""
+LONGEST = 40
+"""Characters of a model name before its middle is left out."""
+
+
+def markdown(
+    rows: Sequence[Row],
+    published: Sequence[PublishedRow] = (),
+    pictures: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
+) -> str:
+    """Return the leaderboard as Markdown: a section per dataset, in it a table per protocol and preset.
+
+    `published` values of a dataset and protocol that has results follow below their tables; `pictures` are paths by
+    (dataset, protocol, preset), relative to where the text will lie.
+    """
+    grouped = tables(rows)
+    lines = ["# Leaderboard", ""]
+    if not grouped:
+        lines += ["No complete results yet; `densebench run` makes them.", ""]
+    else:
+        lines += [
+            "Values with 95 % intervals over validation images. **Bold**: the best. ≈: its interval overlaps that of "
+            "the best. `docs/results.md` says how to read them.",
+            "",
+        ]
+    for index, (key, members) in enumerate(grouped.items()):
+        dataset, protocol, preset = key
+        earlier, later = list(grouped)[:index], list(grouped)[index + 1 :]
+        if dataset not in {name for name, _, _ in earlier}:
+            lines += [f"## {dataset}", ""]
+        lines += [f"### {protocol}, preset {preset}", "", *_markdown_table(members), "", _footnote(members), ""]
+        for picture in (pictures or {}).get(key, ()):
+            lines += [f"![{protocol} on {dataset}, preset {preset}]({picture})", ""]
+        if (dataset, protocol) not in {(d, p) for d, p, _ in later}:
+            printed = [row for row in published if (row.dataset, row.protocol) == (dataset, protocol)]
+            lines += _published_tables(printed, _metrics(members))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def console_table(records: Iterable[Record], console: Console) -> None:
+    """Print the main metrics of records, a table per dataset, protocol and preset, no wider than the console.
+
+    Records of --limit runs are shown and marked as such.
+    """
+    for index, members in enumerate(tables(leaderboard_rows(records, limited=True)).values()):
+        if index:
+            console.print()
+        console.print(_rich_table(members, console.width))
+
+
+def elide(text: str, longest: int = LONGEST) -> str:
+    """Return `text` with its middle left out where it is longer than `longest` characters.
+
+    >>> elide("timm/vit_small_patch14_reg4_dinov2.lvd142m", 20)
+    'timm/vit_s…2.lvd142m'
+    """
+    if len(text) <= longest:
+        return text
+    head = longest // 2
+    return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
+
+
+def number(value: float, unit: str) -> str:
+    """Return a value with the decimals its unit deserves."""
+    return "–" if math.isnan(value) else f"{value:.{DIGITS.get(unit, 3)}f}"
+
+
+def title(metric: str, unit: str, higher_is_better: bool) -> str:
+    """Return a column head: name, unit where there is one, and which way is better."""
+    return f"{metric}{'' if unit == '1' else f' ({unit})'} {'↑' if higher_is_better else '↓'}"
+
+
+def ties(column: Sequence[Row]) -> tuple[Row | None, list[Row]]:
+    """Return the best row of one metric, and those whose interval overlaps that of the best.
+
+    Models are compared on the same images, so their errors go together and this is lenient: overlapping intervals do
+    not show that two models are equally good.
+    """
+    finite = [row for row in column if not math.isnan(row.value)]
+    if len(finite) < 2:
+        return None, []
+    best = (max if finite[0].higher_is_better else min)(finite, key=lambda row: row.value)
+    if best.ci95_low is None or best.ci95_high is None:
+        return best, [row for row in finite if row is not best and row.value == best.value]
+    low, high = best.ci95_low, best.ci95_high
+    return best, [
+        row
+        for row in finite
+        if row is not best
+        and row.ci95_low is not None
+        and row.ci95_high is not None
+        and row.ci95_low <= high
+        and low <= row.ci95_high
+    ]
+
+
+def _metrics(rows: Iterable[Row]) -> list[str]:
+    """Return the main metrics of a table, or all of them where none is main."""
+    listed = list(rows)
+    return list(dict.fromkeys(row.metric for row in listed if row.main)) or list(
+        dict.fromkeys(row.metric for row in listed)
+    )
+
+
+def _even(column: Iterable[Row]) -> bool:
+    """Whether all intervals of a column can be written as ± without bending them."""
+    for row in column:
+        if row.ci95_low is None or row.ci95_high is None:
+            continue
+        below, above = row.value - row.ci95_low, row.ci95_high - row.value
+        if not abs(above - below) <= EVEN * (below + above) / 2:
+            return False
+    return True
+
+
+def _interval(row: Row, even: bool) -> str:
+    if row.ci95_low is None or row.ci95_high is None:
+        return ""
+    if even:
+        return f"± {number((row.ci95_high - row.ci95_low) / 2, row.unit)}"
+    return f"[{number(row.ci95_low, row.unit)}, {number(row.ci95_high, row.unit)}]"
+
+
+def _columns(members: Sequence[Row]) -> dict[str, list[Row]]:
+    return {name: [row for row in members if row.metric == name] for name in _metrics(members)}
+
+
+def _markdown_table(members: Sequence[Row]) -> list[str]:
+    columns = _columns(members)
+    even = {name: _even(column) for name, column in columns.items()}
+    marks = {name: ties(column) for name, column in columns.items()}
+    heads = [title(name, column[0].unit, column[0].higher_is_better) for name, column in columns.items()]
+    lines = [_line(["model", *heads, "record"]), _line(["---", *["---:"] * len(heads), "---"])]
+    for entry in by_entry(members):
+        cells = []
+        for name in columns:
+            row = entry.get(name)
+            if row is None:
+                cells.append("")
+                continue
+            best, close = marks[name]
+            value = number(row.value, row.unit)
+            value = f"**{value}**" if row is best else value
+            cells.append(" ".join(filter(None, (value, _interval(row, even[name]), "≈" if row in close else ""))))
+        first = next(iter(entry.values()))
+        lines.append(_line([first.label, *cells, f"`{first.score_hash[:8]}`"]))
+    return lines
+
+
+def _footnote(members: Sequence[Row]) -> str:
+    def listing(values: Iterable[int]) -> str:
+        return " or ".join(str(value) for value in sorted(set(values)))
+
+    seeds = listing(row.seed_count for row in members if row.main) or listing(row.seed_count for row in members)
+    images = listing(row.n_images for row in members)
+    return f"{images} validation images; {seeds} seed{'' if seeds == '1' else 's'} per value; 95 % intervals."
+
+
+def _published_tables(printed: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
+    """Return the papers' values, a table per quantity ("miou", "miou_hungarian"), columns in the order of ours."""
+    order = [_setting(name) for name in metrics]
+    quantities: dict[str, list[PublishedRow]] = {}
+    for row in printed:
+        quantities.setdefault(row.metric.split("@")[0], []).append(row)
+    lines = ["#### As printed by the papers", ""] if printed else []
+    for members in quantities.values():
+        names = list(dict.fromkeys(row.metric for row in members))
+        names.sort(key=lambda name: order.index(_setting(name)) if _setting(name) in order else len(order))
+        lines += [_line(["model", *names, "source", "preset", "note"])]
+        lines += [_line(["---", *["---:"] * len(names), "---", "---", "---"])]
+        entries: dict[tuple[str, str, str, str], dict[str, PublishedRow]] = {}
+        for row in members:
+            apart = row.note if row.metric in entries.get((row.label, row.source, row.preset, ""), {}) else ""
+            entries.setdefault((row.label, row.source, row.preset, apart), {})[row.metric] = row
+        for (label, source, preset, _), values in entries.items():
+            cells = [values[name].printed if name in values else "" for name in names]
+            notes = "; ".join(dict.fromkeys(row.note for row in values.values() if row.note))
+            lines.append(_line([label, *cells, source, preset, notes]))
+        lines.append("")
+    return lines
+
+
+def _setting(metric: str) -> str:
+    return metric.partition("@")[2]
+
+
+def _line(cells: Iterable[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(escaped) + " |"
+
+
+def _rich_table(members: Sequence[Row], width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = _columns(members)
+    even = {name: _even(column) for name, column in columns.items()}
+    marks = {name: ties(column) for name, column in columns.items()}
+    entries = by_entry(members)
+
+    # percent goes without saying: the terminal is narrow
+    heads = [
+        title(name, column[0].unit.strip("%") or "1", column[0].higher_is_better) for name, column in columns.items()
+    ]
+    cells: list[list[tuple[str, str, bool]]] = []  # value, interval, whether the best
+    for entry in entries:
+        found = [(entry.get(name), name) for name in columns]
+        cells.append(
+            [
+                (number(row.value, row.unit), _interval(row, even[name]), row is marks[name][0])
+                if row is not None
+                else ("", "", False)
+                for row, name in found
+            ]
+        )
+
+    def width_of(apart: str) -> int:
+        """Characters that all columns but the first take, with values and intervals on one line or two."""
+        widths = []
+        for at, head in enumerate(heads):
+            lengths = [(len(line[at][0]), len(line[at][1])) for line in cells]
+            texts = [sum(pair) + 1 if apart == " " else max(pair) for pair in lengths]
+            widths.append(max(len(head), *texts) + PADDING)
+        return sum(widths) + PADDING + 2
+
+    names = [next(iter(entry.values())).label for entry in entries]
+    wanted = min(max(len(name) for name in names), READABLE)
+    apart = " " if width_of(" ") + wanted <= width else "\n"
+
+    dataset, protocol, preset = members[0].table
+    limits = sorted({row.limit for row in members if row.limit is not None})
+    marked = f", first {' or '.join(map(str, limits))} images only" if limits else ""
+    table = Table(
+        title=f"{protocol} on {dataset}, preset {preset}{marked}",
+        title_justify="left",
+        title_style="bold",
+        caption=_footnote(members),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, PADDING - 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("model", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, line in zip(names, cells, strict=True):
+        texts = [
+            Text.assemble((value, "bold" if best else ""), (f"{apart}{interval}" if interval else "", "dim"))
+            for value, interval, best in line
+        ]
+        table.add_row(Text(elide(name, max(12, width - width_of(apart)))), *texts)
+    return table

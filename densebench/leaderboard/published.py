@@ -1,0 +1,65 @@
+"""What the papers print: `published.csv`, one value per row, with the table it stands in.
+
+The file is facts, transcribed. `metric`, `protocol` and `dataset` are our names, so that a row lines up with a result;
+`preset` is our preset that states the paper's setting; `note` says what the table leaves open. See `docs/results.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("published.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """One number of one table; the fields but `printed` are the columns of `published.csv`."""
+
+    paper: str
+    table: str
+    model: str
+    backbone: str
+    """Empty where the paper does not say."""
+    protocol: str
+    dataset: str
+    preset: str
+    metric: str
+    value: float
+    """In percent points for segmentation and PCK, in metres for RMSE, as a share for AbsRel and delta."""
+    printed: str
+    """The value with the decimals of the paper."""
+    note: str
+
+    @property
+    def label(self) -> str:
+        """The model with its backbone."""
+        return f"{self.model} {self.backbone}".strip()
+
+    @property
+    def source(self) -> str:
+        """Where the number is printed: "PaKA, table 1"."""
+        return f"{self.paper}, table {self.table}" if self.table[:1].isdigit() else f"{self.paper}, {self.table}"
+
+
+def published_rows(protocol: str | None = None, dataset: str | None = None) -> tuple[PublishedRow, ...]:
+    """Return the published values of a protocol and a dataset (None: of all), in the order of the file.
+
+    >>> [row.value for row in published_rows("overclustering", "voc") if row.label == "PaKA ViT-S/14"]
+    [21.3, 74.5, 76.5]
+    """
+    return tuple(
+        row
+        for row in _read()
+        if (protocol is None or row.protocol == protocol) and (dataset is None or row.dataset == dataset)
+    )
+
+
+@functools.cache
+def _read() -> tuple[PublishedRow, ...]:
+    with FILE.open(newline="", encoding="utf-8") as file:
+        lines: list[dict[str, Any]] = list(csv.DictReader(file))
+    return tuple(PublishedRow(**{**line, "value": float(line["value"]), "printed": line["value"]}) for line in lines)

@@ -1,0 +1,232 @@
+"""K-means as the overclustering protocols run it: standardise, PCA, faiss-style Lloyd iterations.
+
+Source: NeCo / Leopart ``experiments/overcluster`` (``StandardScaler``, ``faiss.PCAMatrix``, ``faiss.Kmeans``). The
+torch backend follows faiss ``Clustering.cpp`` draw by draw, so both start from the same rows and centroids.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SPLIT_EPSILON = 1 / 1024  # by how much faiss pushes the halves of a split cluster apart
+REDO_STRIDE = 15486557  # by how much faiss moves the seed from one restart to the next
+
+
+class Projection(NamedTuple):
+    """Standardisation followed by a linear map: mean (D,), scale (D,), components (D, n), float32."""
+
+    mean: Tensor
+    scale: Tensor
+    components: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return rows (N, D) as (N, n), float32."""
+        mean, weight = self.mean.to(x.device), (self.components / self.scale[:, None]).to(x.device)
+        return (x.float() - mean) @ weight
+
+
+class StreamingMoments:
+    """Count, mean and covariance of rows, accumulated in float64 in memory O(D^2); batches may have any size.
+
+    Source: Chan, Golub & LeVeque 1983, the pairwise update, which stays exact when the mean is far from zero.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def update(self, x: Tensor, chunk: int = 16384) -> None:
+        """Add rows (N, D)."""
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise ValueError(f"expected rows of {len(self.mean)} dimensions, got {tuple(x.shape)}")
+        for part in x.split(chunk):
+            rows = part.double()
+            mean = rows.mean(0)
+            rows = rows - mean
+            self._add(len(rows), mean.cpu(), (rows.T @ rows).cpu())
+
+    def merge(self, other: StreamingMoments) -> StreamingMoments:
+        """Add another worker's rows and return self."""
+        self._add(other.count, other.mean, other._scatter)
+        return self
+
+    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        if not count:
+            return
+        total = self.count + count
+        step = mean - self.mean
+        self._scatter += scatter + torch.outer(step, step) * (self.count * count / total)
+        self.mean = self.mean + step * (count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """The population covariance (D, D), float64: divided by N, as scikit-learn's ``StandardScaler`` does."""
+        if not self.count:
+            raise ValueError("no rows have been added")
+        return self._scatter / self.count
+
+    def standardise(self) -> tuple[Tensor, Tensor]:
+        """Return (mean, scale), each (D,) float64; a dimension that never varies gets scale 1."""
+        deviation = self.covariance.diagonal().clamp(min=0).sqrt()
+        still = deviation <= 10 * torch.finfo(torch.float64).eps * self.mean.abs()
+        return self.mean, deviation.masked_fill(still, 1.0)
+
+    def pca(self, n: int) -> Projection:
+        """Return standardisation and PCA to min(n, D) dimensions, strongest first, not whitened.
+
+        Each component's greatest entry is positive, so the outcome does not depend on the eigensolver.
+        """
+        mean, scale = self.standardise()
+        components = leading_eigenvectors(self.covariance / torch.outer(scale, scale), min(n, len(mean)))
+        return Projection(mean.float(), scale.float(), components.T.float().contiguous())
+
+
+def leading_eigenvectors(matrix: Tensor, n: int) -> Tensor:
+    """Return the (n, D) unit eigenvectors of the greatest eigenvalues of a symmetric matrix, signs fixed."""
+    vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1)[:, :n].T
+    peak = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return vectors * torch.where(peak < 0, -1.0, 1.0)
+
+
+class KMeansInfo(NamedTuple):
+    """What a result record says about a clustering: final objective, rows trained on, library."""
+
+    objective: float
+    n_train: int
+    backend: str
+
+
+def kmeans(
+    x: Tensor,
+    k: int,
+    seed: int,
+    n_iter: int = 100,
+    n_redo: int = 5,
+    backend: Literal["auto", "faiss", "torch"] = "auto",
+    spherical: bool = False,
+    max_points_per_centroid: int = 256,
+) -> tuple[Tensor, KMeansInfo]:
+    """Return centroids (k, D) float32 of rows (N, D), N >= k, and how they came about.
+
+    Args:
+        x: rows; more than ``k * max_points_per_centroid`` are subsampled, see :func:`kmeans_training_rows`.
+        k: number of clusters.
+        seed: >= 0; equal seeds give equal centroids on one backend, and nearly equal ones across backends.
+        n_iter: Lloyd iterations per restart.
+        n_redo: restarts; the one with the lowest objective wins.
+        backend: ``auto`` is faiss for rows on a CPU if installed, otherwise torch (which stays on the device).
+        spherical: normalise the centroids after each iteration.
+        max_points_per_centroid: faiss's default 256; the published overclustering keeps it.
+    """
+    if len(x) < k:
+        raise ValueError(f"{len(x)} rows cannot form {k} clusters")
+    if backend == "auto":
+        backend = "faiss" if importlib.util.find_spec("faiss") and x.device.type == "cpu" else "torch"
+    rows = kmeans_training_rows(len(x), k, seed, max_points_per_centroid)
+    train = (x if rows is None else x[rows.to(x.device)]).float()
+    if not bool(train.isfinite().all()):
+        raise ValueError("k-means got rows that are not finite")
+    if backend == "torch":
+        centroids, objective = _lloyd(train, k, seed, n_iter, n_redo, spherical)
+        return centroids, KMeansInfo(objective, len(train), "torch")
+    if backend != "faiss":
+        raise ValueError(f"backend is 'auto', 'faiss' or 'torch', got {backend!r}")
+    import faiss
+
+    model = faiss.Kmeans(
+        train.shape[1],
+        k,
+        niter=n_iter,
+        nredo=n_redo,
+        seed=seed,
+        spherical=spherical,
+        gpu=False,
+        min_points_per_centroid=1,  # only silences a warning
+        max_points_per_centroid=max_points_per_centroid,
+    )
+    objective = float(model.train(train.contiguous().cpu().numpy()))
+    return torch.from_numpy(model.centroids.copy()).to(x.device), KMeansInfo(objective, len(train), "faiss")
+
+
+def kmeans_training_rows(
+    n_rows: int, k: int, seed: int, max_points_per_centroid: int = 256
+) -> Tensor | None:
+    """Return the rows, in order, that faiss trains on out of ``n_rows``; ``None`` for all of them.
+
+    A caller that streams gathers only these, in memory O(k), and gets the centroids of the whole table bit by bit.
+    Above ``k * max_points_per_centroid`` rows faiss takes the head of a seeded permutation (``rand_perm``).
+    """
+    n_train = k * max_points_per_centroid
+    return None if n_rows <= n_train else permutation_head(n_rows, n_train, seed)
+
+
+def permutation_head(n: int, m: int, seed: int) -> Tensor:
+    """Return the first m entries of faiss's ``rand_perm(n, seed)``, int64, in memory O(m) and without faiss.
+
+    faiss shuffles forwards (Fisher-Yates) with the 32-bit Mersenne twister modulo the rows left.
+    """
+    draws = np.frombuffer(np.random.RandomState(seed % 2**32).bytes(4 * m), "<u4")
+    moved: dict[int, int] = {}  # the entries that are no longer in their own place
+    head = np.empty(m, np.int64)
+    for i, other in enumerate((np.arange(m) + draws % (n - np.arange(m))).tolist()):
+        head[i] = moved.get(other, other)
+        moved[other] = moved.pop(i, i)
+    return torch.from_numpy(head)
+
+
+def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
+    """Return the (N,) int64 index of the nearest centroid by Euclidean distance, of rows (N, D)."""
+    centroids = centroids.to(x.device)
+    bias = -centroids.square().sum(1) / 2
+    chunk = chunk or max(1, 2**22 // len(centroids))
+    parts = [torch.addmm(bias, part.to(centroids.dtype), centroids.T).argmax(1) for part in x.split(chunk)]
+    return torch.cat(parts)
+
+
+def _lloyd(x: Tensor, k: int, seed: int, n_iter: int, n_redo: int, spherical: bool) -> tuple[Tensor, float]:
+    best, least = x[:k], float("inf")
+    for redo in range(n_redo):
+        start = permutation_head(len(x), k, seed + 1 + redo * REDO_STRIDE).to(x.device)
+        centroids, members, objective = x[start], None, float("inf")
+        for _ in range(n_iter):
+            if spherical:
+                centroids = F.normalize(centroids, dim=1)
+            nearest = assign(x, centroids)
+            objective = float((x - centroids[nearest]).square().sum(dtype=torch.float64))
+            if members is not None and torch.equal(nearest, members):
+                break  # converged: further iterations would repeat this one
+            members = nearest
+            sizes = torch.bincount(members, minlength=k)
+            sums = torch.zeros_like(centroids).index_add_(0, members, x)
+            centroids = _split_empty(sums / sizes.clamp(min=1)[:, None], sizes, len(x))
+        if objective < least:
+            best, least = F.normalize(centroids, dim=1) if spherical else centroids, objective
+    return best, least
+
+
+def _split_empty(centroids: Tensor, sizes: Tensor, n_rows: int) -> Tensor:
+    """Give every empty cluster half of another one, drawn with odds that grow with its size, as faiss does."""
+    empty = (sizes == 0).nonzero().squeeze(1).tolist()
+    if not empty:
+        return centroids
+    size = sizes.tolist()
+    draw = np.random.RandomState(1234)
+    sign = 1 - 2 * (torch.arange(centroids.shape[1], device=centroids.device) % 2)
+    donor = 0
+    for cluster in empty:
+        donor = 0
+        while draw.randint(2**32, dtype=np.uint32) / (2**32 - 1) >= (size[donor] - 1) / max(1, n_rows - len(size)):
+            donor = (donor + 1) % len(size)
+        centroids[cluster] = centroids[donor] * (1 + SPLIT_EPSILON * sign)
+        centroids[donor] = centroids[donor] * (1 - SPLIT_EPSILON * sign)
+        size[cluster] = size[donor] // 2
+        size[donor] -= size[cluster]
+    return centroids

@@ -1,0 +1,115 @@
+"""How much a position tells about a class, or one token about another: mutual information of counts, in nats.
+
+Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding", equations 2 and 3 and the locality bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PositionCounts:
+    """Streams label maps of one size into counts n(position, class), kept apart by groups of images.
+
+    Groups serve the delete-a-group jackknife: image i belongs to group i mod G, whatever the order of images.
+    Memory is G * P * C cells of 2 bytes, or of 4 from 32,768 images per group on.
+
+    Args:
+        n_positions: P = H * W of the common grid.
+        n_classes: C.
+        n_groups: G; 1 keeps only the sum.
+    """
+
+    def __init__(self, n_positions: int, n_classes: int, n_groups: int = 1) -> None:
+        self.n_classes = n_classes
+        self.images = torch.zeros(n_groups, dtype=torch.int64)
+        self._cells = torch.zeros(n_groups, n_positions * n_classes, dtype=torch.int16)
+        self._first = torch.arange(n_positions) * n_classes
+
+    def update(self, image: int, labels: Tensor) -> None:
+        """Add the label map (H, W) of image number ``image``; labels outside [0, C), such as -1 and 255, are void."""
+        flat = labels.reshape(-1).cpu().long()
+        if len(flat) != len(self._first):
+            raise ValueError(f"expected {len(self._first)} positions, got {tuple(labels.shape)}")
+        group = image % len(self.images)
+        self.images[group] += 1
+        if self._cells.dtype == torch.int16 and self.images[group] > torch.iinfo(torch.int16).max:
+            self._cells = self._cells.int()
+        valid = (flat >= 0) & (flat < self.n_classes)
+        self._cells[group, (self._first + flat)[valid]] += 1  # an image has each position once: no cell repeats
+
+    def total(self) -> Tensor:
+        """Return n(p, c) over all images, (P, C) int64."""
+        return self._cells.sum(0, dtype=torch.int64).view(-1, self.n_classes)
+
+    def left_out(self) -> Iterator[Tensor]:
+        """Yield n(p, c) without each non-empty group in turn, (P, C) int64."""
+        total = self.total()
+        for group in self.images.nonzero().squeeze(1):
+            yield total - self._cells[group].view_as(total)
+
+
+class MutualInformation(NamedTuple):
+    """I(position; class) in nats: per class (C,), total, class entropy H(C), and their ratio in [0, 1]."""
+
+    classwise: Tensor
+    total: float
+    entropy: float
+    nmi: float
+
+
+def mutual_information(counts: Tensor) -> MutualInformation:
+    """Return the mutual information of position and class of counts (P, C), eq. 3, in float64.
+
+    The joint is n / sum(n) and 0 ln 0 = 0. The normaliser is the class entropy alone; ``nmi`` is 0 when that is 0.
+    """
+    joint = _normalised(counts)
+    of_class = joint.sum(0)
+    classwise = _pointwise(joint).sum(0)
+    total, entropy = float(classwise.sum()), float(-torch.xlogy(of_class, of_class).sum())
+    return MutualInformation(classwise, total, entropy, total / entropy if entropy > 0 else 0.0)
+
+
+def mi_bias(n_positions: int, n_classes: int, n: int) -> float:
+    """Return the first-order bias (P - 1)(C - 1) / (2 n) in nats of the mutual information of ``n`` counted labels.
+
+    Counts of independent variables show about this much. ``n`` is the sum of the counts: images times positions
+    where nothing is void. Source: Miller 1955.
+    """
+    return (n_positions - 1) * (n_classes - 1) / (2 * n)
+
+
+def aggregate_map(counts: Tensor, palette: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the picture (H, W, 3) float64 of the mean class colour at each position, eq. 2.
+
+    ``counts`` is (P, C) with P = H * W, ``palette`` (C, 3) in any unit, which the picture keeps. A position
+    without a label is black.
+    """
+    share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    return (share @ palette.to(share)).view(*size, palette.shape[1])
+
+
+def attention_mutual_information(attention: Tensor) -> Tensor:
+    """Return I(query; key) in nats of attention matrices (..., N, N), one value each, float64: the locality bias.
+
+    A matrix is read as a joint distribution after division by its sum; rows = queries need not be normalised, as
+    after dropping class and register tokens. For the head-averaged value, average the matrices first.
+    """
+    return _pointwise(_normalised(attention)).sum((-2, -1))
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    """Return weights (..., R, S) >= 0 as joint distributions, float64; all-zero ones stay zero."""
+    weights = weights.double()
+    total = weights.sum((-2, -1), keepdim=True)
+    return weights / torch.where(total > 0, total, 1.0)
+
+
+def _pointwise(joint: Tensor) -> Tensor:
+    """Return P(a,b) ln[P(a,b) / (P(a) P(b))] for joints (..., R, S), 0 where P(a,b) is 0."""
+    product = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    return torch.xlogy(joint, joint / torch.where(product > 0, product, 1.0))

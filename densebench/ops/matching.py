@@ -1,0 +1,49 @@
+"""Turning cluster ids into class ids: one-to-one by IoU, or many-to-one by precision or IoU.
+
+Both read a confusion table (C, K), rows = ground truth, and return ``mapping`` (K,) for
+:func:`densebench.ops.confusion.counts`. As in open-hummingbird-eval and Leopart (``PredsmIoU``), a cluster that
+finds no class becomes class 0, and the matching is one for the whole evaluation set.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def scores(table: Tensor, by: Literal["precision", "iou"]) -> Tensor:
+    """Return how well each cluster covers each class, (C, K) float64 in [0, 1].
+
+    ``precision`` is the share of a cluster's pixels that lie in the class, ``iou`` their intersection over union;
+    an empty cluster scores 0 everywhere.
+    """
+    hits = table.double()
+    size = hits.sum(0, keepdim=True)
+    if by == "precision":
+        return hits / size.clamp(min=1e-8)
+    if by == "iou":
+        return hits / (size + hits.sum(1, keepdim=True) - hits).clamp(min=1e-8)
+    raise ValueError(f"by is 'precision' or 'iou', got {by!r}")
+
+
+def hungarian(table: Tensor) -> Tensor:
+    """Return the (K,) mapping of the one-to-one assignment with the greatest sum of IoU.
+
+    With more clusters than classes the K - C left over become class 0; with fewer, some classes stay empty.
+    """
+    classes, clusters = linear_sum_assignment(scores(table, "iou").cpu().numpy(), maximize=True)
+    mapping = torch.zeros(table.shape[1], dtype=torch.int64)
+    mapping[torch.from_numpy(clusters)] = torch.from_numpy(classes)
+    return mapping
+
+
+def many_to_one(table: Tensor, by: Literal["precision", "iou"] = "precision") -> Tensor:
+    """Return the (K,) mapping that gives each cluster its best class on its own.
+
+    Ties go to the lowest class id, empty clusters to class 0. The public code of NeCo and Leopart uses precision
+    for overclustering, and nothing after it (``eval_overcluster.py``).
+    """
+    return torch.from_numpy(scores(table, by).cpu().numpy().argmax(0))  # numpy's argmax is the first maximum

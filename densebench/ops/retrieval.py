@@ -1,0 +1,133 @@
+"""Dense nearest-neighbour retrieval (Hummingbird): from patch features to labels by looking at similar patches.
+
+Source: Balazevic et al. 2023, "Towards In-Context Scene Understanding"; numerics as in open-hummingbird-eval
+``hbird_eval.py`` (``_find_nearest_key_to_query``, ``_cross_attention``, ``evaluate``). The search itself is in
+:mod:`densebench.ops.search`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from densebench.ops.resize import resize_maps
+from densebench.ops.search import (
+    ExactIndex,
+    Index,
+    Neighbours,
+    ScannIndex,
+    make_index,
+    recall_at_k,
+    search,
+)
+
+__all__ = [
+    "ExactIndex",
+    "Index",
+    "Neighbours",
+    "ScannIndex",
+    "attend",
+    "make_index",
+    "normalise_keys",
+    "recall_at_k",
+    "search",
+    "upsample_argmax",
+]
+
+
+def normalise_keys(features: Tensor) -> Tensor:
+    """Return features (N, D) divided by their L2 norm, without an epsilon, as the reference stores its memory.
+
+    Raises:
+        ValueError: a row is zero or not finite (the reference would store NaN there and lose the query).
+    """
+    norms = features.norm(dim=-1, keepdim=True)
+    bad = ~(norms.squeeze(-1) > 0) | ~norms.squeeze(-1).isfinite()
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        raise ValueError(f"feature row {row} has norm {float(norms[row])}: it cannot be a unit key")
+    return features / norms
+
+
+def attend(
+    queries: Tensor,
+    indices: Tensor,
+    labels: Tensor,
+    *,
+    scores: Tensor | None = None,
+    keys: Tensor | None = None,
+    temperature: float = 0.02,
+    chunk: int = 4096,
+) -> Tensor:
+    """Return the labels that queries take over from their neighbours, (Q, C): a mean weighted by softmax(cos / T).
+
+    Give either the ``scores`` of a dot-product search over unit keys, which are cosines but for the query's norm
+    and make this cheap, or the ``keys`` themselves, which works after any search (DIP searches raw features by
+    distance, then attends by cosine).
+
+    Args:
+        queries: (Q, D), not normalised.
+        indices: (Q, k) rows of ``labels`` and ``keys``.
+        labels: (N, C) floating: soft labels, or any values to average, such as depth patches.
+        scores: (Q, k) dot products of the queries with unit keys.
+        keys: (N, D), not necessarily normalised.
+        temperature: T > 0; 0.02 in open-hummingbird-eval, 0.07 in DIP's scripts.
+        chunk: queries per step when keys are gathered, which bounds the temporary (chunk, k, D).
+
+    Raises:
+        ValueError: neither or both of ``scores`` and ``keys`` were given, or the temperature is not positive.
+    """
+    if (scores is None) == (keys is None):
+        raise ValueError("give the scores of a search over unit keys, or the keys, and not both")
+    if not temperature > 0:
+        raise ValueError(f"temperature is positive, got {temperature}")
+    queries = queries.to(labels.device).float()
+    indices = indices.to(labels.device)
+    if scores is not None:
+        cosine = scores.to(labels.device) / queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    else:
+        assert keys is not None
+        cosine = torch.cat(
+            [_cosine_by_gathering(q, keys[i]) for q, i in zip(queries.split(chunk), indices.split(chunk), strict=True)]
+        )
+    weights = torch.softmax(cosine / temperature, dim=1).to(labels.dtype)
+    return F.embedding_bag(indices, labels, per_sample_weights=weights, mode="sum")  # nothing (Q, k, C) is built
+
+
+def _cosine_by_gathering(queries: Tensor, neighbours: Tensor) -> Tensor:
+    """Return the cosines (q, k) of queries (q, D) with their neighbours (q, k, D)."""
+    unit_keys = F.normalize(neighbours.to(queries.device).float(), dim=-1)
+    return torch.einsum("qd,qkd->qk", F.normalize(queries, dim=-1), unit_keys)
+
+
+def upsample_argmax(maps: Tensor, size: int | tuple[int, int], class_block: int = 8) -> Tensor:
+    """Return the class of each pixel, (B, H, W) int64: bilinear upsampling of class maps, then argmax.
+
+    Equal to ``F.interpolate(maps, size, mode="bilinear").argmax(1)``, with the lowest class on ties, but never
+    holds more than ``class_block`` upsampled maps of one image. Classes that no pixel can choose are skipped: those
+    that are zero everywhere, in maps without negative values that leave no cell empty (soft labels).
+
+    Args:
+        maps: (B, C, h, w) floating.
+        size: (H, W).
+        class_block: classes upsampled at a time.
+    """
+    return torch.stack([_upsample_argmax_one(image, size, class_block) for image in maps])
+
+
+def _upsample_argmax_one(image: Tensor, size: int | tuple[int, int], class_block: int) -> Tensor:
+    peaks = image.amax((1, 2))
+    coverable = bool((image.amin() >= 0) & (image.amax(0).amin() > 0))
+    classes = peaks.nonzero().squeeze(1) if coverable else torch.arange(len(image), device=image.device)
+    best, winner = None, None
+    for block in classes.split(class_block):
+        value, place = resize_maps(image[block][None], size)[0].max(0)
+        if best is None or winner is None:
+            best, winner = value, block[place]
+        else:
+            better = value > best
+            winner = torch.where(better, block[place], winner)
+            best = torch.where(better, value, best)
+    assert winner is not None
+    return winner

@@ -1,0 +1,226 @@
+"""Nearest neighbours among keys: exact on two backends, approximate with ScaNN as open-hummingbird-eval sets it.
+
+The torch backend needs nothing installed and runs where the tensors are; faiss is for the CPU. Both are exact:
+they differ by float32 rounding of the scores, hence only in the order of near ties.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from densebench.ops.topk import blockwise_topk
+
+Metric = Literal["ip", "l2"]
+Backend = Literal["auto", "torch", "faiss"]
+
+
+class Neighbours(NamedTuple):
+    """The k nearest keys of each query, best first.
+
+    ``scores`` (Q, k) float32: dot products descending for ``ip``, squared distances ascending for ``l2``;
+    ``indices`` (Q, k) int64 rows of the keys.
+    """
+
+    scores: Tensor
+    indices: Tensor
+
+
+class Index(Protocol):
+    """What a search needs to offer."""
+
+    @property
+    def backend(self) -> str:
+        """The library that searches, for the result record."""
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the min(k, N) nearest keys of queries (Q, D)."""
+
+
+class ExactIndex:
+    """Exact search over keys (N, D), which are not copied.
+
+    Args:
+        keys: floating; float16 and bfloat16 are widened block by block (torch) or once (faiss).
+        backend: ``auto`` is faiss for keys on a CPU if installed (measured 1.1 to 1.4 times as fast as torch there
+            with two threads, see ``benchmarks/retrieval.py``), otherwise torch.
+        metric: ``ip``, the dot product with the query as it is, or ``l2``, the squared Euclidean distance.
+        query_block: of the torch backend, see :func:`densebench.ops.topk.blockwise_topk`.
+        key_block: likewise.
+
+    Raises:
+        ValueError: keys that are empty, not (N, D), or not finite; an unknown backend or metric.
+        ImportError: faiss was asked for and is not installed.
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        backend: Backend = "auto",
+        metric: Metric = "ip",
+        *,
+        query_block: int | None = None,
+        key_block: int | None = None,
+    ) -> None:
+        if keys.ndim != 2 or not len(keys):
+            raise ValueError(f"keys are a non-empty (N, D) table, got {tuple(keys.shape)}")
+        if metric not in ("ip", "l2"):
+            raise ValueError(f"metric is 'ip' or 'l2', got {metric!r}")
+        _require_finite(keys, "keys")
+        self.backend: str = choose_backend(backend, keys.device)
+        self.metric, self.query_block, self.key_block = metric, query_block, key_block
+        self.keys = keys.float().contiguous() if self.backend == "faiss" else keys
+        self._half_norms = _half_norms(keys) if metric == "l2" and self.backend == "torch" else None
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the min(k, N) nearest keys of queries (Q, D), on the device of the keys."""
+        if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
+            raise ValueError(f"queries {tuple(queries.shape)} do not match keys {tuple(self.keys.shape)}")
+        queries = queries.to(self.keys.device).float()
+        _require_finite(queries, "queries")
+        k = min(k, len(self.keys))
+        return self._with_faiss(queries, k) if self.backend == "faiss" else self._with_torch(queries, k)
+
+    def _with_torch(self, queries: Tensor, k: int) -> Neighbours:
+        blocks = (self.query_block, self.key_block)
+        if self._half_norms is None:
+            return Neighbours(*blockwise_topk(self.keys, queries, k, None, *blocks))
+        # |q - x|^2 = |q|^2 - 2 (q.x - |x|^2 / 2): the nearest key has the greatest bracket
+        bracket, indices = blockwise_topk(self.keys, queries, k, -self._half_norms, *blocks)
+        squared = queries.square().sum(1, keepdim=True) - 2 * bracket
+        return Neighbours(squared.clamp_(min=0), indices)
+
+    def _with_faiss(self, queries: Tensor, k: int) -> Neighbours:
+        import faiss
+
+        metric = faiss.METRIC_INNER_PRODUCT if self.metric == "ip" else faiss.METRIC_L2
+        found = faiss.knn(queries.contiguous().numpy(), self.keys.numpy(), k, metric=metric)  # reads keys in place
+        return Neighbours(*(torch.from_numpy(table) for table in found))
+
+
+class ScannIndex:
+    """Approximate dot-product search with the settings of open-hummingbird-eval ``nn/search_scann.py``.
+
+    A tree of 512 leaves of which 32 are searched, trained on all keys; asymmetric hashing in blocks of 2 dimensions
+    with anisotropic threshold 0.2; the best 120 re-scored exactly. ``dimensions_per_block`` is 2: the reference
+    passes 2 by position and 4 by keyword in one call, and the built index has 2. Small banks get fewer leaves, at
+    most sqrt(N) (our choice: 512 leaves need 512 keys), searched in the same proportion.
+
+    Args:
+        keys: (N, D) on any device; ScaNN keeps its own copy.
+        n_neighbours: neighbours per query, fixed when the index is built.
+        leaves: of the tree; 512 published.
+        leaves_to_search: 32 published.
+        reorder: candidates re-scored exactly; 120 published.
+
+    Raises:
+        ImportError: ScaNN is not installed.
+    """
+
+    backend = "scann"
+
+    def __init__(
+        self,
+        keys: Tensor,
+        n_neighbours: int = 30,
+        leaves: int = 512,
+        leaves_to_search: int = 32,
+        reorder: int = 120,
+    ) -> None:
+        try:
+            import scann
+        except ImportError as error:
+            raise ImportError(
+                "search='scann' needs ScaNN (Linux): pip install 'densebench[scann]', or use search='exact'"
+            ) from error
+        _require_finite(keys, "keys")
+        self.n_keys, self.n_neighbours = len(keys), min(n_neighbours, len(keys))
+        self.leaves, self.leaves_to_search = shrink_tree(len(keys), leaves, leaves_to_search)
+        builder: Any = scann.scann_ops_pybind.builder(keys.detach().float().cpu().numpy(), self.n_neighbours, "dot_product")
+        self._searcher = (
+            builder.tree(
+                num_leaves=self.leaves,
+                num_leaves_to_search=self.leaves_to_search,
+                training_sample_size=self.n_keys,
+            )
+            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .reorder(min(reorder, self.n_keys))
+            .build()
+        )
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the min(k, N) approximate neighbours of queries (Q, D), on the queries' device."""
+        k = min(k, self.n_keys)
+        indices, scores = self._searcher.search_batched(queries.detach().float().cpu().numpy(), k)
+        found = torch.from_numpy(scores), torch.from_numpy(indices.astype("int64"))
+        return Neighbours(*(table.to(queries.device) for table in found))
+
+
+def make_index(
+    keys: Tensor,
+    search: Literal["exact", "scann"] = "exact",
+    backend: Backend = "auto",
+    metric: Metric = "ip",
+    n_neighbours: int = 30,
+) -> Index:
+    """Return the index that a configuration names; ``n_neighbours`` matters to ScaNN only."""
+    if search == "exact":
+        return ExactIndex(keys, backend, metric)
+    if search != "scann":
+        raise ValueError(f"search is 'exact' or 'scann', got {search!r}")
+    if metric != "ip":
+        raise ValueError("the published ScaNN settings search by dot product: metric must be 'ip'")
+    return ScannIndex(keys, n_neighbours)
+
+
+def search(keys: Tensor, queries: Tensor, k: int, backend: Backend = "auto", metric: Metric = "ip") -> Neighbours:
+    """Return the min(k, N) exact nearest keys of each query, see :class:`ExactIndex`."""
+    return ExactIndex(keys, backend, metric).search(queries, k)
+
+
+def recall_at_k(found: Tensor, exact: Tensor) -> float:
+    """Return the share of the exact neighbours (Q, k) that were found (Q, k'), in [0, 1]; order is ignored."""
+    if len(found) != len(exact):
+        raise ValueError(f"{len(found)} and {len(exact)} queries do not match")
+    hits = sum(int(torch.isin(e, f).sum()) for f, e in zip(found, exact, strict=True))
+    return hits / max(1, exact.numel())
+
+
+def choose_backend(backend: Backend, device: torch.device) -> str:
+    """Return ``torch`` or ``faiss`` for keys on ``device``.
+
+    Raises:
+        ValueError: faiss was asked for keys that are not on the CPU, or the name is unknown.
+        ImportError: faiss was asked for and is not installed.
+    """
+    installed = importlib.util.find_spec("faiss") is not None
+    if backend == "auto":
+        return "faiss" if installed and device.type == "cpu" else "torch"
+    if backend == "faiss":
+        if not installed:
+            raise ImportError("backend='faiss' needs faiss: pip install 'densebench[cpu]', or use backend='torch'")
+        if device.type != "cpu":
+            raise ValueError(f"the faiss backend searches on the CPU; the keys are on {device}: use backend='torch'")
+    elif backend != "torch":
+        raise ValueError(f"backend is 'auto', 'torch' or 'faiss', got {backend!r}")
+    return backend
+
+
+def shrink_tree(n_keys: int, leaves: int, leaves_to_search: int) -> tuple[int, int]:
+    """Return the leaves and searched leaves of a tree over ``n_keys`` keys: at most sqrt(n_keys) leaves."""
+    fewer = max(1, min(leaves, int(n_keys**0.5)))
+    return fewer, max(1, -(-leaves_to_search * fewer // leaves))
+
+
+def _half_norms(keys: Tensor, block: int = 65536) -> Tensor:
+    return torch.cat([part.float().square().sum(1) / 2 for part in keys.split(block)])
+
+
+def _require_finite(table: Tensor, name: str, block: int = 65536) -> None:
+    for start in range(0, len(table), block):
+        good = table[start : start + block].isfinite().all(1)
+        if not bool(good.all()):
+            raise ValueError(f"{name}: row {start + int((~good).nonzero()[0])} is not finite")

@@ -1,0 +1,158 @@
+import pytest
+import torch
+
+from densebench.errors import ModelError, UsageError
+from densebench.model_zoo import load_model, parse_spec, register_model
+from densebench.model_zoo.timm import TimmBackbone, create
+from tests import toys
+
+
+@pytest.fixture(scope="module")
+def pico():
+    return load_model("pico?random")
+
+
+def test_normalisation_is_applied_once_and_with_the_declared_values():
+    backbone = toys.ColorBackbone()
+    images = torch.rand(2, 3, 16, 24)
+    maps = backbone.dense(images).maps[0]
+    assert maps.shape == (2, 4, 2, 3)  # rows first: not square on purpose
+    mean, std = torch.tensor(backbone.info.mean), torch.tensor(backbone.info.std)
+    expected = (images[1, :, 8:, 16:].mean((1, 2)) - mean) / std
+    torch.testing.assert_close(maps[1, :3, 1, 2], expected)
+    other = backbone.dense(images, std=(1.0, 1.0, 1.0)).maps[0]
+    torch.testing.assert_close(other[1, :3, 1, 2], images[1, :, 8:, 16:].mean((1, 2)) - mean)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((60, 64), "60x64 is no multiple. Nearest sizes: 56 or 64"), ((64, 63), "64x63")]
+)
+def test_sizes_that_do_not_divide_are_refused_with_the_nearest(pico, size, message):
+    with pytest.raises(ModelError, match=message):
+        pico.dense(torch.rand(1, 3, *size))
+
+
+def test_requests_outside_the_declaration_are_refused(pico):
+    image = torch.rand(1, 3, 32, 32)
+    with pytest.raises(ModelError, match="layers 0..5"):
+        pico.dense(image, layers=(6,))
+    with pytest.raises(ModelError, match="no facet 'keys'"):
+        pico.dense(image, facet="keys")
+    with pytest.raises(ModelError, match="float RGB images"):
+        pico.dense((image * 255).byte())
+
+
+@pytest.mark.parametrize("size", [(96, 96), (160, 160), (64, 104)])
+def test_any_multiple_of_the_patch_is_fine(pico, size):
+    features = pico.dense(torch.rand(2, 3, *size), layers=(-1, 0))
+    assert [m.shape for m in features.maps] == [(2, 128, size[0] // 8, size[1] // 8)] * 2
+    assert features.class_tokens[0].shape == (2, 128)
+
+
+def test_patches_are_row_major(pico):
+    """A change in one corner moves the features there most."""
+    image = torch.full((1, 3, 64, 96), 0.5)
+    changed = image.clone()
+    changed[:, :, 40:48, 80:88] = 1.0
+    difference = (pico.dense(changed, layers=(0,)).maps[0] - pico.dense(image, layers=(0,)).maps[0]).norm(dim=1)[0]
+    assert divmod(int(difference.argmax()), 12) == (5, 10)
+
+
+def test_features_do_not_depend_on_the_batch(pico):
+    images = torch.rand(4, 3, 64, 64)
+    alone = torch.cat([pico.dense(i[None]).maps[0] for i in images])
+    torch.testing.assert_close(pico.dense(images).maps[0], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_final_norm_belongs_to_the_last_layer_only(pico):
+    image = torch.rand(1, 3, 64, 64)
+    normed, raw = (pico.dense(image, layers=(-1, -2), norm=n).maps for n in (True, False))
+    assert not torch.allclose(normed[0], raw[0])
+    torch.testing.assert_close(normed[1], raw[1])
+    torch.testing.assert_close(pico.net.norm(raw[0].permute(0, 2, 3, 1)).permute(0, 3, 1, 2), normed[0])
+
+
+def test_key_facets_give_the_attention_that_the_model_computes(pico):
+    """Attention rebuilt from the query and key facets of patches equals `attention`, class token and all."""
+    image = torch.rand(1, 3, 32, 40)
+    query, key = (pico.dense(image, layers=(2,), facet=f).maps[0].flatten(2) for f in ("query", "key"))
+    scores = torch.einsum("bhdq,bhdk->bhqk", query.unflatten(1, (4, -1)), key.unflatten(1, (4, -1))) * 32**-0.5
+    attention = pico.attention(image, 2)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(1, 4, 21))
+    patches = attention[:, :, 1:, 1:]
+    torch.testing.assert_close(scores.softmax(-1), patches / patches.sum(-1, keepdim=True), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "arguments"),
+    [
+        ("vit_small_patch14_reg4_dinov2", 5, {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+        ("deit_tiny_distilled_patch16_224", 2, {"depth": 2}),
+        ("vit_base_patch16_siglip_224", 0, {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+        ("vit_small_patch16_dinov3", 5, {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+    ],
+)
+def test_families_of_timm_declare_their_prefix(name, prefix, arguments):
+    backbone = TimmBackbone(create(name, **arguments), name).eval()
+    patch = backbone.info.patch
+    assert backbone.info.prefix == prefix
+    for facet in ("token", "key", "query", "value"):
+        assert backbone.dense(torch.rand(1, 3, 3 * patch, 5 * patch), facet=facet).maps[0].shape[2:] == (3, 5)
+
+
+def test_dinov3_key_facet_is_what_its_own_projection_gives():
+    """Eva keeps key and value biases beside the fused projection: the facet must include them."""
+    net = create("vit_small_patch16_dinov3_qkvb", depth=1, embed_dim=48, num_heads=3).eval()
+    attention = net.blocks[0].attn
+    with torch.no_grad():
+        for bias in (attention.q_bias, attention.v_bias):
+            bias.normal_()
+    seen = {}
+    attention.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    backbone = TimmBackbone(net, "dinov3")
+    value = backbone.dense(torch.rand(1, 3, 32, 32), facet="value").maps[0].flatten(2).transpose(1, 2)
+    direct = seen["x"] @ attention.qkv.weight[96:].T + attention.v_bias
+    torch.testing.assert_close(value, direct[:, 5:])
+
+
+def test_random_weights_are_drawn_from_the_seed_alone():
+    torch.manual_seed(1)
+    first = load_model("pico?random=3").weights_digest()
+    torch.manual_seed(2)
+    assert load_model("pico?random=3").weights_digest() == first
+    assert load_model("pico?random=4").weights_digest() != first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("picoo", "unknown model 'picoo'; did you mean 'pico'"),
+        ("timm/vit_tiny_patch16_22", "did you mean 'timm/vit_tiny_patch16_224'"),
+        ("pico?randon", r"unknown option '\?randon'"),
+        ("no_file.py:Mine", "no_file.py does not exist"),
+    ],
+)
+def test_unknown_models_are_usage_errors(name, message):
+    with pytest.raises(UsageError, match=message):
+        load_model(name)
+
+
+def test_a_cnn_is_no_vit():
+    with pytest.raises(ModelError, match="not a plain ViT"):
+        load_model("timm/resnet18?random")
+
+
+def test_a_registered_adapter_is_a_model():
+    register_model("my-color", toys.ColorBackbone)
+    assert load_model("my-color").info.name == "color"
+    assert parse_spec("my-color").family == "zoo"
+
+
+def test_an_adapter_in_a_users_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from tests.toys import ColorBackbone\nclass Plain: pass\n")
+    assert load_model(f"{file}:ColorBackbone").dense(torch.rand(1, 3, 16, 16)).maps[0].shape == (1, 4, 2, 2)
+    with pytest.raises(UsageError, match="did you mean"):
+        load_model(f"{file}:ColorBackbon")
+    with pytest.raises(ModelError, match="is a Plain; expected a subclass"):
+        load_model(f"{file}:Plain")

@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from densebench.errors import ModelError, UsageError
+from densebench.model_zoo import load_model
+from densebench.model_zoo.timm import create
+
+TINY = "vit_tiny_patch16_224"
+
+
+def test_weights_of_another_architecture_name_the_keys(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file(create(TINY, depth=12, embed_dim=96).state_dict(), file)
+    with pytest.raises(ModelError, match=r"of another shape \(blocks.0.attn.proj.bias \(96,\) for \(192,\)"):
+        load_model(f"timm/{TINY}", file)
+    save_file({k.replace("blocks", "layers"): v for k, v in create(TINY).state_dict().items()}, file)
+    with pytest.raises(ModelError, match=r"144 missing \(blocks.*144 unexpected \(layers"):
+        load_model(f"timm/{TINY}", file)
+
+
+def test_a_torn_or_absent_file_is_explained(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file(create(TINY).state_dict(), file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="no readable safetensors file"):
+        load_model(f"timm/{TINY}", file)
+    with pytest.raises(ModelError, match="do not exist"):
+        load_model(f"timm/{TINY}", tmp_path / "nowhere.safetensors")
+
+
+def test_random_and_weights_exclude_each_other(tmp_path):
+    with pytest.raises(UsageError, match="choose one"):
+        load_model(f"timm/{TINY}?random", tmp_path / "w.safetensors")
+
+
+def test_a_zoo_checkpoint_is_found_by_name_and_by_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_ZOO", str(tmp_path))
+    net = create(TINY, depth=1)
+    (tmp_path / "mine").mkdir()
+    save_file(net.state_dict(), tmp_path / "mine" / "weights.safetensors")
+    card = {"architecture": {"timm": TINY, "kwargs": {"depth": 1}, "mean": [0.1, 0.2, 0.3]}}
+    (tmp_path / "mine" / "card.json").write_text(json.dumps(card))
+    by_name, by_path = load_model("mine"), load_model(str(tmp_path / "mine" / "weights.safetensors"))
+    assert by_name.weights_digest() == by_path.weights_digest()
+    assert by_name.info.mean == (0.1, 0.2, 0.3)
+    (tmp_path / "mine" / "card.json").unlink()
+    with pytest.raises(ModelError, match=r"no card\.json beside it"):
+        load_model(str(tmp_path / "mine" / "weights.safetensors"))
+
+
+def test_the_real_weights_give_the_reference_features(shared_data):
+    """The folder's own reference: PIL bilinear to 224, mean and std 0.5, features after the last norm."""
+    reference = json.loads((shared_data / "weights" / "reference_features.json").read_text())["expected"]
+    backbone = load_model(f"timm/{TINY}", shared_data / "weights" / f"{TINY}.safetensors")
+    for name, expected in reference.items():
+        image = Image.open(shared_data / "VOCdevkit/VOC2012/JPEGImages" / f"{name}.jpg").convert("RGB")
+        pixels = torch.from_numpy(np.array(image.resize((224, 224), Image.Resampling.BILINEAR)))
+        features = backbone.dense(pixels.permute(2, 0, 1)[None] / 255)
+        got = features.class_tokens[0][0, :8]
+        torch.testing.assert_close(got, torch.tensor(expected["cls_token_first8"]), rtol=0, atol=2e-4)
+        mean = features.maps[0].mean((0, 2, 3))[:8]
+        torch.testing.assert_close(mean, torch.tensor(expected["patch_mean_first8"]), rtol=0, atol=2e-4)
+        assert abs(float(features.maps[0].std()) - expected["patch_std"]) < 2e-4
