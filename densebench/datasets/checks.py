@@ -73,7 +73,9 @@ def without_corrupt(data: DenseDataset, progress: Progress) -> tuple[DenseDatase
     bad = set(json.loads(_remembered(data, "corrupt", lambda: json.dumps(find()))))
     if not bad:
         return data, ()
-    return data.select(i for i in range(len(data)) if i not in bad), tuple(data.ids[i] for i in sorted(bad))
+    left_out = tuple(data.ids[i] for i in sorted(bad))
+    progress.say(f"left out {len(bad)} of {len(data)} images of {data.info.name} {data.split}: {', '.join(left_out)}")
+    return data.select(i for i in range(len(data)) if i not in bad), left_out
 
 
 def label_presence(data: DenseDataset, progress: Progress) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.cli import main
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,24 +26,31 @@ QUICK = [
 ]  # fmt: skip
 
 
-def densebench(*arguments, cwd, **changes) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **changes}
-    command = [sys.executable, "-m", "densebench.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+class Command:
+    """Runs the command line inside the test's process, as a user would in `folder`."""
+
+    def __init__(self, folder, capsys, monkeypatch):
+        self.folder, self.capsys = folder, capsys
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments) -> subprocess.CompletedProcess:
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        out, err = self.capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, out, err)
+
+    def run(self, *arguments, model="mine.py:ColorBackbone") -> subprocess.CompletedProcess:
+        """`densebench run` on the toy data."""
+        return self("run", "--model", model, "--dataset", "voc", "--data-root", "data", *QUICK, *arguments)
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder with toy data and an adapter file, as a user has it."""
+def cli(tmp_path, capsys, monkeypatch):
+    """The command line in a folder with toy data and an adapter file, as a user has it."""
     toys.write_voc(tmp_path / "data")
     (tmp_path / "mine.py").write_text("from tests.toys import *\n")
-    return tmp_path
-
-
-def run(place, *arguments, model="mine.py:ColorBackbone", **changes):
-    return densebench(
-        "run", "--model", model, "--dataset", "voc", "--data-root", "data", *QUICK, *arguments, cwd=place, **changes
-    )
+    return Command(tmp_path, capsys, monkeypatch)
 
 
 def records(place) -> dict[str, dict]:
@@ -50,57 +58,56 @@ def records(place) -> dict[str, dict]:
     return {r["protocol"]["name"]: r for r in found}
 
 
-def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_does_nothing(place):
-    first = run(place)
+def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_does_nothing(cli):
+    first = cli.run()
     assert first.returncode == 0, first.stderr
-    found = records(place)
+    found = records(cli.folder)
     assert set(found) == {"hummingbird", "overclustering", "positional_effect"}
     assert all(name in first.stdout for name in ("miou@1", "miou@K=21", "nmi"))
-    assert (place / "results" / "leaderboard.csv").read_text().count("\n") > 5
-    assert list((place / "results" / "plots").glob("*.png"))
+    assert (cli.folder / "results" / "leaderboard.csv").read_text().count("\n") > 5
+    assert list((cli.folder / "results" / "plots").glob("*.png"))
     for record in found.values():
         assert record["cost"]["seconds"]["total"] > 0
         assert record["cost"]["peak_memory_bytes"] > 1e7
         assert record["data"]["val"]["n_images"] == 6
         assert record["model"]["weights_sha256"]
         for artifact in record["artifacts"]:
-            assert (place / "results/records/voc/positional_effect" / artifact).stat().st_size > 1000
-    before = {p: p.stat().st_mtime_ns for p in (place / "results" / "records").rglob("*.json")}
-    second = run(place)
+            assert (cli.folder / "results/records/voc/positional_effect" / artifact).stat().st_size > 1000
+    before = {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
+    second = cli.run()
     assert second.returncode == 0
     assert "nothing to do: all 3 results" in second.stderr
     assert second.stdout == first.stdout
-    assert before == {p: p.stat().st_mtime_ns for p in (place / "results" / "records").rglob("*.json")}
+    assert before == {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
 
 
-def test_json_goes_to_stdout_and_progress_to_stderr(place):
-    done = run(place, "--protocol", "hummingbird", "--json")
+def test_json_goes_to_stdout_and_progress_to_stderr(cli):
+    done = cli.run("--protocol", "hummingbird", "--json")
     assert [r["protocol"]["name"] for r in json.loads(done.stdout)] == ["hummingbird"]
     assert "memory 1/1" in done.stderr
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(place):
-    reference = run(place, "--out", "reference", DENSEBENCH_CACHE=str(place / "other-cache"))
-    assert reference.returncode == 0, reference.stderr
+def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(cli, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_CACHE", str(cli.folder / "other-cache"))
+    assert cli.run("--out", "reference").returncode == 0
+    monkeypatch.setenv("DENSEBENCH_CACHE", str(cli.folder / "cache"))
     command = [
         sys.executable, "-m", "densebench.cli", "run", "--model", "mine.py:ColorBackbone", "--dataset", "voc",
         "--data-root", "data", *QUICK,
     ]  # fmt: skip
-    cache = str(place / "cache")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DENSEBENCH_CACHE": cache}
-    process = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=cli.folder, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not records_exist(place) and time.time() < deadline:
+    while not records_exist(cli.folder) and time.time() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    done = run(place, DENSEBENCH_CACHE=cache)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = cli.run()
     assert done.returncode == 0, done.stderr
     assert "were in results already" in done.stderr
 
     def numbers(folder):
-        found = [json.loads(p.read_text()) for p in sorted((place / folder / "records").glob("*/*/*.json"))]
+        found = [json.loads(p.read_text()) for p in sorted((cli.folder / folder / "records").glob("*/*/*.json"))]
         return [(r["score_hash"], r["metrics"], r["facts"]) for r in found]
 
     assert len(numbers("results")) == 3
@@ -127,8 +134,8 @@ def records_exist(place):
         (["--model", "pico?random", "--device", "cuda", "--dataset", "scenes"], "no CUDA device answers"),
     ],
 )  # fmt: skip
-def test_wrong_requests_are_one_line_and_exit_2(tmp_path, arguments, message):
-    done = densebench("run", *arguments, cwd=tmp_path)
+def test_wrong_requests_are_one_line_and_exit_2(cli, arguments, message):
+    done = cli("run", *arguments)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -172,69 +179,69 @@ def corrupt(folder):
         (break_nothing, "ForgetfulBackbone", "Check `prefix` (registers?)"),
     ],
 )
-def test_bad_data_and_bad_features_fail_their_cells_and_write_no_number(place, harm, model, message):
-    harm(place / "data" / "VOCdevkit" / "VOC2012")
-    done = run(place, "--protocol", "hummingbird,overclustering", model=f"mine.py:{model}")
+def test_bad_data_and_bad_features_fail_their_cells_and_write_no_number(cli, harm, model, message):
+    harm(cli.folder / "data" / "VOCdevkit" / "VOC2012")
+    done = cli.run("--protocol", "hummingbird,overclustering", model=f"mine.py:{model}")
     assert done.returncode == 1, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not records_exist(place)
+    assert not records_exist(cli.folder)
 
 
-def test_bad_data_loses_nothing_that_is_finished(place):
-    assert run(place, "--protocol", "hummingbird").returncode == 0
-    kept = records(place)["hummingbird"]
-    corrupt(place / "data" / "VOCdevkit" / "VOC2012")
-    failed = run(place, "--protocol", "overclustering")
+def test_bad_data_loses_nothing_that_is_finished(cli):
+    assert cli.run("--protocol", "hummingbird").returncode == 0
+    kept = records(cli.folder)["hummingbird"]
+    corrupt(cli.folder / "data" / "VOCdevkit" / "VOC2012")
+    failed = cli.run("--protocol", "overclustering")
     assert failed.returncode == 1
-    assert records(place) == {"hummingbird": kept}
+    assert records(cli.folder) == {"hummingbird": kept}
 
 
-def test_corrupt_images_are_left_out_only_on_request_and_are_named(place):
-    corrupt(place / "data" / "VOCdevkit" / "VOC2012")
-    done = run(place, "--protocol", "hummingbird", "--skip-corrupt")
+def test_corrupt_images_are_left_out_only_on_request_and_are_named(cli):
+    corrupt(cli.folder / "data" / "VOCdevkit" / "VOC2012")
+    done = cli.run("--protocol", "hummingbird", "--skip-corrupt")
     assert done.returncode == 0, done.stderr
-    record = records(place)["hummingbird"]
+    record = records(cli.folder)["hummingbird"]
     assert record["data"]["skipped"] == ["2007_val_0003"]
     assert record["data"]["val"]["n_images"] == 5
     assert "1 of" in done.stderr
 
 
-def test_one_model_that_fails_does_not_stop_the_others(place):
-    done = run(place, "--protocol", "hummingbird", model="mine.py:NaNBackbone,mine.py:ColorBackbone")
+def test_one_model_that_fails_does_not_stop_the_others(cli):
+    done = cli.run("--protocol", "hummingbird", model="mine.py:NaNBackbone,mine.py:ColorBackbone")
     assert done.returncode == 1
-    assert records(place)["hummingbird"]["model"]["name"] == "mine.py:ColorBackbone"
+    assert records(cli.folder)["hummingbird"]["model"]["name"] == "mine.py:ColorBackbone"
 
 
-def test_limit_is_marked_and_stays_off_the_leaderboard(place):
-    done = run(place, "--protocol", "hummingbird", "--limit", "3")
+def test_limit_is_marked_and_stays_off_the_leaderboard(cli):
+    done = cli.run("--protocol", "hummingbird", "--limit", "3")
     assert done.returncode == 0, done.stderr
-    assert records(place)["hummingbird"]["data"]["limit"] == 3
-    assert "mine.py" not in (place / "results" / "leaderboard.csv").read_text()
+    assert records(cli.folder)["hummingbird"]["data"]["limit"] == 3
+    assert "mine.py" not in (cli.folder / "results" / "leaderboard.csv").read_text()
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(place):
-    done = run(place, "--dry-run")
+def test_a_dry_run_prints_the_plan_and_writes_nothing(cli):
+    done = cli.run("--dry-run")
     assert done.returncode == 0, done.stderr
     assert "would run 3 cells" in done.stderr
     assert "6 val images at 64x64" in done.stderr
-    assert not (place / "results").exists() or not records_exist(place)
+    assert not (cli.folder / "results").exists() or not records_exist(cli.folder)
 
 
-def test_a_torn_record_is_run_again(place):
-    assert run(place, "--protocol", "hummingbird").returncode == 0
-    path = next((place / "results" / "records").glob("*/*/*.json"))
+def test_a_torn_record_is_run_again(cli):
+    assert cli.run("--protocol", "hummingbird").returncode == 0
+    path = next((cli.folder / "results" / "records").glob("*/*/*.json"))
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    done = run(place, "--protocol", "hummingbird")
+    done = cli.run("--protocol", "hummingbird")
     assert done.returncode == 0
     assert "is no record of schema" in done.stderr
     assert json.loads(path.read_text())["metrics"] == json.loads(whole)["metrics"]
 
 
-def test_results_that_cannot_be_written_are_an_error_before_any_work(place):
-    (place / "results").write_text("a file, not a folder")
-    done = run(place, "--protocol", "hummingbird")
+def test_results_that_cannot_be_written_are_an_error_before_any_work(cli):
+    (cli.folder / "results").write_text("a file, not a folder")
+    done = cli.run("--protocol", "hummingbird")
     assert done.returncode == 1
     assert "choose another" in done.stderr
     assert "Traceback" not in done.stderr
