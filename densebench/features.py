@@ -154,10 +154,10 @@ class FeatureSource:
         for is_cached, run in _runs(wanted, have):
             if is_cached:
                 assert stored is not None
-                masks = (m for _, _, m in self._load(data, spec, run, labels, size, images=False)) if labels else None
+                read = self._load(data, spec, run, labels, size, images=False) if labels else None
                 for chunk in _chunks(run, size):
                     maps = torch.from_numpy(stored.read(chunk)).to(self.device)
-                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), next(masks) if masks else None)
+                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), next(read)[2] if read else None)
             else:
                 for chunk, images, mask in self._load(data, spec, run, labels, size):
                     assert images is not None

@@ -59,7 +59,7 @@ def segmentations(
 
 
 def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Sequence[int]) -> None:
-    handles = [Patch(facecolor=np.array(palette[i]) / 255, label=classes[i]) for i in labels]
+    handles = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*palette[i]), label=classes[i]) for i in labels]
     if handles:
         figure.legend(
             handles=handles, loc="outside right center", fontsize=6.5, frameon=False, ncols=-(-len(handles) // 26)

@@ -182,7 +182,7 @@ class _Run:
             found = self._splits(name) if name != "scenes" else None
             if isinstance(found, Data):
                 ready.append(name)
-            elif found is not None and (line := f"{name}: {found}") not in self.outcome.skipped:
+            elif found is not None and (line := str(found)) not in self.outcome.skipped:
                 self.outcome.skipped.append(line)
         return ready or [name for name in suited if name == "scenes"]
 

@@ -22,11 +22,13 @@ from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
 from densebench.registry import unknown_name
 
+QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
+
 
 class TimmBackbone(Backbone):
     """A timm VisionTransformer (or Eva: DINOv3, EVA-02) behind the backbone contract."""
 
-    def __init__(self, net: nn.Module, name: str, **info: Any) -> None:
+    def __init__(self, net: Any, name: str, **info: Any) -> None:
         super().__init__()
         for needed in ("blocks", "patch_embed", "num_prefix_tokens", "forward_intermediates"):
             if not hasattr(net, needed):
@@ -36,16 +38,16 @@ class TimmBackbone(Backbone):
                 )
         import timm.data
 
-        self.net = net
+        self.net: Any = net  # timm's attributes are not typed
         config = timm.data.resolve_model_data_config(net)
-        attention = net.blocks[0].attn  # type: ignore[index, union-attr]
+        attention = net.blocks[0].attn
         declared: dict[str, Any] = {
             "name": name,
-            "patch": int(net.patch_embed.patch_size[0]),  # type: ignore[index, union-attr]
-            "width": int(net.embed_dim),  # type: ignore[arg-type]
-            "depth": len(net.blocks),  # type: ignore[arg-type]
+            "patch": int(net.patch_embed.patch_size[0]),
+            "width": int(net.embed_dim),
+            "depth": len(net.blocks),
             "heads": int(attention.num_heads),
-            "prefix": int(net.num_prefix_tokens),  # type: ignore[arg-type]
+            "prefix": int(net.num_prefix_tokens),
             "has_class_token": getattr(net, "cls_token", None) is not None,
             "mean": tuple(config["mean"]),
             "std": tuple(config["std"]),
@@ -53,8 +55,8 @@ class TimmBackbone(Backbone):
             "native_size": int(config["input_size"][-1]),
             "facets": FACETS,
             "any_layer": True,
-            "licence": str(net.pretrained_cfg.get("license", "")),  # type: ignore[union-attr, operator]
-            "citation": str(net.pretrained_cfg.get("origin_url", "")),  # type: ignore[union-attr, operator]
+            "licence": str(net.pretrained_cfg.get("license", "")),
+            "citation": str(net.pretrained_cfg.get("origin_url", "")),
         }
         self.info = BackboneInfo(**{**declared, **info})
 
@@ -65,29 +67,30 @@ class TimmBackbone(Backbone):
             found = dict(zip(unique, self._block_outputs(pixels, unique), strict=True))
             last = self.info.depth - 1
             if norm and last in found:
-                found[last] = self.net.norm(found[last])  # type: ignore[operator]
+                found[last] = self.net.norm(found[last])
         else:
             inputs = self._attention_inputs(pixels, unique)
-            found = {i: _project(self.net.blocks[i].attn, inputs[i], facet) for i in unique}  # type: ignore[index, union-attr]
+            found = {i: _project(self.net.blocks[i].attn, inputs[i], facet) for i in unique}
         return [found[layer] for layer in layers]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
         """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
         layer = layer % self.info.depth
-        block = self.net.blocks[layer].attn  # type: ignore[index, union-attr]
+        block = self.net.blocks[layer].attn
         if getattr(self.net, "rope", None) is not None:
             raise ModelError(f"{self.info.name} rotates its keys and queries (RoPE); its attention cannot be read yet.")
         x = self._attention_inputs(self.normalise(images), [layer])[layer]
+        heads = self.info.heads
         query, key = (
-            getattr(block, f"{short}_norm", nn.Identity())(
-                _project(block, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2)
+            getattr(block, f"{facet[0]}_norm", nn.Identity())(
+                _project(block, x, facet).unflatten(2, (heads, -1)).transpose(1, 2)
             )
-            for short, facet in (("q", "query"), ("k", "key"))
+            for facet in QUERY_AND_KEY
         )
         return (query @ key.transpose(2, 3) * block.scale).softmax(dim=-1)
 
     def _block_outputs(self, pixels: Tensor, layers: list[int]) -> list[Tensor]:
-        outputs = self.net.forward_intermediates(  # type: ignore[operator]
+        outputs = self.net.forward_intermediates(
             pixels, indices=layers, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
         )
         if not self.info.prefix:
@@ -103,30 +106,30 @@ class TimmBackbone(Backbone):
 
         blocks = self.net.blocks
         handles = [
-            blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True)  # type: ignore[index, union-attr]
+            blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True)
             for i in layers
         ]
         try:
-            self.net.forward_intermediates(pixels, indices=[max(layers)], stop_early=True, intermediates_only=True)  # type: ignore[operator]
+            self.net.forward_intermediates(pixels, indices=[max(layers)], stop_early=True, intermediates_only=True)
         finally:
             for handle in handles:
                 handle.remove()
         return seen
 
 
-def _project(attention: nn.Module, x: Tensor, facet: Facet) -> Tensor:
+def _project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
     """Return keys, queries or values (B, N, D) of an attention module, heads concatenated, before norms and RoPE."""
     short = facet[0]
     separate = getattr(attention, f"{short}_proj", None)
     if separate is not None:
         return separate(x)
-    weight = attention.qkv.weight  # type: ignore[union-attr]
-    width = weight.shape[0] // 3  # type: ignore[operator, index]
+    weight = attention.qkv.weight
+    width = weight.shape[0] // 3
     part = slice(*(width * i for i in {"q": (0, 1), "k": (1, 2), "v": (2, 3)}[short]))
-    bias = attention.qkv.bias  # type: ignore[union-attr]
+    bias = attention.qkv.bias
     # Eva keeps bias vectors beside the projection; keys have a zero buffer
-    bias = bias[part] if bias is not None else getattr(attention, f"{short}_bias", None)  # type: ignore[index]
-    return F.linear(x, weight[part], bias)  # type: ignore[index, arg-type]
+    bias = bias[part] if bias is not None else getattr(attention, f"{short}_bias", None)
+    return F.linear(x, weight[part], bias)
 
 
 def load(spec: ModelSpec) -> Backbone:

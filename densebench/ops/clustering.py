@@ -6,13 +6,14 @@ torch backend follows faiss ``Clustering.cpp`` draw by draw, so both start from 
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from densebench.ops.search import faiss_installed, load_faiss
 
 SPLIT_EPSILON = 1 / 1024  # by how much faiss pushes the halves of a split cluster apart
 REDO_STRIDE = 15486557  # by how much faiss moves the seed from one restart to the next
@@ -97,7 +98,11 @@ def leading_eigenvectors(matrix: Tensor, n: int) -> Tensor:
 
 
 class KMeansInfo(NamedTuple):
-    """What a result record says about a clustering: final objective, rows trained on, library."""
+    """What a result record says about a clustering.
+
+    ``objective`` is the sum over training rows of the squared distance to the nearest centroid (spherical: of the
+    dot product with it) in the last iteration, ``n_train`` the rows trained on, ``backend`` the library.
+    """
 
     objective: float
     n_train: int
@@ -121,15 +126,17 @@ def kmeans(
         k: number of clusters.
         seed: >= 0; equal seeds give equal centroids on one backend, and nearly equal ones across backends.
         n_iter: Lloyd iterations per restart.
-        n_redo: restarts; the one with the lowest objective wins.
+        n_redo: restarts; the one with the best objective wins.
         backend: ``auto`` is faiss for rows on a CPU if installed, otherwise torch (which stays on the device).
         spherical: normalise the centroids after each iteration.
         max_points_per_centroid: faiss's default 256; the published overclustering keeps it.
     """
+    if min(k, n_iter, n_redo) < 1:
+        raise ValueError(f"k, n_iter and n_redo are at least 1, got {k}, {n_iter} and {n_redo}")
     if len(x) < k:
         raise ValueError(f"{len(x)} rows cannot form {k} clusters")
     if backend == "auto":
-        backend = "faiss" if importlib.util.find_spec("faiss") and x.device.type == "cpu" else "torch"
+        backend = "faiss" if faiss_installed() and x.device.type == "cpu" else "torch"
     rows = kmeans_training_rows(len(x), k, seed, max_points_per_centroid)
     train = (x if rows is None else x[rows.to(x.device)]).float()
     if not bool(train.isfinite().all()):
@@ -139,8 +146,7 @@ def kmeans(
         return centroids, KMeansInfo(objective, len(train), "torch")
     if backend != "faiss":
         raise ValueError(f"backend is 'auto', 'faiss' or 'torch', got {backend!r}")
-    import faiss
-
+    faiss = load_faiss()
     model = faiss.Kmeans(
         train.shape[1],
         k,
@@ -153,12 +159,11 @@ def kmeans(
         max_points_per_centroid=max_points_per_centroid,
     )
     objective = float(model.train(train.contiguous().cpu().numpy()))
-    return torch.from_numpy(model.centroids.copy()).to(x.device), KMeansInfo(objective, len(train), "faiss")
+    centroids = torch.from_numpy(np.array(model.centroids)).to(x.device)
+    return centroids, KMeansInfo(objective, len(train), "faiss")
 
 
-def kmeans_training_rows(
-    n_rows: int, k: int, seed: int, max_points_per_centroid: int = 256
-) -> Tensor | None:
+def kmeans_training_rows(n_rows: int, k: int, seed: int, max_points_per_centroid: int = 256) -> Tensor | None:
     """Return the rows, in order, that faiss trains on out of ``n_rows``; ``None`` for all of them.
 
     A caller that streams gathers only these, in memory O(k), and gets the centroids of the whole table bit by bit.
@@ -192,24 +197,25 @@ def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
 
 
 def _lloyd(x: Tensor, k: int, seed: int, n_iter: int, n_redo: int, spherical: bool) -> tuple[Tensor, float]:
-    best, least = x[:k], float("inf")
+    """Return the centroids of the best restart and their objective."""
+    outcomes = []
     for redo in range(n_redo):
-        start = permutation_head(len(x), k, seed + 1 + redo * REDO_STRIDE).to(x.device)
-        centroids, members, objective = x[start], None, float("inf")
+        centroids = x[permutation_head(len(x), k, seed + 1 + redo * REDO_STRIDE).to(x.device)]
+        members, objective = None, float("nan")
         for _ in range(n_iter):
             if spherical:
                 centroids = F.normalize(centroids, dim=1)
             nearest = assign(x, centroids)
-            objective = float((x - centroids[nearest]).square().sum(dtype=torch.float64))
+            similar = (x * centroids[nearest]) if spherical else (x - centroids[nearest]).square()
+            objective = float(similar.sum(dtype=torch.float64))
             if members is not None and torch.equal(nearest, members):
                 break  # converged: further iterations would repeat this one
             members = nearest
             sizes = torch.bincount(members, minlength=k)
             sums = torch.zeros_like(centroids).index_add_(0, members, x)
             centroids = _split_empty(sums / sizes.clamp(min=1)[:, None], sizes, len(x))
-        if objective < least:
-            best, least = F.normalize(centroids, dim=1) if spherical else centroids, objective
-    return best, least
+        outcomes.append((F.normalize(centroids, dim=1) if spherical else centroids, objective))
+    return (max if spherical else min)(outcomes, key=lambda outcome: outcome[1])
 
 
 def _split_empty(centroids: Tensor, sizes: Tensor, n_rows: int) -> Tensor:
@@ -220,7 +226,6 @@ def _split_empty(centroids: Tensor, sizes: Tensor, n_rows: int) -> Tensor:
     size = sizes.tolist()
     draw = np.random.RandomState(1234)
     sign = 1 - 2 * (torch.arange(centroids.shape[1], device=centroids.device) % 2)
-    donor = 0
     for cluster in empty:
         donor = 0
         while draw.randint(2**32, dtype=np.uint32) / (2**32 - 1) >= (size[donor] - 1) / max(1, n_rows - len(size)):

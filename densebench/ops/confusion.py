@@ -19,9 +19,7 @@ AbsentRule = Literal["zero", "skip"]
 """What a class without a single pixel in ground truth and prediction scores: 0, or nothing at all (NaN)."""
 
 
-def confusion(
-    pred: Tensor, target: Tensor, n_pred: int, n_target: int, ignore: int | tuple[int, ...] = 255
-) -> Tensor:
+def confusion(pred: Tensor, target: Tensor, n_pred: int, n_target: int, ignore: int | tuple[int, ...] = 255) -> Tensor:
     """Return the int64 table (n_target, n_pred) of pixel counts, rows = ground truth, columns = prediction.
 
     Args:
@@ -101,9 +99,7 @@ def iou(tp: Tensor, fp: Tensor, fn: Tensor, absent: AbsentRule = "zero") -> Tens
     raise ValueError(f"absent is 'zero' or 'skip', got {absent!r}")
 
 
-def mean_iou(
-    tp: Tensor, fp: Tensor, fn: Tensor, absent: AbsentRule = "zero", exclude: Iterable[int] = ()
-) -> Tensor:
+def mean_iou(tp: Tensor, fp: Tensor, fn: Tensor, absent: AbsentRule = "zero", exclude: Iterable[int] = ()) -> Tensor:
     """Return the mean IoU in [0, 1] over the last dimension, (...,) float64.
 
     Args:

@@ -41,10 +41,11 @@ def soft_labels(masks: Tensor, patch: int, n_classes: int, void: int = 255, void
         ValueError: a label lies outside the classes.
     """
     labels = masks.to(torch.int64)
-    labels = labels.masked_fill(labels == void, n_classes if void_to is None else void_to)
-    low, high = (int(v) for v in torch.aminmax(labels)) if labels.numel() else (0, 0)
-    if low < 0 or high > n_classes - (void_to is not None):
+    is_void = labels == void
+    low, high = (int(v) for v in torch.aminmax(labels.masked_fill(is_void, 0))) if labels.numel() else (0, 0)
+    if low < 0 or high >= n_classes:
         raise ValueError(f"labels span {low}..{high}, expected 0..{n_classes - 1} or void {void}")
+    labels = labels.masked_fill(is_void, n_classes if void_to is None else void_to)
     patches = patchify_labels(labels, patch)
     n, h, w, pixels = patches.shape
     first_cell = torch.arange(n * h * w, device=masks.device)[:, None] * (n_classes + 1)
@@ -108,7 +109,7 @@ def draw_subset(presence: Tensor, factor: int, seed: int, exclude_labels: Iterab
 
     Labels draw in turn, rarest first, so that their images are not gone when it is their turn: each takes its
     quota at random among the images that hold it and are not taken. A label short of images takes those it has,
-    so the subset can be smaller than :func:`subset_size`.
+    so the subset can be smaller than :func:`subset_size`. Without any label images are drawn uniformly.
 
     Args:
         presence: (N, C) bool, which image holds which label.
@@ -123,14 +124,16 @@ def draw_subset(presence: Tensor, factor: int, seed: int, exclude_labels: Iterab
     n_images, n_labels = held.shape
     if factor < 1:
         raise ValueError(f"factor is at least 1, got {factor}")
-    if factor == 1:
+    if factor == 1 or not n_images:
         return torch.arange(n_images)
     labels = np.setdiff1d(np.arange(n_labels), list(exclude_labels))
-    labels = labels[held[:, labels].any(0)] if n_images else labels[:0]
+    labels = labels[held[:, labels].any(0)]
     size = subset_size(n_images, factor, len(labels))
     rng = np.random.default_rng(seed)
+    if not len(labels):
+        return torch.from_numpy(np.sort(rng.choice(n_images, size, replace=False)))
     order = rng.permutation(labels)
-    quota = max(1, size // max(1, len(labels)))
+    quota = max(1, size // len(labels))
     if size >= len(labels):
         order = order[np.argsort(held[:, order].sum(0), kind="stable")]
     taken = np.zeros(n_images, bool)

@@ -45,8 +45,9 @@ class ExactIndex:
 
     Args:
         keys: floating; float16 and bfloat16 are widened block by block (torch) or once (faiss).
-        backend: ``auto`` is faiss for keys on a CPU if installed (measured 1.1 to 1.4 times as fast as torch there
-            with two threads, see ``benchmarks/retrieval.py``), otherwise torch.
+        backend: ``auto`` is faiss for keys on a CPU if installed, otherwise torch. Measured on a CPU per thread,
+            faiss took 0.89 (128 dimensions) and 0.94 (384) of torch's time, and it suffers less when other
+            programs compete for the cores; ``benchmarks/retrieval.py`` measures it again.
         metric: ``ip``, the dot product with the query as it is, or ``l2``, the squared Euclidean distance.
         query_block: of the torch backend, see :func:`densebench.ops.topk.blockwise_topk`.
         key_block: likewise.
@@ -94,8 +95,7 @@ class ExactIndex:
         return Neighbours(squared.clamp_(min=0), indices)
 
     def _with_faiss(self, queries: Tensor, k: int) -> Neighbours:
-        import faiss
-
+        faiss = load_faiss()
         metric = faiss.METRIC_INNER_PRODUCT if self.metric == "ip" else faiss.METRIC_L2
         found = faiss.knn(queries.contiguous().numpy(), self.keys.numpy(), k, metric=metric)  # reads keys in place
         return Neighbours(*(torch.from_numpy(table) for table in found))
@@ -106,8 +106,8 @@ class ScannIndex:
 
     A tree of 512 leaves of which 32 are searched, trained on all keys; asymmetric hashing in blocks of 2 dimensions
     with anisotropic threshold 0.2; the best 120 re-scored exactly. ``dimensions_per_block`` is 2: the reference
-    passes 2 by position and 4 by keyword in one call, and the built index has 2. Small banks get fewer leaves, at
-    most sqrt(N) (our choice: 512 leaves need 512 keys), searched in the same proportion.
+    passes 2 by position and 4 by keyword in one call, and the built index has 2. Below 16,384 keys the
+    tree gets fewer leaves, see :func:`shrink_tree` (our choice; no published memory is that small).
 
     Args:
         keys: (N, D) on any device; ScaNN keeps its own copy.
@@ -139,7 +139,9 @@ class ScannIndex:
         _require_finite(keys, "keys")
         self.n_keys, self.n_neighbours = len(keys), min(n_neighbours, len(keys))
         self.leaves, self.leaves_to_search = shrink_tree(len(keys), leaves, leaves_to_search)
-        builder: Any = scann.scann_ops_pybind.builder(keys.detach().float().cpu().numpy(), self.n_neighbours, "dot_product")
+        builder: Any = scann.scann_ops_pybind.builder(
+            keys.detach().float().cpu().numpy(), self.n_neighbours, "dot_product"
+        )
         self._searcher = (
             builder.tree(
                 num_leaves=self.leaves,
@@ -152,10 +154,17 @@ class ScannIndex:
         )
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
-        """Return the min(k, N) approximate neighbours of queries (Q, D), on the queries' device."""
+        """Return the min(k, N) approximate neighbours of queries (Q, D), on the queries' device.
+
+        Where the searched leaves hold fewer than k keys, the rest scores -inf (ScaNN says NaN), which is no weight
+        in :func:`densebench.ops.retrieval.attend`.
+        """
+        _require_finite(queries, "queries")
         k = min(k, self.n_keys)
         indices, scores = self._searcher.search_batched(queries.detach().float().cpu().numpy(), k)
-        found = torch.from_numpy(scores), torch.from_numpy(indices.astype("int64"))
+        found = torch.from_numpy(scores).nan_to_num(-torch.inf), torch.from_numpy(indices.astype("int64"))
+        if k and bool((found[0][:, 0] == -torch.inf).any()):
+            raise ValueError("ScaNN found no neighbour at all for a query: search more leaves")
         return Neighbours(*(table.to(queries.device) for table in found))
 
 
@@ -196,7 +205,7 @@ def choose_backend(backend: Backend, device: torch.device) -> str:
         ValueError: faiss was asked for keys that are not on the CPU, or the name is unknown.
         ImportError: faiss was asked for and is not installed.
     """
-    installed = importlib.util.find_spec("faiss") is not None
+    installed = faiss_installed()
     if backend == "auto":
         return "faiss" if installed and device.type == "cpu" else "torch"
     if backend == "faiss":
@@ -209,10 +218,23 @@ def choose_backend(backend: Backend, device: torch.device) -> str:
     return backend
 
 
+def faiss_installed() -> bool:
+    """Return whether faiss can be imported, without importing it."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def load_faiss() -> Any:
+    """Return the faiss module, set to as many threads as torch uses."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
 def shrink_tree(n_keys: int, leaves: int, leaves_to_search: int) -> tuple[int, int]:
-    """Return the leaves and searched leaves of a tree over ``n_keys`` keys: at most sqrt(n_keys) leaves."""
-    fewer = max(1, min(leaves, int(n_keys**0.5)))
-    return fewer, max(1, -(-leaves_to_search * fewer // leaves))
+    """Return the leaves and searched leaves of a tree over ``n_keys`` keys: at least 32 keys per leaf."""
+    leaves = max(1, min(leaves, n_keys // 32))
+    return leaves, min(leaves, leaves_to_search)
 
 
 def _half_norms(keys: Tensor, block: int = 65536) -> Tensor:

@@ -71,9 +71,7 @@ def _whole_groups(n_columns: int) -> int:
     return -(-n_columns // GROUP) * GROUP
 
 
-def _scan(
-    keys: Tensor, queries: Tensor, bias: Tensor | None, columns: int, buffer: Tensor, held: _Candidates
-) -> None:
+def _scan(keys: Tensor, queries: Tensor, bias: Tensor | None, columns: int, buffer: Tensor, held: _Candidates) -> None:
     """Leave the top k of one block of queries over all keys in ``held``."""
     n = len(queries)
     for start in range(0, len(keys), columns):

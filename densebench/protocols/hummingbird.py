@@ -10,7 +10,7 @@ the augmented memory images (HBIRD's default: 1), which of the two mIoU is print
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -173,7 +173,7 @@ class _Bank:
     index: retrieval.Index
     keys: Tensor
     labels: Tensor
-    facts: dict[str, object]
+    facts: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,15 @@ def _score(
         with context.stage("search"):
             queries = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
             found = bank.index.search(queries, config.neighbours)
-            # scores of unit keys are cosines but for the query's norm; raw keys have to be looked at again
-            known = {"scores": found.scores} if config.similarity == "cosine" else {"keys": bank.keys}
-            label_hat = retrieval.attend(queries, found.indices, bank.labels, temperature=config.temperature, **known)
+            label_hat = retrieval.attend(
+                queries,
+                found.indices,
+                bank.labels,
+                # scores of unit keys are cosines but for the query's norm; raw keys have to be looked at again
+                scores=found.scores if config.similarity == "cosine" else None,
+                keys=bank.keys if config.similarity == "l2" else None,
+                temperature=config.temperature,
+            )
         with context.stage("score"):
             grid = batch.maps.shape[2:]
             maps = label_hat.unflatten(0, (len(batch.indices), *grid)).permute(0, 3, 1, 2)

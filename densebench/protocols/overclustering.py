@@ -215,11 +215,9 @@ def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) 
 def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: Data, context: Context) -> list[_Fit]:
     """Gather, in one pass, the union of the rows that each k-means trains on; then fit them all."""
     runs = [(k, seed) for k in _numbers(config) for seed in config.seeds]
-    everything = torch.arange(projection.n_tokens)
-    rows = [
-        clustering.kmeans_training_rows(projection.n_tokens, k, seed, config.points_per_centroid) for k, seed in runs
-    ]
-    rows = [everything if r is None else torch.as_tensor(r) for r in rows]
+    n, most = projection.n_tokens, config.points_per_centroid
+    drawn = [clustering.kmeans_training_rows(n, k, seed, most) for k, seed in runs]
+    rows = [torch.arange(n) if some is None else some for some in drawn]
     union = torch.cat(rows).unique()
     points = torch.empty(len(union), projection.n_dims)
     seen = filled = 0

@@ -13,6 +13,7 @@ repeat some, which raises mutual information.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -235,14 +236,14 @@ def _positional(
         ("mi", found.total, mi, "nat"),
     )
     for name, value, left_out, unit in rows:
-        interval = jackknife_interval(value, left_out).tolist() if len(left_out) > 1 else None
+        low, high = jackknife_interval(value, left_out).tolist() if len(left_out) > 1 else (math.nan, math.nan)
         yield Metric(
             name=name,
             value=value,
             unit=unit,
             higher_is_better=False,
             main=name == "nmi",
-            ci95=interval,
+            ci95=None if math.isnan(low) else (low, high),
             ci_method=f"jackknife over {len(left_out)} groups of validation images, clusters held fixed",
         )
 

@@ -1,0 +1,64 @@
+"""Every command line of the README is executed, on toy data and with small settings."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from densebench.cli import main
+from densebench.model_zoo.timm import create
+from tests import toys
+from tests.cli.test_run import QUICK
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text()
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+COMMANDS = [line for line in LINES if line.startswith("densebench ")]
+SMALL = {
+    "run": ["--limit", "4", *QUICK],
+    "train": ["--set", "epochs=1", "--set", "images=8", "--set", "batch=4", "--workers", "0"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """What the README assumes: a data folder, a weights file, the adapter of its example, results of a first run."""
+    folder = tmp_path_factory.mktemp("readme")
+    toys.write_voc(folder / "data")
+    save_file(create("vit_tiny_patch16_224").state_dict(), folder / "vit.safetensors")
+    adapter = re.search(r"```python\n(# my_backbone.py\n.*?)```", README, re.S)
+    (folder / "my_backbone.py").write_text(adapter[1])
+    return folder
+
+
+def run(line: str, place: Path, monkeypatch) -> None:
+    monkeypatch.chdir(place)
+    arguments = shlex.split(line)[1:]
+    quick = SMALL.get(arguments[0], [])
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, *quick])
+    assert not end.value.code
+
+
+def test_the_readme_has_commands_and_the_adapter_is_short():
+    assert len(COMMANDS) > 12
+    assert {"make demo", "make test"} <= set(LINES)
+    adapter = re.search(r"```python\n# my_backbone.py\n(.*?)```", README, re.S)[1]
+    assert len([line for line in adapter.splitlines() if line.strip()]) < 15
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_readme_works(line, place, monkeypatch):
+    run(line, place, monkeypatch)
+
+
+def test_make_demo_runs_commands_of_the_readme(place, monkeypatch):
+    """`make test` is what runs this test; what `make demo` would run after installing is run here."""
+    printed = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    lines = [line.split("/", 2)[-1] for line in printed.splitlines() if "/densebench " in line]
+    assert len(lines) == 2
+    for line in lines:
+        run(line, place, monkeypatch)
