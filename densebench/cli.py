@@ -69,7 +69,7 @@ class Run:
 
         outcome = run(self._request(), Progress(self.quiet), dry_run=self.dry_run)
         _report(outcome, as_json=self.json, out=self.out)
-        if not self.dry_run and not outcome.failed:
+        if outcome.done:
             from densebench.leaderboard import write_leaderboard
 
             write_leaderboard(self.out)
@@ -149,7 +149,7 @@ class Leaderboard:
     """Write leaderboard.csv, leaderboard.md and plots from all records of a results folder."""
 
     results: Path = Path("results")
-    format: Annotated[Names, arg(help="Any of csv, md, png.")] = "csv,md,png"
+    format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
     debug: Debug = False
 
