@@ -10,6 +10,7 @@ the augmented memory images (HBIRD's default: 1), which of the two mIoU is print
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from densebench.config import no_score
 from densebench.datasets.augment import Augment
 from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import UsageError
+from densebench.errors import FeatureError, UsageError
 from densebench.features import FeatureSpec, Labels
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
 from densebench.ops import matching, retrieval, sampling
@@ -120,6 +121,12 @@ class Hummingbird(Protocol[HummingbirdConfig]):
         """Fill in the input size."""
         if config.void_to not in range(data.n_classes):
             raise UsageError(f"hummingbird.void_to={config.void_to} is no class of {data.name}.")
+        if config.search == "scann" and config.similarity == "l2":
+            raise UsageError("hummingbird.search=scann has published settings for similarity=cosine only; use exact.")
+        for wanted, package in ((config.search, "scann"), (config.backend, "faiss")):
+            if wanted == package and importlib.util.find_spec(package) is None:
+                extra = {"scann": "scann", "faiss": "cpu"}[package]
+                raise UsageError(f"{package} is not installed: pip install 'densebench[{extra}]'.")
         return replace(config, input_size=input_size(config.input_size, 512, backbone, data))
 
     def estimate(self, config: HummingbirdConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -145,6 +152,9 @@ class Hummingbird(Protocol[HummingbirdConfig]):
 
     def run(self, config: HummingbirdConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Build a memory per fraction and seed, answer all validation patches from it, score."""
+        device = context.features.device
+        if config.backend == "faiss" and device.type != "cpu":
+            raise UsageError(f"hummingbird.backend=faiss searches on the CPU; on {device} use torch.")
         metrics: list[Metric] = []
         facts: dict[str, object] = {"banks": {}}
         for factor in config.fractions:
@@ -153,7 +163,11 @@ class Hummingbird(Protocol[HummingbirdConfig]):
                 with context.stage("memory"):
                     bank = _memory(config, backbone.info, data.train, indices, context, factor)
                 runs[seed] = _score(config, backbone.info, bank, data, context, factor)
-                facts["banks"][f"1/{factor}:{seed}"] = {"images": len(indices), **bank.facts}  # type: ignore[index]
+                facts["banks"][f"1/{factor}:{seed}"] = {
+                    "images": len(indices),
+                    **bank.facts,
+                    "recall": runs[seed].recall,
+                }  # type: ignore[index]
                 del bank
             metrics += _metrics(factor, runs, data.info)
         notes = []
@@ -185,6 +199,8 @@ class _Scores:
     present: float
     per_class: Tensor
     replicates: dict[str, Tensor]
+    recall: float = 1.0
+    """Share of the exact neighbours that the search finds, on the first batch of queries."""
 
 
 def _memory(
@@ -226,7 +242,15 @@ def _memory(
             labels[filled : filled + count] = soft_flat.flatten(0, 1)
             filled += count
     if config.similarity == "cosine":
-        keys = retrieval.normalise_keys(keys)
+        try:
+            keys = retrieval.normalise_keys(keys)
+        except ValueError as error:
+            lengthless = int((keys.norm(dim=1) == 0).nonzero()[0])
+            image = train.ids[indices[lengthless // per_image % len(indices)]]
+            raise FeatureError(
+                f"{backbone.name} gives image {image} a patch of length zero, which has no direction to compare "
+                f"({error}). Use another layer or facet."
+            ) from error
     metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
     keys = keys.to(device)
     index = retrieval.make_index(keys, config.search, config.backend, metric, config.neighbours)
@@ -243,11 +267,16 @@ def _score(
     matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
     bootstrap = PoissonBootstrap((info.n_classes, info.n_classes))
     stream = context.features.stream(data.val, _spec(config), labels=Labels((size, size)), title=f"queries 1/{factor}")
-    for batch in context.timed(stream, "features"):
+    recall = 1.0
+    for i, batch in enumerate(context.timed(stream, "features")):
         assert batch.labels is not None
         with context.stage("search"):
             queries = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
             found = bank.index.search(queries, config.neighbours)
+        if i == 0 and config.search != "exact":
+            exact = retrieval.search(bank.keys, queries, config.neighbours)
+            recall = retrieval.recall_at_k(found.indices, exact.indices)
+        with context.stage("search"):
             label_hat = retrieval.attend(
                 queries,
                 found.indices,
@@ -263,7 +292,7 @@ def _score(
             predictions = retrieval.upsample_argmax(maps, (size, size)).cpu()
             for image, prediction, target in zip(batch.indices, predictions, batch.labels, strict=True):
                 bootstrap.update(image, matrix.update(prediction, target))
-    return _summarise(matrix.table, bootstrap.replicates(), config.absent)
+    return replace(_summarise(matrix.table, bootstrap.replicates(), config.absent), recall=recall)
 
 
 def _summarise(table: Tensor, replicates: Tensor, absent: AbsentRule) -> _Scores:

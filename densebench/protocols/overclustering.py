@@ -129,6 +129,11 @@ class Overclustering(Protocol[OverclusteringConfig]):
     def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Four passes over the validation features: moments, training rows, contingency tables, bootstrap."""
         projection = _fit_projection(config, data, context)
+        if projection.n_tokens < max(_numbers(config)):
+            raise UsageError(
+                f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have "
+                f"{projection.n_tokens}. Lower overclustering.clusters, or raise --limit."
+            )
         fits = _fit_clusters(config, projection, data, context)
         tables = _count(config, projection, fits, data, context)
         mappings = [

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from densebench.datasets.voc import VOC
+from densebench.errors import FeatureError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource
 from densebench.progress import Progress
@@ -74,6 +75,43 @@ def test_exact_backends_agree(backend, data, tmp_path):
     found, _, _ = measure("hummingbird", toys.ShuffledBackbone(), data, tmp_path, backend=backend)
     reference, _, _ = measure("hummingbird", toys.ShuffledBackbone(), data, tmp_path)
     assert {k: m.value for k, m in found.items()} == {k: m.value for k, m in reference.items()}
+
+
+def test_scann_states_its_recall(data, tmp_path):
+    pytest.importorskip("scann")
+    found, result, _ = measure("hummingbird", toys.ColorBackbone(), data, tmp_path, search="scann", absent="zero")
+    bank = result.facts["banks"]["1/1:0"]
+    assert bank["backend"] == "scann"
+    assert 0.2 < bank["recall"] <= 1.0  # colours are so alike that many neighbours tie
+    assert found["miou@1"].value > 95
+
+
+class DarkBackbone(toys.ColorBackbone):
+    """One patch of every image is the zero vector."""
+
+    def tokens(self, pixels, layers, facet, norm):
+        tokens = super().tokens(pixels, layers, facet, norm)[0].clone()
+        tokens[:, 7] = 0
+        return [tokens for _ in layers]
+
+
+def test_a_patch_of_length_zero_names_its_image(data, tmp_path):
+    with pytest.raises(FeatureError, match="image 2007_trainaug_0000 a patch of length zero"):
+        measure("hummingbird", DarkBackbone(), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("hummingbird", {"search": "scann", "similarity": "l2"}, "similarity=cosine only"),
+        ("hummingbird", {"void_to": 9}, "is no class"),
+        ("overclustering", {"clusters": (5000,)}, "5000 clusters need as many patches; 12 images have 768"),
+        ("positional_effect", {"clusters": 9}, "exceeds twice the width"),
+    ],
+)
+def test_settings_that_cannot_work_say_why(name, settings, message, data, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        measure(name, toys.ColorBackbone(), data, tmp_path, **settings)
 
 
 def test_overclustering_with_more_clusters_is_matched_by_precision(data, tmp_path):

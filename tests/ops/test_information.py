@@ -1,0 +1,78 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densebench.ops.information import (
+    PositionCounts,
+    aggregate_map,
+    attention_mutual_information,
+    mi_bias,
+    mutual_information,
+)
+
+
+def random_maps(n: int, n_classes: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randint(-1, n_classes + 1, (n, 5, 6), generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.permutations(range(9)), st.integers(1, 4))
+@settings(max_examples=20)
+def test_counts_depend_on_neither_order_nor_groups(order, n_groups):
+    maps = random_maps(9)
+    stream = PositionCounts(30, 4, n_groups)
+    for image in order:
+        stream.update(image, maps[image])
+    expected = torch.stack([(maps == c).sum(0).flatten() for c in range(4)], 1)
+    assert torch.equal(stream.total(), expected)
+    for group, rest in enumerate(stream.left_out()):
+        others = PositionCounts(30, 4)
+        for image in set(range(9)) - set(range(group, 9, n_groups)):
+            others.update(image, maps[image])
+        assert torch.equal(rest, others.total())
+
+
+def test_counts_widen_before_they_overflow():
+    stream = PositionCounts(1, 2)
+    stream._cells[0, 1], stream.images[0] = 2**15 - 2, 2**15 - 2
+    for image in range(3):
+        stream.update(image, torch.tensor([[1]]))
+    assert stream.total().tolist() == [[0, 2**15 + 1]]
+
+
+def test_position_that_decides_the_class_and_one_that_does_not():
+    decided = torch.eye(4, dtype=torch.int64) * 7
+    found = mutual_information(decided)
+    assert found.nmi == pytest.approx(1)
+    assert found.total == pytest.approx(math.log(4))
+    assert found.classwise.tolist() == pytest.approx([math.log(4) / 4] * 4)
+    assert mutual_information(torch.ones(6, 3) * torch.tensor([1, 2, 5])).nmi == pytest.approx(0, abs=1e-12)
+    assert mutual_information(torch.tensor([[3, 0], [4, 0]])).nmi == 0
+    assert mutual_information(torch.zeros(2, 2)).nmi == 0
+
+
+def test_independent_counts_show_the_bias():
+    n_images, n_positions, n_classes = 200, 300, 5
+    drawn = torch.randint(0, n_classes, (n_images, n_positions), generator=torch.Generator().manual_seed(0))
+    counts = torch.stack([(drawn == c).sum(0) for c in range(n_classes)], 1)
+    bias = mi_bias(n_positions, n_classes, int(counts.sum()))
+    assert mutual_information(counts).total == pytest.approx(bias, rel=0.1)
+
+
+def test_average_colours():
+    palette = torch.tensor([[0, 0, 255], [255, 0, 0]])
+    found = aggregate_map(torch.tensor([[1, 3], [0, 0]]), palette, (1, 2))
+    assert found.tolist() == [[[191.25, 0, 63.75], [0, 0, 0]]]
+
+
+def test_locality_of_attention():
+    uniform, local = torch.full((5, 5), 0.2), torch.eye(5)
+    found = attention_mutual_information(torch.stack([uniform, local, 9 * local]))
+    assert found.tolist() == pytest.approx([0, math.log(5), math.log(5)], abs=1e-12)
+
+
+def test_wrong_grid():
+    with pytest.raises(ValueError, match="30 positions"):
+        PositionCounts(30, 4).update(0, torch.zeros(5, 5, dtype=torch.int64))
