@@ -1,0 +1,27 @@
+"""Post-training methods: from images without labels to a zoo checkpoint. A new one is a file here and a line below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from densebench.registry import Registry
+
+if TYPE_CHECKING:
+    from densebench.methods.method import Method
+    from densebench.methods.trainer import TrainResult
+
+METHODS: Registry[type[Method]] = Registry("method", group="densebench.methods")
+METHODS.add("dino", "densebench.methods.dino:Dino", "self-distillation of image-level prototypes (Caron et al. 2021)")
+
+
+def train(**kwargs: Any) -> TrainResult:
+    """Train a method on a base and write a zoo checkpoint; see `densebench.methods.trainer.train`.
+
+    >>> train(method="dino", base="pico?random", data="scenes", name="mine", overrides={"epochs": 1})
+    """
+    from densebench.methods.trainer import train as run
+
+    return run(**kwargs)
+
+
+__all__ = ["METHODS", "train"]

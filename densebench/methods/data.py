@@ -1,0 +1,183 @@
+"""Images into crops: the decode-once cache, the loader, and an order that a resumed run falls into at any step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import CorruptFileError, DensebenchError, StorageError, UsageError
+from densebench.methods.crops import Crops, crop, generator, stack
+from densebench.methods.method import TrainConfig
+from densebench.paths import cache_dir
+
+Report = Callable[[int, int], None]
+"""Told (done, of how many) while a cache is being made."""
+
+
+class Images:
+    """The images of a dataset as (3, H, W) uint8 tensors, decoded at every call."""
+
+    def __init__(self, dataset: DenseDataset, n: int | None = None) -> None:
+        if not len(dataset):
+            raise UsageError(f"{dataset.info.name}/{dataset.split} holds no images.")
+        if n is not None and not 1 <= n <= len(dataset):
+            raise UsageError(f"images={n}: {dataset.info.name}/{dataset.split} holds {len(dataset)}.")
+        self.dataset = dataset
+        self.n = n or len(dataset)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def pil(self, index: int) -> Image.Image:
+        """Decode one image; raises CorruptFileError that names it."""
+        try:
+            return self.dataset.image(index).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            id_, name = self.dataset.ids[index], self.dataset.info.name
+            raise CorruptFileError(f"image {id_} of {name} cannot be read ({error}).", id_, index) from error
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.array(self.pil(index))).permute(2, 0, 1)
+
+
+class CachedImages(Images):
+    """The same, read from one file of raw pixels in the cache folder that is made on first use."""
+
+    def __init__(
+        self, dataset: DenseDataset, n: int | None, side: int, workers: int = 0, report: Report | None = None
+    ) -> None:
+        super().__init__(dataset, n)
+        self.side = side
+        key = f"{dataset.info.name}-{dataset.split}-{dataset.digest()[:16]}-{self.n}-{side}"
+        self.path = cache_dir() / "pixels" / f"{key}.bin"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            if not self.path.exists():
+                self._fill(workers, report)
+        shapes = np.load(self.path.with_suffix(".npy"))
+        self.shapes: NDArray[np.int64] = shapes  # (n, 2) height, width
+        self.starts = np.concatenate([[0], np.cumsum(shapes.prod(1) * 3)])
+        self.pixels: NDArray[np.uint8] | None = None
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.pixels is None:  # opened late, so that each loader worker maps the file itself
+            self.pixels = np.memmap(self.path, np.uint8, mode="r")
+        height, width = self.shapes[index]
+        flat = np.array(self.pixels[self.starts[index] : self.starts[index + 1]])
+        return torch.from_numpy(flat.reshape(height, width, 3)).permute(2, 0, 1)
+
+    def _fill(self, workers: int, report: Report | None) -> None:
+        loader = DataLoader(_Decode(self, self.side), batch_size=16, num_workers=workers, collate_fn=list)
+        shapes: list[tuple[int, ...]] = []
+        temporary = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".part", delete=False) as file:
+                temporary = Path(file.name)
+                for batch in loader:
+                    for pixels in batch:
+                        if isinstance(pixels, DensebenchError):
+                            raise pixels
+                        file.write(pixels.tobytes())
+                        shapes.append(pixels.shape[:2])
+                    if report:
+                        report(len(shapes), self.n)
+                file.flush()
+                os.fsync(file.fileno())
+            np.save(self.path.with_suffix(".npy"), np.array(shapes, dtype=np.int64))
+            temporary.replace(self.path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the image cache {self.path} ({error.strerror or error}). "
+                "Free space, set DENSEBENCH_CACHE to another disk, or train with cache=none."
+            ) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+class _Decode(Dataset[Any]):
+    """Decoded images whose longer side is at most `side`, (H, W, 3) uint8, or the error of reading one."""
+
+    def __init__(self, images: Images, side: int) -> None:
+        self.images, self.side = images, side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8] | DensebenchError:
+        try:
+            image = self.images.pil(index)
+        except DensebenchError as error:
+            return error
+        scale = self.side / max(image.size)
+        if scale < 1:
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+class _Cut(Dataset[Any]):
+    """Crops of (epoch, sample), or the error of reading it: errors cross process borders as values, unwrapped."""
+
+    def __init__(self, images: Images, config: TrainConfig) -> None:
+        self.images, self.config = images, config
+
+    def __getitem__(self, at: tuple[int, int]) -> Crops | DensebenchError:
+        try:
+            return crop(self.images[at[1]], self.config, generator(self.config.seed, *at))
+        except DensebenchError as error:
+            return error
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, sample) from a step on: a new permutation per epoch, the incomplete batch left out."""
+
+    def __init__(self, n: int, batch: int, epochs: int, seed: int, start: int) -> None:
+        self.n, self.batch, self.epochs, self.seed, self.start = n, batch, epochs, seed, start
+
+    def __len__(self) -> int:
+        return self.n // self.batch * self.epochs - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = self.n // self.batch
+        for epoch in range(self.start // per_epoch, self.epochs):
+            order = generator(self.seed, epoch).permutation(self.n)
+            first = max(0, self.start - epoch * per_epoch)
+            for i in range(first, per_epoch):
+                yield [(epoch, int(s)) for s in order[i * self.batch : (i + 1) * self.batch]]
+
+
+def _collate(samples: list[Crops | DensebenchError]) -> Crops | DensebenchError:
+    error = next((s for s in samples if isinstance(s, DensebenchError)), None)
+    return error or stack([s for s in samples if isinstance(s, Crops)])
+
+
+def batches(images: Images, config: TrainConfig, start: int, workers: int, pin: bool) -> Iterator[Crops]:
+    """Yield the crops of one update after the other from step `start` on; the same for any number of workers.
+
+    Raises the error of an image that cannot be read.
+    """
+    loader = DataLoader(
+        _Cut(images, config),
+        batch_sampler=_Order(len(images), config.batch, config.epochs, config.seed, start),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, DensebenchError):
+            raise batch
+        yield batch

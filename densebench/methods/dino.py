@@ -1,0 +1,244 @@
+"""DINO: a student predicts, from any crop, the prototypes its EMA teacher assigns to another crop of the same image.
+
+Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021: multi-crop, centring and
+sharpening of the teacher, weight-normalised prototypes. The loss is image-level: no patch is compared with a patch.
+The defaults are small, for a tiny ViT on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densebench.errors import ModelError, UsageError
+from densebench.methods.crops import Range, Views, generator
+from densebench.methods.data import Images
+from densebench.methods.method import Branch, Method, TrainConfig
+from densebench.model_zoo.backbone import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoConfig(TrainConfig):
+    """Self-distillation without labels (Caron et al. 2021; centring by Sinkhorn-Knopp as in DINOv2, Oquab et al. 2023).
+
+    The paper's own form: centring=mean scale=false teacher_temperature=0.04 pool=class head_norm=false prototypes=65536
+    hidden=2048 bottleneck=256 momentum=0.996. In runs of a few hundred steps it ends in its uniform solution (the
+    logged `teacher_entropy` reaches log(prototypes)), hence `scale`, `head_norm` and `centring` as they are here.
+    """
+
+    images: int | None = 10_000
+    cache: int | None = 160
+    global_size: int = 64
+    global_scale: Range = (0.2, 0.8)
+    local_size: int = 32
+    local_scale: Range = (0.04, 0.2)
+    jitter_range: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.25)
+    blur: float = 0.2
+    blur_sigma: Range = (0.1, 1.0)
+    epochs: int = 10
+    batch: int = 32
+    lr: float = 1e-3
+    lr_end: float = 1e-5
+    warmup: float = 0.05
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.2
+    momentum: float = 0.9
+    """Low at the start: in a short run the teacher has to follow."""
+    clip: float | None = 3.0
+    # the method's own
+    pool: Literal["class", "mean"] = "mean"
+    """What stands for a crop: the class token, or the mean of the patch tokens, which trains these directly."""
+    hidden: int = 512
+    """Width of the head's hidden layers."""
+    bottleneck: int = 128
+    prototypes: int = 512
+    head_norm: bool = True
+    """Batch norm in the head, over the crops of one size in one part of a batch (their appendix, use of BN)."""
+    centring: Literal["sinkhorn", "mean"] = "sinkhorn"
+    """How the teacher's prototypes are kept in equal use: three Sinkhorn-Knopp rounds, or minus a running mean."""
+    centre_momentum: float = 0.9
+    """Of the running mean."""
+    scale: bool = True
+    """Divide the teacher's cosines by their deviation in the batch: a sharpness that cannot fade away."""
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.15
+    """In units of that deviation where `scale` is on."""
+    whiten: int = 400
+    """Start a base with random weights from data: patch filters that whiten patches of so many images, sine-cosine
+    positions. Without, random filters see hardly more than mean colour. 0 = random, as the base is. Trained bases are
+    never touched."""
+    unit_gain: bool = True
+    """With `whiten`: scale the blocks' matrices to deviation 1/sqrt(inputs). ViTs start at 0.02, which suits a width
+    of some 2500: in a net 128 wide the blocks then add next to nothing for hundreds of steps."""
+    freeze_prototypes: float = 0.01
+    """Share of the steps, from the start, in which the prototypes do not move (one of 100 epochs in the paper)."""
+
+
+class Head(nn.Module):
+    """MLP, l2 norm, and unit-length prototypes: (B, D) to (B, prototypes) cosines."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, norm: bool) -> None:
+        super().__init__()
+
+        def after(n: int) -> nn.Module:
+            return nn.BatchNorm1d(n, track_running_stats=False) if norm else nn.Identity()
+
+        self.mlp = nn.Sequential(
+            *(nn.Linear(width, hidden), after(hidden), nn.GELU()),
+            *(nn.Linear(hidden, hidden), after(hidden), nn.GELU()),
+            *(nn.Linear(hidden, bottleneck), after(bottleneck)),
+        )
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the cosine of each projected feature with each prototype."""
+        return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.prototypes, dim=-1))
+
+
+class Dino(Method):
+    """Image-level self-distillation with a centred, sharpened EMA teacher."""
+
+    Config = DinoConfig
+    citation = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
+    config: DinoConfig
+    centre: Tensor  # (K,)
+
+    def __init__(self, base: Backbone, config: DinoConfig) -> None:
+        super().__init__(base, config)
+        if config.pool == "class" and not (base.info.has_class_token and base.info.prefix):
+            raise ModelError(f"{base.info.name} has no class token; choose pool=mean.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            head = Head(base.info.width, config.hidden, config.bottleneck, config.prototypes, config.head_norm)
+        self.adopt(Branch(base, head))
+        self.register_buffer("centre", torch.zeros(config.prototypes))
+
+    def prepare(self, images: Images, fresh: bool) -> None:
+        """Whiten the patch embedding of student and teacher; trained bases stay as they are."""
+        if fresh and self.config.whiten:
+            n = min(self.config.whiten, len(images))
+            whiten(self.student.backbone, [images[i] for i in range(n)], self.config.seed)
+            if self.config.unit_gain:
+                unit_gain(self.student.backbone)
+            self.teacher.load_state_dict(self.student.state_dict())
+
+    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of every student crop with both teacher crops, itself excepted (their eq. 3)."""
+        student = torch.cat([self.scores(self.student, c) for c in (views.globals, views.locals) if len(c)])
+        with torch.no_grad():
+            target = self.assign(self.scores(self.teacher, views.globals).float())
+        loss = cross_entropy(student.float() / self.config.student_temperature, target)
+        entropy = -torch.special.xlogy(target, target).sum(-1).mean()
+        usage = target.mean((0, 1))
+        return loss, {
+            "teacher_entropy": entropy,  # log(prototypes) = collapse to uniform
+            "usage_entropy": -torch.special.xlogy(usage, usage).sum(),  # 0 = collapse to one prototype
+            "divergence": loss.detach() - entropy,
+        }
+
+    def scores(self, branch: Branch, crops: Tensor) -> Tensor:
+        """Return prototype cosines (V, B, K) of crops (V, B, 3, S, S), all in one pass."""
+        features = branch.backbone.dense(crops.flatten(0, 1))
+        token = features.class_tokens[0] if self.config.pool == "class" else features.maps[0].mean((2, 3))
+        return branch.head(token).unflatten(0, crops.shape[:2])
+
+    def assign(self, scores: Tensor) -> Tensor:
+        """Return the teacher's distributions (G, B, K) from its cosines."""
+        config = self.config
+        mean = scores.mean((0, 1))
+        spread = (scores - mean).square().mean().sqrt().clamp_min(1e-6) if config.scale else 1.0
+        if config.centring == "sinkhorn":
+            return sinkhorn((scores - mean) / spread / config.teacher_temperature)
+        target = ((scores - self.centre) / spread / config.teacher_temperature).softmax(-1)
+        self.centre.lerp_(mean, 1 - config.centre_momentum)
+        return target
+
+    def before_update(self, progress: float) -> None:
+        """Hold the prototypes still at the start."""
+        if progress < self.config.freeze_prototypes:
+            self.student.head.prototypes.grad = None
+
+
+def sinkhorn(logits: Tensor, rounds: int = 3) -> Tensor:
+    """Return distributions over prototypes (..., K) that use all prototypes equally over the batch, nearly.
+
+    Alternately scales columns (prototypes) and rows (crops) of exp(logits) to equal sums; rows come last and sum to 1.
+    """
+    log_q = logits.flatten(0, -2)
+    for _ in range(rounds):
+        log_q = log_q - log_q.logsumexp(0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(1, keepdim=True)
+    return log_q.exp().view(logits.shape)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return -sum p log q, mean over images and over pairs of (teacher crop, another student crop).
+
+    Args:
+        logits: student scores over temperature, (V, B, K); the first G crops are the teacher's.
+        target: teacher distributions, (G, B, K).
+    """
+    log_q = logits.log_softmax(-1)
+    pairs = -torch.einsum("gbk,vbk->gv", target, log_q) / logits.shape[1]
+    n, same = pairs.numel(), min(pairs.shape)
+    if n == same:
+        raise ValueError("one crop in all: nothing to compare")
+    return (pairs.sum() - pairs.diagonal().sum()) / (n - same)
+
+
+PATCH_SCALE, POSITION_SCALE = 0.5, 0.3
+"""Deviation of a whitened patch token's channels, and amplitude of the sines added to them."""
+
+
+@torch.no_grad()
+def whiten(backbone: Backbone, images: Sequence[Tensor], seed: int, per_image: int = 40, floor: float = 1e-3) -> None:
+    """Set the patch filters to the leading principal axes of image patches, scaled to equal variance, and positions
+    to sines and cosines of row and column (Chen et al. 2021, MoCo v3).
+
+    Args:
+        backbone: a timm ViT with a convolution as patch embedding and one learned position per patch.
+        images: (3, H, W) uint8 each.
+        seed: of the places that patches are taken from.
+        per_image: patches per image.
+        floor: added to all variances, as a share of their mean: keeps noise from being blown up.
+    """
+    net = getattr(backbone, "net", None)
+    filters = getattr(getattr(net, "patch_embed", None), "proj", None)
+    positions: Tensor | None = getattr(net, "pos_embed", None)
+    side = 0 if positions is None else math.isqrt(positions.shape[1])
+    if positions is None or not isinstance(filters, nn.Conv2d) or positions.shape[1] - side * side > 1:
+        raise UsageError(f"{backbone.info.name} has no plain patch embedding that could be whitened; set whiten=0.")
+    patch, width = backbone.info.patch, backbone.info.width
+    rng = generator(seed, len(images))
+    patches = []
+    for image in images:
+        pixels = backbone.normalise(image[None].float() / 255)[0]
+        for share in rng.random((per_image, 2)):
+            y, x = (int(share[i] * (pixels.shape[i + 1] - patch + 1)) for i in (0, 1))
+            patches.append(pixels[:, y : y + patch, x : x + patch].flatten())
+    data = torch.stack(patches).double()
+    mean = data.mean(0)
+    values, axes = torch.linalg.eigh((data - mean).T @ (data - mean) / len(data))
+    values, axes = values.flip(0)[:width], axes.flip(1)[:, :width]
+    weight = (axes / (values + floor * values.mean()).sqrt()).T * PATCH_SCALE  # (<= D, 3 * patch * patch)
+    filters.weight[: len(weight)] = weight.view(-1, *filters.weight.shape[1:]).to(filters.weight.dtype)
+    if filters.bias is not None:
+        filters.bias[: len(weight)] = -(weight @ mean).to(filters.bias.dtype)
+    angles = torch.arange(side)[:, None] / 100 ** (torch.arange(width // 4) / (width // 4))
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1) * POSITION_SCALE  # (side, D / 2)
+    grid = torch.cat([waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], dim=2)
+    positions[0, -side * side :] = grid.flatten(0, 1)
+
+
+@torch.no_grad()
+def unit_gain(backbone: Backbone) -> None:
+    """Scale every matrix in the blocks to a deviation of 1 / sqrt(its inputs): outputs as large as inputs."""
+    for name, weight in backbone.named_parameters():
+        if weight.ndim == 2 and ".blocks." in f".{name}":
+            weight.mul_(weight.shape[1] ** -0.5 / weight.std())
