@@ -1,7 +1,7 @@
 """Peak memory of each protocol at two numbers of validation images: the difference is what an image costs.
 
-Run by hand: `python benchmarks/memory.py [--images 100 400]`. Each measurement is a process of its own, on `scenes` with
-random `pico` weights; features are cached first, so that what is measured is the protocol.
+Run by hand: `python benchmarks/memory.py [--images 100 400]`. Each measurement is a process of its own, on `scenes`
+with random `pico` weights; features are cached first, so that what is measured is the protocol.
 """
 
 from __future__ import annotations

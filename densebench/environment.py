@@ -1,4 +1,4 @@
-"""What a result has to say about the machine: versions, hardware, memory."""
+"""The machine: which device to use, and what a result has to say about versions, hardware and memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from pathlib import Path
 import torch
 
 import densebench
+from densebench.errors import UsageError
+
+
+def pick_device(asked: str) -> str:
+    """Return the device to run on: as asked, or the best there is."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {asked}: no CUDA device answers. Use --device cpu or auto.")
+    return asked
 
 
 def environment(device: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from densebench.progress import Progress
 
 SHARD_IMAGES = 64
 SHARD_BYTES = 64 << 20
+OPEN_SHARDS = 16
 
 
 class FeatureCache:
@@ -75,9 +77,11 @@ class Entry:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder = folder
         self.progress = progress
-        self._where: dict[int, tuple[Any, int]] = {}
+        self._where: dict[int, tuple[Path, int]] = {}
         self._pending: list[tuple[list[int], NDArray[Any]]] = []
         self._writable = True
+        # mapped pages count as memory of this process: only so many shards stay open, however many there are
+        self._maps = lru_cache(maxsize=OPEN_SHARDS)(_open_maps)
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 shard = safe_open(path, framework="numpy")
@@ -88,8 +92,7 @@ class Entry:
                 progress.say(f"cache shard {path.name} is torn; its images are extracted again.")
                 path.unlink(missing_ok=True)
                 continue
-            maps = shard.get_slice("maps")
-            self._where.update({int(image): (maps, row) for row, image in enumerate(index)})
+            self._where.update({int(image): (path, row) for row, image in enumerate(index)})
         self.indices = frozenset(self._where)
 
     def read(self, indices: Sequence[int]) -> NDArray[Any]:
@@ -97,11 +100,17 @@ class Entry:
         parts: list[NDArray[Any]] = []
         at = 0
         while at < len(indices):  # neighbours in a shard are read as one slice
-            maps, row = self._where[indices[at]]
+            path, row = self._where[indices[at]]
             stop = at + 1
-            while stop < len(indices) and self._where[indices[stop]] == (maps, row + stop - at):
+            while stop < len(indices) and self._where[indices[stop]] == (path, row + stop - at):
                 stop += 1
-            parts.append(maps[row : row + stop - at])
+            try:
+                parts.append(self._maps(path)[row : row + stop - at])
+            except (SafetensorError, OSError) as error:
+                raise StorageError(
+                    f"cached features vanished ({error}): another process needed the room. Run again, with a larger "
+                    "--cache-size if this goes on."
+                ) from error
             at = stop
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -130,6 +139,10 @@ class Entry:
         except StorageError as error:
             self._writable = False
             self.progress.say(f"the feature cache is full or gone ({error}); going on without it.")
+
+
+def _open_maps(path: Path) -> Any:
+    return safe_open(path, framework="numpy").get_slice("maps")
 
 
 def _size(folder: Path) -> int:

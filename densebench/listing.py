@@ -124,7 +124,7 @@ def _method_page(name: str) -> str:
 
     method: Any = METHODS[name]
     module = sys.modules[method.__module__]
-    return "\n".join([(module.__doc__ or "").strip(), "", "Settings:", *_config_lines(method.config)])
+    return "\n".join([(module.__doc__ or "").strip(), "", "Settings:", *_config_lines(method.Config)])
 
 
 def data_where(name: str, root: Path | None) -> str:

@@ -19,7 +19,7 @@ from densebench.config import score_hash
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
-from densebench.environment import PeakMemory, available_memory, environment
+from densebench.environment import PeakMemory, available_memory, environment, pick_device
 from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
@@ -371,15 +371,6 @@ def _check_fits(cell: Cell) -> None:
             f"{cell} needs {cell.estimate.bank_bytes / 1e9:.1f} GB of memory for its bank and {available / 1e9:.1f} GB "
             f"are free. {cell.protocol.shrink_hint}"
         )
-
-
-def pick_device(asked: str) -> str:
-    """Return the device to run on: as asked, or the best there is."""
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {asked}: no CUDA device answers. Use --device cpu or auto.")
-    return asked
 
 
 def estimated_seconds(estimate: Estimate, backbone: BackboneInfo, flops_per_second: float) -> float:

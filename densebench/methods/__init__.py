@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from densebench.registry import Registry
 
 if TYPE_CHECKING:
+    from densebench.methods.card import TrainResult
     from densebench.methods.method import Method
-    from densebench.methods.trainer import TrainResult
 
 METHODS: Registry[type[Method]] = Registry("method", group="densebench.methods")
 METHODS.add("dino", "densebench.methods.dino:Dino", "self-distillation of image-level prototypes (Caron et al. 2021)")
 
 
 def train(**kwargs: Any) -> TrainResult:
-    """Train a method on a base and write a zoo checkpoint; see `densebench.methods.trainer.train`.
+    """Train a method on a base and write a zoo checkpoint; see `densebench.methods.launch.train`.
 
     >>> train(method="dino", base="pico?random", data="scenes", name="mine", overrides={"epochs": 1})
     """
-    from densebench.methods.trainer import train as run
+    from densebench.methods.launch import train as run
 
     return run(**kwargs)
 

@@ -1,4 +1,4 @@
-"""One training loop for all methods: schedules, EMA, checkpoints that survive a kill, and a zoo checkpoint at the end.
+"""One training loop for all methods: schedules, EMA, a log, checkpoints that survive a kill.
 
 Nothing here draws from a running random state: order, crops, colours and torch's own generator are seeded by
 (seed, epoch or step, sample). Hence a run that was killed and resumed ends in the same weights, bit for bit, as one
@@ -8,66 +8,30 @@ that was not (on a CPU with the same number of threads).
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
 import io
 import json
 import math
-import os
-import platform
-import resource
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from densebench.config import apply_overrides, as_dict
-from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DensebenchError, ModelError, StorageError, UsageError
-from densebench.methods import METHODS
+from densebench.config import as_dict
+from densebench.errors import DensebenchError, StorageError, UsageError
 from densebench.methods.crops import Crops, generator, make_views
-from densebench.methods.data import CachedImages, Images, batches
+from densebench.methods.data import Images, batches
 from densebench.methods.method import Method, TrainConfig, update_teacher
-from densebench.model_zoo import load_model, parse_spec
-from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.zoo import ARCHITECTURES, Architecture, read_card
-from densebench.paths import write_atomically, zoo_dir
+from densebench.paths import write_atomically
 
 
 class DivergedError(DensebenchError):
     """The loss or its gradient is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run left behind."""
-
-    name: str
-    folder: Path
-    """Holds weights.safetensors, card.json and log.jsonl."""
-    card: dict[str, Any]
-
-    def __str__(self) -> str:
-        c = self.card
-        return (
-            f"{self.name}: {c['method']} on {c['data']['name']}/{c['data']['split']}, {c['steps']} steps, "
-            f"{c['images_seen']} images in {c['seconds']:.0f} s ({c['images_per_second']:.1f}/s), "
-            f"loss {c['loss_first']:.4f} -> {c['loss_last']:.4f}; {self.folder}"
-        )
 
 
 def cosine(start: float, end: float, step: int, steps: int) -> float:
@@ -225,7 +189,7 @@ class Trainer:
             raise StorageError(f"{path} cannot be read ({error}); start over with --overwrite.") from error
         now = {**as_dict(self.config), **self.origin}
         then = {**state["config"], **state.get("origin", self.origin)}
-        _check_same(self.folder.name, then, now)
+        check_same(self.folder.name, then, now)
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -233,7 +197,7 @@ class Trainer:
         self._window, self._lines = state["window"], state["lines"]
 
 
-def _check_same(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UsageError naming all settings that differ between a run and its resumption."""
     free = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("free")}
     changed = [
@@ -270,269 +234,3 @@ def _progress_bar(total: int, done: int, wanted: bool) -> Iterator[Any]:
     with Progress(*columns, console=console, disable=not (wanted and console.is_terminal)) as bar:
         task = bar.add_task("training", total=total, completed=done, loss=math.nan, rate=0.0)
         yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
-
-
-def train(
-    *,
-    method: str,
-    base: str,
-    data: str,
-    name: str,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    overrides: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    data_root: str | Path | None = None,
-    weights: str | Path | None = None,
-    progress: bool = True,
-) -> TrainResult:
-    """Train `method` from `base` on the images of `data` and write the zoo checkpoint `name`.
-
-    Args:
-        method: a name in METHODS.
-        base: a model name with a timm architecture: `pico`, `pico?random`, `timm/NAME`.
-        data: a dataset name; labels are never read.
-        name: what the checkpoint will be called, and the name of its folder.
-        out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
-        resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).
-        overwrite: start over where the name is taken.
-        overrides: config fields by name, values typed or as text.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        workers: loader processes; None = as many as spare cores, at most 8. They change no result.
-        data_root: where the dataset lives on this machine.
-        weights: local weights for a `timm/NAME` base.
-        progress: show a bar when stderr is a terminal.
-
-    Raises UsageError for a taken name, another config on resume and bad settings, DivergedError on NaN.
-    """
-    kind = METHODS[method]
-    config = apply_overrides(kind.Config(), overrides or {})
-    if "/" in name or name.startswith("."):
-        raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
-    architecture = _architecture(base)
-    backbone = load_model(base, weights)
-    _check_sizes(backbone, config)
-    dataset = load_dataset(data, _split(data, config), data_root)
-    origin = {
-        "method": method,
-        "base": base,
-        "base_digest": backbone.weights_digest(),
-        "data_digest": dataset.digest(),
-    }
-    n_workers = _workers(workers)
-    where = _device(device)
-    with _claim(zoo_dir() if out is None else Path(out), name) as folder:
-        finished = _taken(folder, resume, overwrite)
-        if finished is not None:
-            _check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
-            return TrainResult(name, folder, finished)
-        images = _images(dataset, config, n_workers, progress)
-        trainer = Trainer(kind(backbone, config), images, folder, where, n_workers, origin)
-        if (folder / "state.pt").exists():
-            trainer.restore()
-        else:
-            trainer.method.prepare(images, parse_spec(base, weights).random)
-        trainer.run(progress)
-        command = _command(method, base, data, name, overrides or {})
-        card = _publish(trainer, dataset, architecture, name, command)
-    return TrainResult(name, folder, card)
-
-
-@contextmanager
-def _claim(zoo: Path, name: str) -> Iterator[Path]:
-    """Yield the folder of a checkpoint while no other process trains it; an empty one is removed again."""
-    folder = zoo / name
-    lock = FileLock(zoo / f".{name}.lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process is training {name} in {folder}.") from None
-    except OSError as error:
-        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
-    try:
-        yield folder
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _taken(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Refuse a name that is in use; return the card of a finished run that `resume` asks for.
-
-    What is overwritten stays until the new checkpoint takes its place.
-    """
-    card, state = folder / "card.json", folder / "state.pt"
-    if overwrite:
-        state.unlink(missing_ok=True)
-    elif state.exists() and not resume:
-        raise UsageError(f"{folder} holds an interrupted run; go on with --resume or start over with --overwrite.")
-    elif card.exists() and not state.exists():
-        if resume:
-            return json.loads(card.read_text())
-        raise UsageError(f"{folder.name} exists in {folder.parent}; choose another --name or give --overwrite.")
-    return None
-
-
-def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: card[key] for key in ("method", "base", "base_digest")}, "data_digest": card["data"]["digest"]}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as they look after a trip through JSON: tuples as lists."""
-    return json.loads(json.dumps(values))
-
-
-def _architecture(base: str) -> Architecture:
-    """Return the architecture block of a base, which the new card will carry."""
-    spec = parse_spec(base)
-    if spec.family == "timm":
-        import timm
-        import timm.data
-
-        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(spec.name).to_dict())
-        return Architecture(
-            timm=spec.name,
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=config["interpolation"],
-            native_size=int(config["input_size"][-1]),
-        )
-    if spec.family == "zoo" and spec.name in ARCHITECTURES:
-        return ARCHITECTURES[spec.name]
-    if spec.family == "zoo":
-        path = Path(spec.name)
-        card = json.loads((path.parent / "card.json").read_text()) if path.suffix else read_card(spec.name)
-        return Architecture(**card["architecture"])
-    raise ModelError(f"{base} has no timm architecture that a card could name; train it with your own code.")
-
-
-def _check_sizes(backbone: Backbone, config: TrainConfig) -> None:
-    patch = backbone.info.patch
-    for field in ("global_size", "local_size"):
-        size = getattr(config, field)
-        if size % patch:
-            raise UsageError(f"{field}={size} is no multiple of the patch size of {backbone.info.name}, {patch}.")
-
-
-def _split(data: str, config: TrainConfig) -> str:
-    info = DATASETS[data].info
-    return config.split or ("unlabelled" if "unlabelled" in info.splits else info.train)
-
-
-def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: bool) -> Images:
-    if config.cache is None:
-        return Images(dataset, config.images)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
-        task = bar.add_task("decoding once")
-        return CachedImages(
-            dataset,
-            config.images,
-            config.cache,
-            workers,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-
-
-def _workers(wanted: int | None) -> int:
-    if wanted is not None:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores - 1)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted != "auto":
-        return torch.device(wanted)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _command(method: str, base: str, data: str, name: str, overrides: Mapping[str, Any]) -> str:
-    settings = [part for k, v in overrides.items() for part in ("--set", f"{k}={v}")]
-    return shlex.join(["densebench", "train", method, "--base", base, "--data", data, "--name", name, *settings])
-
-
-def _publish(
-    trainer: Trainer, dataset: DenseDataset, architecture: Architecture, name: str, command: str
-) -> dict[str, Any]:
-    """Write weights and, last, the card that makes the folder a zoo checkpoint; drop the training state."""
-    config, folder = trainer.config, trainer.folder
-    branch = trainer.method.teacher if config.export == "teacher" else trainer.method.student
-    dtype = torch.float16 if config.weights == "fp16" else torch.float32
-    state: dict[str, Tensor] = {
-        k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous()
-        for k, v in branch.backbone.net.state_dict().items()  # type: ignore[union-attr]
-    }
-    blob = save(state, {"format": "pt", "densebench": name, "method": trainer.origin["method"]})
-    write_atomically(folder / "weights.safetensors", blob)
-    card = {
-        "schema": 1,
-        "name": name,
-        "command": command,
-        **{key: trainer.origin[key] for key in ("method", "base", "base_digest")},
-        "architecture": dataclasses.asdict(architecture),
-        "weights": {"format": config.weights, "sha256": hashlib.sha256(blob).hexdigest(), "branch": config.export},
-        "data": {
-            "name": dataset.info.name,
-            "split": dataset.split,
-            "images": len(trainer.images),
-            "digest": trainer.origin["data_digest"],
-            "version": getattr(dataset, "version", None),  # of a renderer
-        },
-        "config": as_dict(config),
-        "seed": config.seed,
-        "steps": trainer.steps,
-        "images_seen": trainer.steps * config.batch,
-        "seconds": round(trainer.seconds, 1),
-        "images_per_second": round(trainer.steps * config.batch / max(trainer.seconds, 1e-9), 2),
-        "loss_first": trainer.first_loss,
-        "loss_last": trainer.last_loss,
-        "peak_memory_bytes": _peak_memory(trainer.device),
-        "hardware": _hardware(trainer.device),
-        "versions": _versions(),
-        "git": _git_hash(),
-        "date": datetime.date.today().isoformat(),
-        "licence": "Apache-2.0",
-        "citation": trainer.method.citation,
-    }
-    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")
-    (folder / "state.pt").unlink(missing_ok=True)
-    return _plain(card)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("densebench", "torch", "timm", "numpy", "pillow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "?"
-    return found
-
-
-def _git_hash() -> str | None:
-    """Return the commit of the checkout this runs from, "-dirty" when changed; None outside one."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,0 +1,210 @@
+"""`densebench train`: from names to a training run and its zoo checkpoint, refused early where it cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import Progress
+
+from densebench.config import apply_overrides, as_dict
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.dataset import DenseDataset
+from densebench.environment import pick_device
+from densebench.errors import ModelError, StorageError, UsageError
+from densebench.methods import METHODS
+from densebench.methods.card import TrainResult, publish
+from densebench.methods.data import CachedImages, Images
+from densebench.methods.method import TrainConfig
+from densebench.methods.trainer import Trainer, check_same
+from densebench.model_zoo import load_model, parse_spec
+from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.zoo import ARCHITECTURES, Architecture, read_card
+from densebench.paths import zoo_dir
+
+
+def train(
+    *,
+    method: str,
+    base: str,
+    data: str,
+    name: str,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    data_root: str | Path | None = None,
+    weights: str | Path | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train `method` from `base` on the images of `data` and write the zoo checkpoint `name`.
+
+    Args:
+        method: a name in METHODS.
+        base: a model name with a timm architecture: `pico`, `pico?random`, `timm/NAME`.
+        data: a dataset name; labels are never read.
+        name: what the checkpoint will be called, and the name of its folder.
+        out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
+        resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).
+        overwrite: start over where the name is taken.
+        overrides: config fields by name, values typed or as text.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        workers: loader processes; None = as many as spare cores, at most 8. They change no result.
+        data_root: where the dataset lives on this machine.
+        weights: local weights for a `timm/NAME` base.
+        progress: show a bar when stderr is a terminal.
+
+    Raises UsageError for a taken name, another config on resume and bad settings, DivergedError on NaN.
+    """
+    kind = METHODS[method]
+    config = apply_overrides(kind.Config(), overrides or {})
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
+    architecture = _architecture(base)
+    backbone = load_model(base, weights)
+    _check_sizes(backbone, config)
+    dataset = load_dataset(data, _split(data, config), data_root)
+    origin = {
+        "method": method,
+        "base": base,
+        "base_digest": backbone.weights_digest(),
+        "data_digest": dataset.digest(),
+    }
+    n_workers = _workers(workers)
+    where = torch.device(pick_device(device))
+    with _claim(zoo_dir() if out is None else Path(out), name) as folder:
+        finished = _taken(folder, resume, overwrite)
+        if finished is not None:
+            check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
+            return TrainResult(name, folder, finished)
+        images = _images(dataset, config, n_workers, progress)
+        trainer = Trainer(kind(backbone, config), images, folder, where, n_workers, origin)
+        if (folder / "state.pt").exists():
+            trainer.restore()
+        else:
+            trainer.method.prepare(images, parse_spec(base, weights).random)
+        trainer.run(progress)
+        command = _command(method, base, data, name, overrides or {})
+        card = publish(trainer, dataset, architecture, name, command)
+    return TrainResult(name, folder, card)
+
+
+@contextmanager
+def _claim(zoo: Path, name: str) -> Iterator[Path]:
+    """Yield the folder of a checkpoint while no other process trains it; an empty one is removed again."""
+    folder = zoo / name
+    lock = FileLock(zoo / f".{name}.lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another process is training {name} in {folder}.") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
+    try:
+        yield folder
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _taken(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Refuse a name that is in use; return the card of a finished run that `resume` asks for.
+
+    What is overwritten stays until the new checkpoint takes its place.
+    """
+    card, state = folder / "card.json", folder / "state.pt"
+    if overwrite:
+        state.unlink(missing_ok=True)
+    elif state.exists() and not resume:
+        raise UsageError(f"{folder} holds an interrupted run; go on with --resume or start over with --overwrite.")
+    elif card.exists() and not state.exists():
+        if resume:
+            return json.loads(card.read_text())
+        raise UsageError(f"{folder.name} exists in {folder.parent}; choose another --name or give --overwrite.")
+    return None
+
+
+def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: card[key] for key in ("method", "base", "base_digest")}, "data_digest": card["data"]["digest"]}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as they look after a trip through JSON: tuples as lists."""
+    return json.loads(json.dumps(values))
+
+
+def _architecture(base: str) -> Architecture:
+    """Return the architecture block of a base, which the new card will carry."""
+    spec = parse_spec(base)
+    if spec.family == "timm":
+        import timm
+        import timm.data
+
+        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(spec.name).to_dict())
+        return Architecture(
+            timm=spec.name,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+            native_size=int(config["input_size"][-1]),
+        )
+    if spec.family == "zoo" and spec.name in ARCHITECTURES:
+        return ARCHITECTURES[spec.name]
+    if spec.family == "zoo":
+        path = Path(spec.name)
+        card = json.loads((path.parent / "card.json").read_text()) if path.suffix else read_card(spec.name)
+        return Architecture(**card["architecture"])
+    raise ModelError(f"{base} has no timm architecture that a card could name; train it with your own code.")
+
+
+def _check_sizes(backbone: Backbone, config: TrainConfig) -> None:
+    patch = backbone.info.patch
+    for field in ("global_size", "local_size"):
+        size = getattr(config, field)
+        if size % patch:
+            raise UsageError(f"{field}={size} is no multiple of the patch size of {backbone.info.name}, {patch}.")
+
+
+def _split(data: str, config: TrainConfig) -> str:
+    info = DATASETS[data].info
+    return config.split or ("unlabelled" if "unlabelled" in info.splits else info.train)
+
+
+def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: bool) -> Images:
+    if config.cache is None:
+        return Images(dataset, config.images)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
+        task = bar.add_task("decoding once")
+        return CachedImages(
+            dataset,
+            config.images,
+            config.cache,
+            workers,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _workers(wanted: int | None) -> int:
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores - 1)
+
+
+def _command(method: str, base: str, data: str, name: str, overrides: Mapping[str, Any]) -> str:
+    settings = [part for k, v in overrides.items() for part in ("--set", f"{k}={v}")]
+    return shlex.join(["densebench", "train", method, "--base", base, "--data", data, "--name", name, *settings])
