@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -156,18 +156,14 @@ class Hummingbird(Protocol[HummingbirdConfig]):
         if config.backend == "faiss" and device.type != "cpu":
             raise UsageError(f"hummingbird.backend=faiss searches on the CPU; on {device} use torch.")
         metrics: list[Metric] = []
-        facts: dict[str, object] = {"banks": {}}
+        banks: dict[str, Any] = {}
         for factor in config.fractions:
             runs = {}
             for seed, indices in _subsets(config, factor, data.train, context):
                 with context.stage("memory"):
                     bank = _memory(config, backbone.info, data.train, indices, context, factor)
                 runs[seed] = _score(config, backbone.info, bank, data, context, factor)
-                facts["banks"][f"1/{factor}:{seed}"] = {
-                    "images": len(indices),
-                    **bank.facts,
-                    "recall": runs[seed].recall,
-                }  # type: ignore[index]
+                banks[f"1/{factor}:{seed}"] = {"images": len(indices), **bank.facts, "recall": runs[seed].recall}
                 del bank
             metrics += _metrics(factor, runs, data.info)
         notes = []
@@ -177,7 +173,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
             )
         if config.subset_dir is None and max(config.fractions) > 1:
             notes.append("subsets are drawn by the published rule, not the published lists")
-        return Measurement(metrics=tuple(metrics), facts=facts, notes=tuple(notes))
+        return Measurement(metrics=tuple(metrics), facts={"banks": banks}, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def test_a_run_leaves_a_checkpoint_that_loads_by_name() -> None:
     card = json.loads((result.folder / "card.json").read_text())
     complete = {
         *("schema", "name", "command", "method", "base", "base_digest", "architecture", "weights", "data", "config"),
-        *("seed", "steps", "images_seen", "seconds", "images_per_second", "loss_first", "loss_last", "hardware"),
-        *("peak_memory_bytes", "versions", "git", "date", "licence", "citation"),
+        *("seed", "steps", "images_seen", "seconds", "images_per_second", "loss_first", "loss_last"),
+        *("peak_memory_bytes", "environment", "date", "licence", "citation"),
     }
     assert complete <= card.keys()
     assert card["command"].startswith("densebench train dino --base 'pico?random' --data boards --name mine --set ")
