@@ -255,12 +255,14 @@ def _rich_table(members: Sequence[Row], width: int) -> Table:
     dataset, protocol, preset = members[0].table
     limits = sorted({row.limit for row in members if row.limit is not None})
     marked = f", first {' or '.join(map(str, limits))} images only" if limits else ""
+    heading, footnote = f"{protocol} on {dataset}, preset {preset}{marked}", _footnote(members)
     table = Table(
-        title=f"{protocol} on {dataset}, preset {preset}{marked}",
+        title=heading,
         title_justify="left",
         title_style="bold",
-        caption=_footnote(members),
+        caption=footnote,
         caption_justify="left",
+        min_width=min(width, max(len(heading), len(footnote))),  # a narrow table would wrap both
         box=box.SIMPLE_HEAD,
         padding=(0, PADDING - 1, 0, 0),
         pad_edge=False,
