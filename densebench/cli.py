@@ -19,7 +19,8 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 from densebench.errors import DensebenchError, UsageError
 
 if TYPE_CHECKING:
-    from densebench.runner import Cell, Outcome, Request
+    from densebench.plan import Cell
+    from densebench.runner import Outcome, Request
 
 Names = Annotated[str, arg(metavar="A[,B,...]")]
 Debug = Annotated[bool, arg(help="Show the traceback of errors.")]
@@ -345,7 +346,7 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
 
 
 def _plan_lines(cells: Iterable[Cell]) -> list[str]:
-    from densebench.runner import plan_line
+    from densebench.plan import plan_line
 
     cells = list(cells)
     return [f"would run {len(cells)} cells:", *(plan_line(cell) for cell in cells)]

@@ -13,22 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from densebench.config import score_hash
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
-from densebench.environment import PeakMemory, available_memory, environment, pick_device
+from densebench.environment import PeakMemory, environment, pick_device
 from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
 from densebench.model_zoo import load_model, parse_spec
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import Backbone
 from densebench.paths import cache_dir
+from densebench.plan import Cell, check_fits, estimated_seconds, measured_flops
 from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
-from densebench.protocols.protocol import Context, Data, Estimate, Measurement, Protocol
+from densebench.protocols.protocol import Context, Data, Measurement, Protocol
 from densebench.results import (
     Cost,
     DataRecord,
@@ -65,26 +64,6 @@ class Request:
     workers: int = 2
     cache_size: float = 20.0
     """Gigabytes of features kept on disk; 0 keeps none."""
-
-
-@dataclass
-class Cell:
-    """One measurement to make, with what is known of it before it runs."""
-
-    model: str
-    protocol: Protocol[Any]
-    dataset: str
-    preset: str
-    config: Any = None
-    estimate: Estimate | None = None
-    score_hash: str = ""
-    path: Path = Path()
-    seconds: float = 0.0
-    """Rough estimate, filled in by a dry run; so is what follows."""
-    cache_bytes: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.model} / {self.protocol.name} / {self.dataset}"
 
 
 @dataclass
@@ -248,7 +227,7 @@ class _Run:
             cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
             self.outcome.planned.append(cell)
             return
-        _check_fits(cell)
+        check_fits(cell)
         with self.store.lock(cell.path):
             if self._kept(cell):  # another process finished it while this one waited
                 return
@@ -361,48 +340,3 @@ def _plain(config: Any) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(type(config)).dump_python(config, mode="json")
-
-
-def _check_fits(cell: Cell) -> None:
-    assert cell.estimate is not None
-    available = available_memory()
-    if available is not None and cell.estimate.bank_bytes > available:
-        raise UsageError(
-            f"{cell} needs {cell.estimate.bank_bytes / 1e9:.1f} GB of memory for its bank and {available / 1e9:.1f} GB "
-            f"are free. {cell.protocol.shrink_hint}"
-        )
-
-
-def estimated_seconds(estimate: Estimate, backbone: BackboneInfo, flops_per_second: float) -> float:
-    """Return a rough time for a cell: the arithmetic of backbone and search at the machine's measured rate."""
-    flops = estimate.search_flops
-    for spec, n_images in estimate.features.values():
-        height, width = spec.grid(backbone)
-        tokens = height * width + backbone.prefix
-        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # projections and MLP, then attention
-        flops += n_images * tokens * backbone.depth * block
-    return flops / flops_per_second
-
-
-def measured_flops(device: str) -> float:
-    """Return what this machine does in float32, in operations per second: a third of a large product's rate."""
-    size = 1024 if device == "cpu" else 8192
-    a = torch.randn(size, size, device=device)
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        (a @ a).sum().item()
-        rates.append(2 * size**3 / (time.perf_counter() - start))
-    return max(rates) / 3
-
-
-def plan_line(cell: Cell) -> str:
-    """Return one line of a plan: what a cell will read, hold and take."""
-    assert cell.estimate is not None
-    reads = ", ".join(
-        f"{n} {split} images at {spec.size[0]}x{spec.size[1]}" for split, (spec, n) in cell.estimate.features.items()
-    )
-    return (
-        f"  {cell} ({cell.preset}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
-        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {cell.seconds / 60:.1f} min"
-    )
