@@ -31,4 +31,5 @@ def test_the_real_vit_beats_random_weights_on_voc(shared_data, tmp_path, monkeyp
     assert values["miou@1"]["real"] > 20 > 10 > values["miou@1"]["random"]
     assert values["miou@K=21"]["real"] > 1.5 * values["miou@K=21"]["random"]
     assert values["miou"]["real"] > 1.5 * values["miou"]["random"]
-    assert values["nmi"]["real"] < values["nmi"]["random"]
+    # NMI is no measure of quality: random features cluster colours, which are everywhere
+    assert values["nmi"]["random"] < values["nmi_ground_truth"]["random"]
