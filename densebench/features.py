@@ -85,6 +85,11 @@ class Batch:
     labels: Tensor | None
     """(B, H, W) uint8 on the CPU."""
 
+    @property
+    def tokens(self) -> Tensor:
+        """The maps as rows, (B*h*w, D), image after image, row-major."""
+        return self.maps.flatten(2).transpose(1, 2).flatten(0, 1)
+
 
 class FeatureSource:
     """Streams features of one backbone; the only place where images meet the model."""

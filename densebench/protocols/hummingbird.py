@@ -44,6 +44,7 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
+    by_class,
     input_size,
 )
 from densebench.results import Metric
@@ -147,7 +148,6 @@ class Hummingbird(Protocol[HummingbirdConfig]):
             },
             bank_bytes=max(rows) * (backbone.width + data.info.n_classes) * 4,
             search_flops=2.0 * backbone.width * queries * sum(rows),
-            passes=len(rows),
         )
 
     def run(self, config: HummingbirdConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
@@ -267,7 +267,7 @@ def _score(
     for i, batch in enumerate(context.timed(stream, "features")):
         assert batch.labels is not None
         with context.stage("search"):
-            queries = batch.maps.flatten(2).transpose(1, 2).flatten(0, 1)
+            queries = batch.tokens
             found = bank.index.search(queries, config.neighbours)
         if i == 0 and config.search != "exact":
             exact = retrieval.search(bank.keys, queries, config.neighbours)
@@ -330,15 +330,8 @@ def _metrics(factor: int, runs: dict[int, _Scores], info: DatasetInfo) -> Iterat
             ci95=(low, high),
             ci_method="Poisson bootstrap over validation images, matching and memory held fixed",
             seeds={str(seed): 100 * value for seed, value in by_seed.items()} if factor > 1 else {},
-            per_class=_by_class(info, per_class) if name == "miou" else {},
+            per_class=by_class(info, per_class) if name == "miou" else {},
         )
-
-
-def _by_class(info: DatasetInfo, scores: Tensor) -> dict[str, float | None]:
-    return {
-        name: None if torch.isnan(score) else round(100 * float(score), 4)
-        for name, score in zip(info.classes, scores, strict=True)
-    }
 
 
 def _subsets(

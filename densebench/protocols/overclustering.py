@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
 from densebench.features import FeatureSpec, Labels
@@ -45,6 +44,7 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
+    by_class,
     input_size,
 )
 from densebench.results import Metric
@@ -73,7 +73,6 @@ class OverclusteringConfig:
     kmeans: Literal["auto", "faiss", "torch"] = "auto"
     """Which implementation: their random streams differ, so it is part of the score hash."""
     absent: AbsentRule = "zero"
-    assign_chunk: int = no_score(65536)
 
 
 class Overclustering(Protocol[OverclusteringConfig]):
@@ -123,7 +122,6 @@ class Overclustering(Protocol[OverclusteringConfig]):
             features={"val": (spec, len(data.val))},
             bank_bytes=4 * dims * (min(tokens, len(config.seeds) * sum(each)) + max(each)),
             search_flops=len(config.seeds) * flops,
-            passes=4,
         )
 
     def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
@@ -160,10 +158,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
                     ci95=(low, high),
                     ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
                     seeds=values,
-                    per_class={
-                        name: None if torch.isnan(v) else round(100 * float(v), 4)
-                        for name, v in zip(data.info.classes, classes, strict=True)
-                    },
+                    per_class=by_class(data.info, classes),
                 )
             )
         return Measurement(
@@ -188,9 +183,8 @@ class _Projection:
     n_tokens: int
     n_dims: int
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        """Return tokens (B*h*w, d) of maps (B, D, h, w)."""
-        tokens = maps.flatten(2).transpose(1, 2).flatten(0, 1)
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return tokens (N, d) of tokens (N, D)."""
         return tokens if self.project is None else self.project(tokens)
 
 
@@ -209,7 +203,7 @@ def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) 
     moments = clustering.StreamingMoments(context.features.info.width)
     for batch in context.timed(context.features.stream(data.val, _spec(config), title="moments"), "features"):
         with context.stage("projection"):
-            moments.update(batch.maps.flatten(2).transpose(1, 2).flatten(0, 1))
+            moments.update(batch.tokens)
     if config.pca is None:
         return _Projection(None, moments.count, context.features.info.width)
     with context.stage("projection"):
@@ -228,7 +222,7 @@ def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: D
     seen = filled = 0
     stream = context.features.stream(data.val, _spec(config), title="training rows")
     for batch in context.timed(stream, "features"):
-        tokens = projection(batch.maps).cpu()
+        tokens = projection(batch.tokens).cpu()
         inside = union[filled : torch.searchsorted(union, torch.tensor(seen + len(tokens)))] - seen
         points[filled : filled + len(inside)] = tokens[inside]
         filled += len(inside)
@@ -261,7 +255,7 @@ def _cluster_maps(
     for batch in context.timed(stream, "features"):
         assert batch.labels is not None
         with context.stage("assign"):
-            tokens = projection(batch.maps)
+            tokens = projection(batch.tokens)
             grid = (len(batch.indices), *batch.maps.shape[2:])
             maps = [resize_labels(clustering.assign(tokens, fit.centroids).view(grid), side).cpu() for fit in fits]
         yield batch.indices, maps, resize_labels(batch.labels, side)

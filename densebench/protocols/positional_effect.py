@@ -45,6 +45,7 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
+    by_class,
     input_size,
 )
 from densebench.results import Metric
@@ -112,7 +113,6 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
             features={"train": (spec, len(data.train)), "val": (spec, len(data.val))},
             bank_bytes=cells * (8 + 4 * config.groups),
             search_flops=6.0 * config.steps * config.batch * height * width * backbone.width * config.clusters,
-            passes=max(1, config.steps * config.batch // max(len(data.train), 1)),
         )
 
     def run(self, config: PositionalEffectConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
@@ -168,19 +168,14 @@ def _cluster(config: PositionalEffectConfig, data: Data, context: Context) -> tu
     first = sorted(set(order[: config.init_batches * config.batch]))
     moments = clustering.StreamingMoments(context.features.info.width)
     for batch in context.timed(context.features.stream(data.train, spec, first, title="initial centroids"), "features"):
-        moments.update(_tokens(batch.maps))
+        moments.update(batch.tokens)
     start = _initial(moments, config.clusters, context.features.info).to(context.features.device)
     stream = context.features.stream(data.train, spec, order, batch_size=config.batch, title="cosine k-means")
     with context.stage("k-means"):
-        tokens = (_tokens(batch.maps) for batch in stream)
+        tokens = (batch.tokens for batch in stream)
         centroids, losses = probe.cosine_kmeans_fit(tokens, start, config.learning_rate)
     last = losses[-100:]
     return centroids, sum(last) / max(len(last), 1)
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """Return maps (B, D, h, w) as rows (B*h*w, D)."""
-    return maps.flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 def _initial(moments: clustering.StreamingMoments, k: int, backbone: BackboneInfo) -> Tensor:
@@ -258,7 +253,7 @@ def _segmentation(table: Tensor, replicates: Tensor, mapping: Tensor, info: Data
         main=True,
         ci95=(low, high),
         ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
-        per_class={n: round(100 * float(v), 4) for n, v in zip(info.classes, iou(*scored), strict=True)},
+        per_class=by_class(info, iou(*scored)),
     )
 
 

@@ -6,6 +6,7 @@ write the file and add a line to `densebench/protocols/__init__.py`; `docs/proto
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from densebench.registry import unknown_name
 from densebench.results import Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
     from densebench.features import FeatureSource, FeatureSpec
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
@@ -69,8 +72,6 @@ class Estimate:
     """The largest structure held in memory beside the model."""
     search_flops: float = 0.0
     """Arithmetic beyond the backbone's."""
-    passes: int = 1
-    """How often features are read; more than once is slow without a cache."""
 
 
 @dataclass
@@ -149,6 +150,14 @@ class Protocol(ABC, Generic[C]):
     @abstractmethod
     def run(self, config: C, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Measure."""
+
+
+def by_class(info: DatasetInfo, scores: Tensor) -> dict[str, float | None]:
+    """Return scores per class (C,) in [0, 1] as percent by class name, None where there is no score (NaN)."""
+    return {
+        name: None if math.isnan(score) else round(100 * score, 4)
+        for name, score in zip(info.classes, scores.tolist(), strict=True)
+    }
 
 
 def input_size(asked: int | None, published: int, backbone: BackboneInfo, data: DatasetInfo) -> int:

@@ -20,7 +20,12 @@ from densebench.ops.retrieval import (
 )
 from densebench.ops.search import choose_backend, shrink_tree
 
-BACKENDS = ["torch", pytest.param("faiss", marks=pytest.mark.skipif(not search_module.faiss_installed(), reason=""))]
+BACKENDS = [
+    "torch",
+    pytest.param(
+        "faiss", marks=pytest.mark.skipif(not search_module.faiss_installed(), reason="faiss is not installed")
+    ),
+]
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
