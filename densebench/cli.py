@@ -116,18 +116,26 @@ class Train:
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="FIELD=VALUE", help="Change one setting of the method; may be repeated."),
     ] = ()
+    config: Annotated[Path | None, arg(help="TOML file with a table of settings per method; --set wins.")] = None
     out: Annotated[Path | None, arg(help="Zoo folder to write to; default the user's zoo.")] = None
     resume: bool = False
     overwrite: bool = False
+    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME base.")] = None
+    dry_run: Annotated[bool, arg(help="Print memory per image and the largest batch that fits; train nothing.")] = False
     device: str = "auto"
     workers: int = 1
     debug: Debug = False
 
     def __call__(self) -> int:
         """Train, then print where the checkpoint is."""
+        from densebench.config import read_toml
+
+        table = read_toml(self.config).get(self.method, {}) if self.config else {}
+        overrides: dict[str, Any] = {**table, **dict(_pair(s) for s in self.settings)}
+        if self.dry_run:
+            return _print_cost(self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights)
         from densebench.methods import train
 
-        overrides = dict(_pair(s) for s in self.settings)
         result = train(
             method=self.method,
             base=self.base,
@@ -140,8 +148,40 @@ class Train:
             overrides=overrides,
             device=self.device,
             workers=self.workers,
+            weights=self.weights,
         )
         print(result)
+        return 0
+
+
+@dataclass
+class Pseudolabel:
+    """Make pseudo-labels for DIP: `densebench pseudolabel --model pico --data scenes --out labels`."""
+
+    model: Annotated[str, arg(help="Whose features make segments and classes: the model to be trained.")]
+    out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is gone on with.")]
+    data: str = "scenes"
+    data_root: Path | None = None
+    split: Annotated[str | None, arg(help="By default unlabelled, or train where there is none.")] = None
+    limit: Annotated[int | None, arg(help="Only the first N images.")] = None
+    classes: Annotated[int, arg(help="Number of pseudo-classes.")] = 1000
+    segmenter: Annotated[str, arg(help="How images are divided; see `densebench list segmenters`.")] = "features"
+    size: Annotated[int | None, arg(help="Side in pixels that images are squashed to; by default some 224.")] = None
+    share: Annotated[float, arg(help="Images are a pair if a class covers more than this share of both.")] = 0.05
+    seed: int = 0
+    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME.")] = None
+    device: str = "auto"
+    workers: int = 1
+    quiet: Annotated[bool, arg(help="No progress.")] = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Make labels and pairs, then print where they are."""
+        from dataclasses import asdict
+
+        from densebench.methods.pseudolabels import pseudolabel
+
+        print(pseudolabel(**{key: value for key, value in asdict(self).items() if key != "debug"}))
         return 0
 
 
@@ -165,9 +205,9 @@ class Leaderboard:
 
 @dataclass
 class List:
-    """List what there is: models, protocols, datasets, methods or results; PATTERN may hold * and ?."""
+    """List what there is: models, protocols, datasets, methods, segmenters or results; PATTERN may hold * and ?."""
 
-    kind: Positional[Literal["models", "protocols", "datasets", "methods", "results"]]
+    kind: Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]]
     pattern: Positional[str] = "*"
     results: Path = Path("results")
     debug: Debug = False
@@ -189,10 +229,27 @@ class Show:
 
     kind: Positional[Literal["model", "protocol", "dataset", "method"]]
     name: Positional[str]
+    cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
+    base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
+    data: Annotated[str, arg(help="With --cost: the images that it would be trained on.")] = "scenes"
+    data_root: Path | None = None
+    settings: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="FIELD=VALUE", help="With --cost: change one setting; may be repeated."),
+    ] = ()
+    steps: Annotated[int, arg(help="With --cost: whole steps to time.")] = 3
+    device: str = "auto"
     debug: Debug = False
 
     def __call__(self) -> int:
         """Print a page of text."""
+        if self.cost:
+            if self.kind != "method":
+                raise UsageError(f"--cost goes with a method; got {self.kind} {self.name}.")
+            overrides = dict(_pair(s) for s in self.settings)
+            return _print_cost(
+                self.name, self.base, self.data, overrides, self.device, self.data_root, steps=max(1, self.steps)
+            )
         from densebench import listing
 
         print(listing.page(self.kind, self.name))
@@ -271,6 +328,7 @@ class Data:
 Verb = (
     Annotated[Run, subcommand("run")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Pseudolabel, subcommand("pseudolabel")]
     | Annotated[Leaderboard, subcommand("leaderboard")]
     | Annotated[List, subcommand("list")]
     | Annotated[Show, subcommand("show")]
@@ -308,6 +366,33 @@ def _guarded(verb: Any) -> int:
     except KeyboardInterrupt:
         print("stopped. Finished results are kept; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _print_cost(
+    method: str,
+    base: str,
+    data: str,
+    overrides: dict[str, Any],
+    device: str,
+    data_root: Path | None,
+    weights: Path | None = None,
+    steps: int = 0,
+) -> int:
+    """Print what a training run needs, as a table."""
+    from densebench.methods.launch import cost
+
+    found, config = cost(
+        method=method,
+        base=base,
+        data=data,
+        overrides=overrides,
+        device=device,
+        data_root=data_root,
+        weights=weights,
+        steps=steps,
+    )
+    print("\n".join(found.lines(config)))
+    return 0
 
 
 def _names(text: str | None) -> list[str]:

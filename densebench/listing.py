@@ -16,7 +16,13 @@ from densebench.protocols import PROTOCOLS
 
 def rows(kind: str, pattern: str, results: Path) -> list[tuple[str, str]]:
     """Return (name, summary) of everything of a kind whose name matches."""
-    found = {"models": _models, "protocols": _protocols, "datasets": _datasets, "methods": _methods}
+    found = {
+        "models": _models,
+        "protocols": _protocols,
+        "datasets": _datasets,
+        "methods": _methods,
+        "segmenters": _segmenters,
+    }
     every = _results(results) if kind == "results" else found[kind](pattern)
     return [(name, summary) for name, summary in every if fnmatch.fnmatch(name, pattern)]
 
@@ -55,6 +61,13 @@ def _methods(pattern: str) -> Iterator[tuple[str, str]]:
     from densebench.methods import METHODS
 
     for entry in METHODS:
+        yield entry.name, entry.summary
+
+
+def _segmenters(pattern: str) -> Iterator[tuple[str, str]]:
+    from densebench.methods import SEGMENTERS
+
+    for entry in SEGMENTERS:
         yield entry.name, entry.summary
 
 

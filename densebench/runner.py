@@ -158,7 +158,7 @@ class _Run:
         suited = [e.name for e in DATASETS if protocol.needs <= DATASETS[e.name].info.targets]
         ready = []
         for name in suited:
-            found = self._splits(name) if name != "scenes" else None
+            found = None if DATASETS[name].info.embedded else self._splits(name)
             if isinstance(found, Data):
                 ready.append(name)
             elif found is not None and (line := str(found)) not in self.outcome.skipped:

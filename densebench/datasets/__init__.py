@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DATASETS: Registry[type[DenseDataset]] = Registry("dataset", group="densebench.datasets")
 DATASETS.add("scenes", "densebench.datasets.scenes.dataset:Scenes", "rendered scenes, built in, nothing to download")
+DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "the same with 1440 validation images")
 DATASETS.add("voc", "densebench.datasets.voc:VOC", "PASCAL VOC 2012 segmentation, VOCdevkit layout")
 
 

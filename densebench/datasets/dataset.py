@@ -50,6 +50,8 @@ class DatasetInfo:
     """Ground truth it has: "mask", "depth", "keypoints"."""
     input_size: int | None = None
     """Side in pixels that images are evaluated at where the dataset fixes it; None = the protocol's own size."""
+    embedded: bool = False
+    """Does the package make it? Always ready then, and run when asked for, or `scenes` where nothing else is ready."""
     licence: str = ""
     citation: str = ""
     how_to_get: str = ""

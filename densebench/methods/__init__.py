@@ -9,9 +9,17 @@ from densebench.registry import Registry
 if TYPE_CHECKING:
     from densebench.methods.card import TrainResult
     from densebench.methods.method import Method
+    from densebench.methods.pseudolabels import Segmenter
 
 METHODS: Registry[type[Method]] = Registry("method", group="densebench.methods")
+METHODS.add("paka", "densebench.methods.paka:Paka", "patch-level kernel alignment by CKA, clean teacher")
+METHODS.add("neco", "densebench.methods.neco:Neco", "patch ordering by differentiable sorting")
+METHODS.add("dip", "densebench.methods.dip:Dip", "in-context segmentation tasks from pseudo-labels")
+METHODS.add("hog", "densebench.methods.hog:Hog", "regression of gradient histograms, as in MaskFeat (Wei et al. 2022)")
 METHODS.add("dino", "densebench.methods.dino:Dino", "self-distillation of image-level prototypes (Caron et al. 2021)")
+
+SEGMENTERS: Registry[Segmenter] = Registry("segmenter", group="densebench.segmenters")
+SEGMENTERS.add("features", "densebench.methods.pseudolabels:merge_patches", "merges alike neighbours in the patch grid")
 
 
 def train(**kwargs: Any) -> TrainResult:
@@ -24,4 +32,4 @@ def train(**kwargs: Any) -> TrainResult:
     return run(**kwargs)
 
 
-__all__ = ["METHODS", "train"]
+__all__ = ["METHODS", "SEGMENTERS", "train"]

@@ -17,7 +17,8 @@ from torch import Tensor
 from densebench.config import as_dict
 from densebench.datasets.dataset import DenseDataset
 from densebench.environment import PeakMemory, environment
-from densebench.methods.trainer import Trainer
+from densebench.methods.curves import curves
+from densebench.methods.trainer import Trainer, states
 from densebench.model_zoo.zoo import Architecture
 from densebench.paths import write_atomically
 
@@ -28,15 +29,18 @@ class TrainResult:
 
     name: str
     folder: Path
-    """Holds weights.safetensors, card.json and log.jsonl."""
+    """Holds weights.safetensors, card.json, log.jsonl and a picture of it, log.png."""
     card: dict[str, Any]
 
     def __str__(self) -> str:
         c = self.card
+        lost = (
+            f" {len(c['left_out'])} images that cannot be read were left out (see the card)." if c["left_out"] else ""
+        )
         return (
             f"{self.name}: {c['method']} on {c['data']['name']}/{c['data']['split']}, {c['steps']} steps, "
             f"{c['images_seen']} images in {c['seconds']:.0f} s ({c['images_per_second']:.1f}/s), "
-            f"loss {c['loss_first']:.4f} -> {c['loss_last']:.4f}; {self.folder}"
+            f"loss {c['loss_first']:.4f} -> {c['loss_last']:.4f}; {self.folder}{lost and '.' + lost}"
         )
 
 
@@ -53,11 +57,13 @@ def publish(
     }
     blob = save(state, {"format": "pt", "densebench": name, "method": trainer.origin["method"]})
     write_atomically(folder / "weights.safetensors", blob)
+    write_atomically(folder / "log.png", curves(trainer.lines, name))
+    origin = {key: trainer.origin[key] for key in ("method", "base", "base_digest")}
     card = {
         "schema": 1,
         "name": name,
         "command": command,
-        **{key: trainer.origin[key] for key in ("method", "base", "base_digest")},
+        **origin,
         "architecture": dataclasses.asdict(architecture),
         "weights": {"format": config.weights, "sha256": hashlib.sha256(blob).hexdigest(), "branch": config.export},
         "data": {
@@ -67,8 +73,11 @@ def publish(
             "digest": trainer.origin["data_digest"],
             "version": getattr(dataset, "version", None),  # of a renderer
         },
+        "inputs": {k: v for k, v in trainer.origin.items() if k not in (*origin, "data_digest")},
         "config": as_dict(config),
         "seed": config.seed,
+        "processes": trainer.group.size,
+        "left_out": sorted(trainer.left_out),
         "steps": trainer.steps,
         "images_seen": trainer.steps * config.batch,
         "seconds": round(trainer.seconds, 1),
@@ -82,5 +91,6 @@ def publish(
         "citation": trainer.method.citation,
     }
     write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")
-    (folder / "state.pt").unlink(missing_ok=True)
+    for path in states(folder):
+        path.unlink()
     return json.loads(json.dumps(card))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -39,6 +39,13 @@ class CropConfig:
     local_scale: Range = (0.05, 0.25)
     ratio: Range = (3 / 4, 4 / 3)
     """Width over height of a crop before it is resized to a square."""
+    min_shared: float = 0.0
+    """Share of the image's area that each local crop has in common with each global one; global ones, twice that with
+    each other."""
+    min_intersection: float = 0.0
+    """Share of a local crop's own area that lies in each global crop."""
+    draws: int = 200
+    """Boxes drawn for a crop before the one that comes nearest to these two rules is taken."""
     flip: float = 0.5
     jitter: float = 0.8
     jitter_range: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
@@ -50,13 +57,21 @@ class CropConfig:
     solarise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("global_crops", "global_size", "local_size"):
+        for name in ("global_crops", "global_size", "local_size", "draws"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 1 or more.")
+        for name in ("min_shared", "min_intersection"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name}={getattr(self, name)}: expected a share between 0 and 1.")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 0 < low <= high <= 1, shares of the image.")
+
+
+def no_labels() -> Tensor:
+    """Return the label maps of a sample that has none, (0,)."""
+    return torch.empty(0, dtype=torch.int32)
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,8 @@ class Crops:
     boxes: Tensor  # (G + L, 4) float32: x1, y1, x2, y2 in pixels of the image, before any flip
     flips: Tensor  # (G + L,) bool: mirrored left to right after the cut
     size: Tensor  # (2,) height and width of the image
+    drawn: Tensor  # (2,) boxes drawn in all, and crops for which no draw kept the overlap rules
+    labels: Tensor = field(default_factory=no_labels)  # (G, S, S) int32 labels of the global crops' pixels, or (0,)
 
 
 @dataclass
@@ -85,6 +102,8 @@ class Views:
     boxes: Tensor  # (V, B, 4) pixels
     flips: Tensor  # (V, B)
     sizes: Tensor  # (B, 2)
+    labels: Tensor = field(default_factory=no_labels)
+    """Labels of the global crops' pixels, (G, B, S, S) int32, where a method's samples have them."""
     progress: float = field(default=0.0)
     """Share of the training that is over, in [0, 1)."""
 
@@ -130,25 +149,65 @@ def cut(image: Tensor, boxes: NDArray[np.float32], flips: NDArray[np.bool_], siz
     return torch.cat(cuts)
 
 
+def draw_crops(
+    rng: np.random.Generator, size: tuple[int, int], config: CropConfig
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Return boxes (G + L, 4) that keep the overlap rules, and (boxes drawn, crops where no draw kept them).
+
+    Rejection, a crop at a time: each is compared with the global crops before it. Of `config.draws` boxes the first
+    that keeps the rules counts, or else the one that comes nearest; where none has anything in common with the global
+    crops, the first of these is repeated.
+    """
+    area = size[0] * size[1]
+    chosen: list[NDArray[np.float32]] = []
+    drawn = missed = 0
+    for i in range(config.global_crops + config.local_crops):
+        wide = i < config.global_crops
+        scale = config.global_scale if wide else config.local_scale
+        shared = config.min_shared * (2 if wide else 1)
+        inside = 0.0 if wide else config.min_intersection
+        earlier = np.array(chosen[: config.global_crops]).reshape(-1, 4)
+        bound = bool(len(earlier)) and (shared > 0 or inside > 0)
+        boxes = draw_boxes(rng, size, config.draws if bound else 1, scale, config.ratio)
+        common = overlaps(boxes, earlier)  # (draws, earlier)
+        own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        wanted = np.maximum(np.maximum(shared * area, inside * own), 1e-6)[:, None]
+        kept = ((common + 1e-6) / wanted).min(1, initial=1.0)  # 1 where all rules are kept
+        best = int(kept.argmax())  # the first of those that keep them
+        apart = bool((common[best] <= 0).any())
+        chosen.append(earlier[0] if bound and apart else boxes[best])
+        drawn += best + 1 if kept[best] >= 1 else len(boxes)
+        missed += int(kept[best] < 1)
+    return np.stack(chosen), (drawn, missed)
+
+
+def overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the area (n, m) in pixels that boxes (n, 4) have in common with others (m, 4)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(-1)
+
+
 def crop(image: Tensor, config: CropConfig, rng: np.random.Generator) -> Crops:
     """Draw and cut all crops of one image (3, H, W) uint8."""
     size = (image.shape[1], image.shape[2])
-    wide = draw_boxes(rng, size, config.global_crops, config.global_scale, config.ratio)
-    near = draw_boxes(rng, size, config.local_crops, config.local_scale, config.ratio)
-    flips = rng.random(len(wide) + len(near)) < config.flip
+    boxes, drawn = draw_crops(rng, size, config)
+    flips = rng.random(len(boxes)) < config.flip
+    wide = slice(0, config.global_crops)
+    near = slice(config.global_crops, None)
     return Crops(
-        cut(image, wide, flips[: len(wide)], config.global_size),
-        cut(image, near, flips[len(wide) :], config.local_size),
-        torch.from_numpy(np.concatenate([wide, near])),
+        cut(image, boxes[wide], flips[wide], config.global_size),
+        cut(image, boxes[near], flips[near], config.local_size),
+        torch.from_numpy(boxes),
         torch.from_numpy(flips),
         torch.tensor(size),
+        torch.tensor(drawn),
     )
 
 
 def stack(samples: Sequence[Crops]) -> Crops:
     """Return a batch of crops: every tensor with a leading B."""
-    names = ("globals", "locals", "boxes", "flips", "size")
-    return Crops(*(torch.stack([getattr(s, name) for s in samples]) for name in names))
+    return Crops(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Crops)))
 
 
 def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: torch.device) -> Views:
@@ -167,6 +226,7 @@ def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: tor
         boxes=batch.boxes.transpose(0, 1).to(device),
         flips=batch.flips.transpose(0, 1).to(device),
         sizes=batch.size.to(device),
+        labels=batch.labels.transpose(0, 1).to(device),
     )
 
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import CorruptFileError, DensebenchError, StorageError, UsageError
-from densebench.methods.crops import Crops, crop, generator, stack
+from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
 from densebench.methods.method import TrainConfig
 from densebench.paths import cache_dir
 
@@ -26,8 +26,20 @@ Report = Callable[[int, int], None]
 """Told (done, of how many) while a cache is being made."""
 
 
+class Samples(Protocol):
+    """What an epoch goes through: `Images`, or what a method makes of them (see `Method.samples`)."""
+
+    def __len__(self) -> int:
+        """Return the number of samples in an epoch."""
+        ...
+
+    def crops(self, index: int, config: CropConfig, rng: np.random.Generator) -> Crops:
+        """Make one sample; everything random in it comes from `rng`. Raises DensebenchError for unreadable files."""
+        ...
+
+
 class Images:
-    """The images of a dataset as (3, H, W) uint8 tensors, decoded at every call."""
+    """The images of a dataset as (3, H, W) uint8 tensors, decoded at every call; each is a sample."""
 
     def __init__(self, dataset: DenseDataset, n: int | None = None) -> None:
         if not len(dataset):
@@ -50,6 +62,10 @@ class Images:
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(np.array(self.pil(index))).permute(2, 0, 1)
+
+    def crops(self, index: int, config: CropConfig, rng: np.random.Generator) -> Crops:
+        """Draw and cut all crops of one image."""
+        return crop(self[index], config, rng)
 
 
 class CachedImages(Images):
@@ -75,6 +91,8 @@ class CachedImages(Images):
         if self.pixels is None:  # opened late, so that each loader worker maps the file itself
             self.pixels = np.memmap(self.path, np.uint8, mode="r")
         height, width = self.shapes[index]
+        if not height:
+            self.pil(index)  # says what is wrong with it
         flat = np.array(self.pixels[self.starts[index] : self.starts[index + 1]])
         return torch.from_numpy(flat.reshape(height, width, 3)).permute(2, 0, 1)
 
@@ -87,8 +105,6 @@ class CachedImages(Images):
                 temporary = Path(file.name)
                 for batch in loader:
                     for pixels in batch:
-                        if isinstance(pixels, DensebenchError):
-                            raise pixels
                         file.write(pixels.tobytes())
                         shapes.append(pixels.shape[:2])
                     if report:
@@ -108,7 +124,7 @@ class CachedImages(Images):
 
 
 class _Decode(Dataset[Any]):
-    """Decoded images whose longer side is at most `side`, (H, W, 3) uint8, or the error of reading one."""
+    """Decoded images whose longer side is at most `side`, (H, W, 3) uint8; (0, 0, 3) for one that cannot be read."""
 
     def __init__(self, images: Images, side: int) -> None:
         self.images, self.side = images, side
@@ -116,11 +132,11 @@ class _Decode(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8] | DensebenchError:
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
         try:
             image = self.images.pil(index)
-        except DensebenchError as error:
-            return error
+        except CorruptFileError:
+            return np.zeros((0, 0, 3), dtype=np.uint8)
         scale = self.side / max(image.size)
         if scale < 1:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -129,23 +145,39 @@ class _Decode(Dataset[Any]):
 
 
 class _Cut(Dataset[Any]):
-    """Crops of (epoch, sample), or the error of reading it: errors cross process borders as values, unwrapped."""
+    """Crops of (epoch, sample) and the ids left out on the way to them, or the error of reading an image.
 
-    def __init__(self, images: Images, config: TrainConfig) -> None:
-        self.images, self.config = images, config
+    Errors cross process borders as values, unwrapped. With `skip_corrupt` the next sample that can be read stands in.
+    """
 
-    def __getitem__(self, at: tuple[int, int]) -> Crops | DensebenchError:
-        try:
-            return crop(self.images[at[1]], self.config, generator(self.config.seed, *at))
-        except DensebenchError as error:
-            return error
+    def __init__(self, samples: Samples, config: TrainConfig) -> None:
+        self.samples, self.config = samples, config
+
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Crops, list[str]] | DensebenchError:
+        left_out: list[str] = []
+        rng = generator(self.config.seed, *at)
+        while True:
+            try:
+                index = (at[1] + len(left_out)) % len(self.samples)
+                return self.samples.crops(index, self.config, rng), left_out
+            except CorruptFileError as error:
+                left_out.append(error.path)
+                if not self.config.skip_corrupt or len(left_out) == len(self.samples):
+                    return error
+            except DensebenchError as error:
+                return error
 
 
 class _Order(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample) from a step on: a new permutation per epoch, the incomplete batch left out."""
+    """Batches of (epoch, sample) from a step on: a new permutation per epoch, the incomplete batch left out.
 
-    def __init__(self, n: int, batch: int, epochs: int, seed: int, start: int) -> None:
+    `share` = (i, n): the i-th of n equal parts of every batch.
+    """
+
+    def __init__(self, n: int, batch: int, epochs: int, seed: int, start: int, share: tuple[int, int] = (0, 1)) -> None:
         self.n, self.batch, self.epochs, self.seed, self.start = n, batch, epochs, seed, start
+        part = batch // share[1]
+        self.part = slice(part * share[0], part * (share[0] + 1))
 
     def __len__(self) -> int:
         return self.n // self.batch * self.epochs - self.start
@@ -156,22 +188,32 @@ class _Order(Sampler[list[tuple[int, int]]]):
             order = generator(self.seed, epoch).permutation(self.n)
             first = max(0, self.start - epoch * per_epoch)
             for i in range(first, per_epoch):
-                yield [(epoch, int(s)) for s in order[i * self.batch : (i + 1) * self.batch]]
+                yield [(epoch, int(s)) for s in order[i * self.batch : (i + 1) * self.batch][self.part]]
 
 
-def _collate(samples: list[Crops | DensebenchError]) -> Crops | DensebenchError:
+def _collate(samples: list[tuple[Crops, list[str]] | DensebenchError]) -> tuple[Crops, list[str]] | DensebenchError:
     error = next((s for s in samples if isinstance(s, DensebenchError)), None)
-    return error or stack([s for s in samples if isinstance(s, Crops)])
+    good = [s for s in samples if not isinstance(s, DensebenchError)]
+    return error or (stack([crops for crops, _ in good]), [id_ for _, ids in good for id_ in ids])
 
 
-def batches(images: Images, config: TrainConfig, start: int, workers: int, pin: bool) -> Iterator[Crops]:
+def batches(
+    samples: Samples,
+    config: TrainConfig,
+    start: int,
+    workers: int,
+    pin: bool,
+    share: tuple[int, int] = (0, 1),
+    left_out: set[str] | None = None,
+) -> Iterator[Crops]:
     """Yield the crops of one update after the other from step `start` on; the same for any number of workers.
 
-    Raises the error of an image that cannot be read.
+    `share` = (i, n) yields the i-th of n equal parts of every batch. Ids of images that cannot be read are added to
+    `left_out` with `skip_corrupt`; without, the error of the first is raised.
     """
     loader = DataLoader(
-        _Cut(images, config),
-        batch_sampler=_Order(len(images), config.batch, config.epochs, config.seed, start),
+        _Cut(samples, config),
+        batch_sampler=_Order(len(samples), config.batch, config.epochs, config.seed, start, share),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin,
@@ -180,4 +222,7 @@ def batches(images: Images, config: TrainConfig, start: int, workers: int, pin: 
     for batch in loader:
         if isinstance(batch, DensebenchError):
             raise batch
-        yield batch
+        crops, ids = batch
+        if left_out is not None:
+            left_out.update(ids)
+        yield crops

@@ -7,8 +7,6 @@ The defaults are small, for a tiny ViT on a CPU.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.errors import ModelError, UsageError
-from densebench.methods.crops import Range, Views, generator
-from densebench.methods.data import Images
+from densebench.errors import ModelError
+from densebench.methods.crops import Range, Views
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone
 
@@ -69,13 +66,6 @@ class DinoConfig(TrainConfig):
     student_temperature: float = 0.1
     teacher_temperature: float = 0.15
     """In units of that deviation where `scale` is on."""
-    whiten: int = 400
-    """Start a base with random weights from data: patch filters that whiten patches of so many images, sine-cosine
-    positions. Without, random filters see hardly more than mean colour. 0 = random, as the base is. Trained bases are
-    never touched."""
-    unit_gain: bool = True
-    """With `whiten`: scale the blocks' matrices to deviation 1/sqrt(inputs). ViTs start at 0.02, which suits a width
-    of some 2500: in a net 128 wide the blocks then add next to nothing for hundreds of steps."""
     freeze_prototypes: float = 0.01
     """Share of the steps, from the start, in which the prototypes do not move (one of 100 epochs in the paper)."""
 
@@ -118,15 +108,6 @@ class Dino(Method):
             head = Head(base.info.width, config.hidden, config.bottleneck, config.prototypes, config.head_norm)
         self.adopt(Branch(base, head))
         self.register_buffer("centre", torch.zeros(config.prototypes))
-
-    def prepare(self, images: Images, fresh: bool) -> None:
-        """Whiten the patch embedding of student and teacher; trained bases stay as they are."""
-        if fresh and self.config.whiten:
-            n = min(self.config.whiten, len(images))
-            whiten(self.student.backbone, [images[i] for i in range(n)], self.config.seed)
-            if self.config.unit_gain:
-                unit_gain(self.student.backbone)
-            self.teacher.load_state_dict(self.student.state_dict())
 
     def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of every student crop with both teacher crops, itself excepted (their eq. 3)."""
@@ -190,55 +171,3 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if n == same:
         raise ValueError("one crop in all: nothing to compare")
     return (pairs.sum() - pairs.diagonal().sum()) / (n - same)
-
-
-PATCH_SCALE, POSITION_SCALE = 0.5, 0.3
-"""Deviation of a whitened patch token's channels, and amplitude of the sines added to them."""
-
-
-@torch.no_grad()
-def whiten(backbone: Backbone, images: Sequence[Tensor], seed: int, per_image: int = 40, floor: float = 1e-3) -> None:
-    """Set the patch filters to the leading principal axes of image patches, scaled to equal variance, and positions
-    to sines and cosines of row and column (Chen et al. 2021, MoCo v3).
-
-    Args:
-        backbone: a timm ViT with a convolution as patch embedding and one learned position per patch.
-        images: (3, H, W) uint8 each.
-        seed: of the places that patches are taken from.
-        per_image: patches per image.
-        floor: added to all variances, as a share of their mean: keeps noise from being blown up.
-    """
-    net = getattr(backbone, "net", None)
-    filters = getattr(getattr(net, "patch_embed", None), "proj", None)
-    positions: Tensor | None = getattr(net, "pos_embed", None)
-    side = 0 if positions is None else math.isqrt(positions.shape[1])
-    if positions is None or not isinstance(filters, nn.Conv2d) or positions.shape[1] - side * side > 1:
-        raise UsageError(f"{backbone.info.name} has no plain patch embedding that could be whitened; set whiten=0.")
-    patch, width = backbone.info.patch, backbone.info.width
-    rng = generator(seed, len(images))
-    patches = []
-    for image in images:
-        pixels = backbone.normalise(image[None].float() / 255)[0]
-        for share in rng.random((per_image, 2)):
-            y, x = (int(share[i] * (pixels.shape[i + 1] - patch + 1)) for i in (0, 1))
-            patches.append(pixels[:, y : y + patch, x : x + patch].flatten())
-    data = torch.stack(patches).double()
-    mean = data.mean(0)
-    values, axes = torch.linalg.eigh((data - mean).T @ (data - mean) / len(data))
-    values, axes = values.flip(0)[:width], axes.flip(1)[:, :width]
-    weight = (axes / (values + floor * values.mean()).sqrt()).T * PATCH_SCALE  # (<= D, 3 * patch * patch)
-    filters.weight[: len(weight)] = weight.view(-1, *filters.weight.shape[1:]).to(filters.weight.dtype)
-    if filters.bias is not None:
-        filters.bias[: len(weight)] = -(weight @ mean).to(filters.bias.dtype)
-    angles = torch.arange(side)[:, None] / 100 ** (torch.arange(width // 4) / (width // 4))
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1) * POSITION_SCALE  # (side, D / 2)
-    grid = torch.cat([waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], dim=2)
-    positions[0, -side * side :] = grid.flatten(0, 1)
-
-
-@torch.no_grad()
-def unit_gain(backbone: Backbone) -> None:
-    """Scale every matrix in the blocks to a deviation of 1 / sqrt(its inputs): outputs as large as inputs."""
-    for name, weight in backbone.named_parameters():
-        if weight.ndim == 2 and ".blocks." in f".{name}":
-            weight.mul_(weight.shape[1] ** -0.5 / weight.std())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -22,12 +25,14 @@ from densebench.environment import pick_device
 from densebench.errors import ModelError, StorageError, UsageError
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
+from densebench.methods.cost import Cost, estimate, measure
 from densebench.methods.data import CachedImages, Images
-from densebench.methods.method import TrainConfig
-from densebench.methods.trainer import Trainer, check_same
+from densebench.methods.distributed import Group, process_group
+from densebench.methods.method import Method, TrainConfig, unit_gain
+from densebench.methods.trainer import Trainer, check_same, states
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.zoo import ARCHITECTURES, Architecture, read_card
+from densebench.model_zoo.zoo import Architecture, find
 from densebench.paths import zoo_dir
 
 
@@ -66,10 +71,79 @@ def train(
 
     Raises UsageError for a taken name, another config on resume and bad settings, DivergedError on NaN.
     """
-    kind = METHODS[method]
-    config = apply_overrides(kind.Config(), overrides or {})
+    job = _job(method, base, data, overrides or {}, data_root, weights)
     if "/" in name or name.startswith("."):
         raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
+    config, origin = job.config, job.origin
+    n_workers = _workers(workers)
+    zoo = zoo_dir() if out is None else Path(out)
+    with process_group(pick_device(device)) as (group, where), _claim(zoo, name, group) as folder:
+        if group.first:
+            _check_free(folder, resume, overwrite)
+        group.wait()
+        if resume and (folder / "card.json").exists() and not states(folder):
+            finished = json.loads((folder / "card.json").read_text())
+            check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
+            return TrainResult(name, folder, finished)
+        images = _images(job.dataset, config, n_workers, progress)
+        trainer = Trainer(job.method(), images, folder, where, n_workers, origin, group)
+        if states(folder):
+            trainer.restore()
+        trainer.run(progress)
+        command = _command(method, base, data, name, overrides or {})
+        card = publish(trainer, job.dataset, job.architecture, name, command) if group.first else {}
+        group.wait()
+    return TrainResult(name, folder, card)
+
+
+def cost(
+    *,
+    method: str,
+    base: str,
+    data: str,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    weights: str | Path | None = None,
+    steps: int = 0,
+) -> tuple[Cost, TrainConfig]:
+    """Return what a run of these settings will need, and its config; nothing is written.
+
+    `steps` > 0 also measures images per second and where the time goes, over so many whole steps.
+    """
+    job = _job(method, base, data, overrides or {}, data_root, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        images = Images(job.dataset, job.config.images)
+        trainer = Trainer(job.method(), images, Path(folder), torch.device(pick_device(device)), origin=job.origin)
+        return (measure(trainer, steps) if steps else estimate(trainer)), job.config
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training run whose arguments have been checked, and which has not begun."""
+
+    kind: type[Method]
+    config: TrainConfig
+    backbone: Backbone
+    dataset: DenseDataset
+    architecture: Architecture
+    origin: dict[str, str]
+
+    def method(self) -> Method:
+        return self.kind(self.backbone, self.config)
+
+
+def _job(
+    method: str,
+    base: str,
+    data: str,
+    overrides: Mapping[str, Any],
+    data_root: str | Path | None,
+    weights: str | Path | None,
+) -> _Job:
+    """Load what a run needs, refusing early what cannot work."""
+    kind = METHODS[method]
+    config = apply_overrides(kind.Config(), overrides)
     architecture = _architecture(base)
     backbone = load_model(base, weights)
     _check_sizes(backbone, config)
@@ -79,30 +153,20 @@ def train(
         "base": base,
         "base_digest": backbone.weights_digest(),
         "data_digest": dataset.digest(),
+        **kind.inputs(config, backbone.info, dataset),
     }
-    n_workers = _workers(workers)
-    where = torch.device(pick_device(device))
-    with _claim(zoo_dir() if out is None else Path(out), name) as folder:
-        finished = _taken(folder, resume, overwrite)
-        if finished is not None:
-            check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
-            return TrainResult(name, folder, finished)
-        images = _images(dataset, config, n_workers, progress)
-        trainer = Trainer(kind(backbone, config), images, folder, where, n_workers, origin)
-        if (folder / "state.pt").exists():
-            trainer.restore()
-        else:
-            trainer.method.prepare(images, parse_spec(base, weights).random)
-        trainer.run(progress)
-        command = _command(method, base, data, name, overrides or {})
-        card = publish(trainer, dataset, architecture, name, command)
-    return TrainResult(name, folder, card)
+    if config.unit_gain and parse_spec(base, weights).random:
+        unit_gain(backbone)
+    return _Job(kind, config, backbone, dataset, architecture, origin)
 
 
 @contextmanager
-def _claim(zoo: Path, name: str) -> Iterator[Path]:
-    """Yield the folder of a checkpoint while no other process trains it; an empty one is removed again."""
+def _claim(zoo: Path, name: str, group: Group) -> Iterator[Path]:
+    """Yield the folder of a checkpoint while nobody else trains it; an empty one is removed again."""
     folder = zoo / name
+    if not group.first:
+        yield folder
+        return
     lock = FileLock(zoo / f".{name}.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,25 +184,24 @@ def _claim(zoo: Path, name: str) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _taken(folder: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Refuse a name that is in use; return the card of a finished run that `resume` asks for.
+def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a name that is in use, and drop the states of a run that is to be overwritten.
 
     What is overwritten stays until the new checkpoint takes its place.
     """
-    card, state = folder / "card.json", folder / "state.pt"
+    interrupted = states(folder)
     if overwrite:
-        state.unlink(missing_ok=True)
-    elif state.exists() and not resume:
+        for state in interrupted:
+            state.unlink()
+    elif interrupted and not resume:
         raise UsageError(f"{folder} holds an interrupted run; go on with --resume or start over with --overwrite.")
-    elif card.exists() and not state.exists():
-        if resume:
-            return json.loads(card.read_text())
+    elif (folder / "card.json").exists() and not resume:
         raise UsageError(f"{folder.name} exists in {folder.parent}; choose another --name or give --overwrite.")
-    return None
 
 
 def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: card[key] for key in ("method", "base", "base_digest")}, "data_digest": card["data"]["digest"]}
+    origin = {key: card[key] for key in ("method", "base", "base_digest")}
+    return {**origin, "data_digest": card["data"]["digest"], **card.get("inputs", {})}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,18 +224,14 @@ def _architecture(base: str) -> Architecture:
             interpolation=config["interpolation"],
             native_size=int(config["input_size"][-1]),
         )
-    if spec.family == "zoo" and spec.name in ARCHITECTURES:
-        return ARCHITECTURES[spec.name]
     if spec.family == "zoo":
-        path = Path(spec.name)
-        card = json.loads((path.parent / "card.json").read_text()) if path.suffix else read_card(spec.name)
-        return Architecture(**card["architecture"])
+        return find(spec)[2]
     raise ModelError(f"{base} has no timm architecture that a card could name; train it with your own code.")
 
 
 def _check_sizes(backbone: Backbone, config: TrainConfig) -> None:
     patch = backbone.info.patch
-    for field in ("global_size", "local_size"):
+    for field in ("global_size", "local_size") if config.local_crops else ("global_size",):
         size = getattr(config, field)
         if size % patch:
             raise UsageError(f"{field}={size} is no multiple of the patch size of {backbone.info.name}, {patch}.")
@@ -189,13 +248,17 @@ def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: 
     console = Console(stderr=True)
     with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
         task = bar.add_task("decoding once")
-        return CachedImages(
+        images = CachedImages(
             dataset,
             config.images,
             config.cache,
             workers,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+    unreadable = np.flatnonzero(images.shapes[:, 0] == 0)
+    if len(unreadable) and not config.skip_corrupt:
+        images.pil(int(unreadable[0]))  # raises, and says what is wrong
+    return images
 
 
 def _workers(wanted: int | None) -> int:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from densebench.errors import UsageError
 from densebench.methods.crops import CropConfig, Views
-from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
 
 if TYPE_CHECKING:
-    from densebench.methods.data import Images
+    from densebench.datasets.dataset import DenseDataset
+    from densebench.methods.data import Images, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class TrainConfig(CropConfig):
     """Train on the first so many images; None = all."""
     cache: int | None = None
     """Longer side in pixels of a decode-once cache on disk (smaller images stay as they are); None = no cache."""
+    skip_corrupt: bool = False
+    """Let the next image stand in for one that cannot be read, and name it in the card; else the run stops."""
     # optimisation
     epochs: int = 10
     batch: int = 64
@@ -56,6 +60,14 @@ class TrainConfig(CropConfig):
     clip: float | None = None
     """Largest gradient norm, over all parameters."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    drop_path: float = 0.0
+    """Rate at which the student's last block is skipped, per sample; it rises linearly over the blocks."""
+    checkpointing: bool = False
+    """Recompute the student's blocks in the backward pass: less memory, more time."""
+    compile: bool = False
+    """torch.compile the blocks of student and teacher: faster after minutes of preparation, on a GPU."""
+    unit_gain: bool = True
+    """Start a base with random weights at unit gain (see `unit_gain`); trained bases are never touched."""
     seed: int = 0
     # outcome
     export: Literal["teacher", "student"] = "teacher"
@@ -63,13 +75,15 @@ class TrainConfig(CropConfig):
     weights: Literal["fp16", "fp32"] = "fp16"
     """Number format of the zoo checkpoint."""
     checkpoint_every: int = field(default=100, metadata={"free": True})
-    """Steps between checkpoints; the one setting that may change on resume."""
+    """Steps between checkpoints; this and `keep` may change on resume."""
+    keep: int = field(default=1, metadata={"free": True})
+    """How many checkpoints of the running training stay; the end of the run removes them."""
     log_every: int = 10
     """Steps between log lines; each holds means over its steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch", "accumulate", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 1 or more.")
         if self.batch % self.accumulate:
@@ -94,6 +108,8 @@ class Method(nn.Module, ABC):
 
     Config: ClassVar[type[TrainConfig]]
     citation: ClassVar[str] = ""
+    teacher_first: ClassVar[bool] = False
+    """Does the teacher follow the student before the optimiser's step, as in NeCo's published code, or after it?"""
     student: Branch
     teacher: Branch
 
@@ -103,11 +119,17 @@ class Method(nn.Module, ABC):
         self.base_info = base.info
         self.config = config
 
-    def prepare(self, images: Images, fresh: bool) -> None:
-        """Look at the images before the first step of a new run; a resumed one finds the outcome in its checkpoint.
+    @classmethod
+    def inputs(cls, config: Any, base: BackboneInfo, dataset: DenseDataset) -> dict[str, str]:
+        """Return digests of what a run reads besides base and images, by name; they are part of its origin.
 
-        `fresh` says that the base has random weights.
+        Called before anything is written or decoded: what is missing raises UsageError here.
         """
+        return {}
+
+    def samples(self, images: Images) -> Samples:
+        """Return what an epoch goes through; by default each image is a sample, cut by `crop`."""
+        return images
 
     @abstractmethod
     def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
@@ -120,6 +142,46 @@ class Method(nn.Module, ABC):
         """Take a student and make the teacher as its frozen copy."""
         self.student = student.requires_grad_(True).train()
         self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
+        if self.config.drop_path:
+            drop_paths(student.backbone, self.config.drop_path)
+        nets: list[Any] = [branch.backbone.net for branch in (self.student, self.teacher)]
+        if self.config.checkpointing:
+            nets[0].set_grad_checkpointing(True)
+        if self.config.compile:
+            for block in (*nets[0].blocks, *nets[1].blocks):
+                block.compile()
+        self._settled = [
+            m for m in student.backbone.modules() if isinstance(m, nn.BatchNorm2d) and int(m.num_batches_tracked or 0)
+        ]
+
+    def training_mode(self) -> None:
+        """Set student and teacher up for a step; batch statistics that came with a trained base stay as they are."""
+        self.teacher.eval()
+        self.student.train()  # last: a method without a teacher has its student in both places
+        for norm in self._settled:
+            norm.eval()
+
+
+def drop_paths(backbone: Backbone, rate: float) -> None:
+    """Let every block skip its two branches at random while training, at rates from 0 (first) to `rate` (last)."""
+    blocks: Any = getattr(backbone.net, "blocks", ())
+    for share, block in zip(torch.linspace(0, rate, len(blocks)).tolist(), blocks, strict=True):
+        for name in ("drop_path1", "drop_path2"):
+            if not hasattr(block, name):
+                raise UsageError(f"{backbone.info.name} has no {name} in its blocks; set drop_path=0.")
+            setattr(block, name, DropPath(share))
+
+
+@torch.no_grad()
+def unit_gain(backbone: Backbone) -> None:
+    """Scale every matrix of the blocks to a deviation of 1 / sqrt(its inputs): outputs as large as inputs.
+
+    ViTs start at 0.02, which suits a width of some 2500: in a net 128 wide the blocks then add next to nothing to
+    their input for thousands of images.
+    """
+    for name, weight in backbone.named_parameters():
+        if weight.ndim == 2 and ".blocks." in f".{name}":
+            weight.mul_(weight.shape[1] ** -0.5 / weight.std())
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from densebench.config import as_dict
 from densebench.errors import DensebenchError, StorageError, UsageError
 from densebench.methods.crops import Crops, generator, make_views
 from densebench.methods.data import Images, batches
+from densebench.methods.distributed import Group
 from densebench.methods.method import Method, TrainConfig, update_teacher
 from densebench.paths import write_atomically
 
@@ -35,9 +36,8 @@ class DivergedError(DensebenchError):
 
 
 def cosine(start: float, end: float, step: int, steps: int) -> float:
-    """Return a half cosine from `start` (step 0) to `end` (step `steps` - 1)."""
-    share = min(1.0, step / max(1, steps - 1))
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+    """Return a half cosine from `start` (step 0) to `end`, which the step after the last would reach (NeCo, DINO)."""
+    return end + (start - end) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def warm_cosine(peak: float, end: float, step: int, steps: int, warmup: int) -> float:
@@ -58,7 +58,7 @@ def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
 
 
 class Trainer:
-    """The loop over one method: `folder` receives state.pt and log.jsonl, `origin` is what a resumed run must share."""
+    """The loop over one method: `folder` receives states and log.jsonl, `origin` is what a resumed run must share."""
 
     def __init__(
         self,
@@ -68,22 +68,32 @@ class Trainer:
         device: torch.device,
         workers: int = 0,
         origin: Mapping[str, str] | None = None,
+        group: Group | None = None,
     ) -> None:
         self.method = method.to(device)
         self.config: TrainConfig = method.config
+        self.group = group or Group()
         self.images = images
+        self.samples = method.samples(images)
         self.folder = folder
         self.device = device
         self.workers = workers
         self.origin = dict(origin or {})
+        self.left_out: set[str] = set()
         self.step = 0
         self.seconds = 0.0
         self.first_loss = self.last_loss = math.nan
         self._window: list[dict[str, float]] = []
-        self._lines: list[str] = []
-        self.steps = len(images) // self.config.batch * self.config.epochs
+        self.lines: list[str] = []
+        self.steps = len(self.samples) // self.config.batch * self.config.epochs
         if not self.steps:
-            raise UsageError(f"{len(images)} images make no batch of {self.config.batch}; lower `batch`.")
+            what = "images" if self.samples is images else "samples"
+            raise UsageError(f"{len(self.samples)} {what} make no batch of {self.config.batch}; lower `batch`.")
+        if self.config.batch % (self.config.accumulate * self.group.size):
+            raise UsageError(
+                f"batch={self.config.batch} cannot be computed by {self.group.size} processes in "
+                f"accumulate={self.config.accumulate} equal parts each."
+            )
         fused = device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(
             parameter_groups(method.student), lr=self.config.lr, betas=(0.9, self.config.beta2), fused=fused
@@ -92,7 +102,11 @@ class Trainer:
     def run(self, progress: bool = True) -> None:
         """Train from the current step to the last, with a checkpoint every so often and after the last step."""
         config = self.config
-        source = batches(self.images, config, self.step, self.workers, self.device.type == "cuda")
+        share = (self.group.rank, self.group.size)
+        source = batches(
+            self.samples, config, self.step, self.workers, self.device.type == "cuda", share, self.left_out
+        )
+        progress = progress and self.group.first
         with torch.random.fork_rng(devices=[]), _progress_bar(self.steps, self.step, progress) as show:
             began, done = time.perf_counter(), self.seconds
             first = self.step
@@ -112,11 +126,10 @@ class Trainer:
         progress = step / self.steps
         scheduled = self._schedule(step)
         momentum = cosine(config.momentum, config.momentum_end, step, self.steps)
-        torch.manual_seed(int(generator(config.seed, step).integers(2**62)))
-        method.student.train()
-        method.teacher.eval()
+        method.training_mode()
         totals: dict[str, float] = {}
-        for i, part in enumerate(_parts(batch, config.accumulate)):
+        for i, part in enumerate(_parts(batch, config.accumulate), start=self.group.rank * config.accumulate):
+            torch.manual_seed(int(generator(config.seed, step, i).integers(2**62)))
             views = make_views(part, config, (config.seed, step, i), self.device)
             views.progress = progress
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -124,17 +137,26 @@ class Trainer:
             (loss / config.accumulate).backward()
             for key, value in {"loss": loss, **scalars}.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) / config.accumulate
+        self.group.average_gradients(method.student.parameters())
         method.before_update(progress)
         limit = math.inf if config.clip is None else config.clip
         norm = float(nn.utils.clip_grad_norm_(method.student.parameters(), limit))
+        totals = self.group.average(totals, self.device)
         if not (math.isfinite(totals["loss"]) and math.isfinite(norm)):
             raise DivergedError(
                 f"step {step}: loss {totals['loss']}, gradient norm {norm}. The last good checkpoint stays in "
                 f"{self.folder}; start over with a lower `lr` (now {config.lr}), a `clip`, or precision=fp32."
             )
+        if config.min_shared or config.min_intersection:
+            drawn, missed = batch.drawn.double().mean(0).tolist()
+            crops = config.global_crops + config.local_crops
+            totals |= {"crops_rejected": 1 - crops / drawn, "crops_off_rule": missed / crops}
+        if method.teacher_first:
+            update_teacher(method.teacher, method.student, momentum)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        update_teacher(method.teacher, method.student, momentum)
+        if not method.teacher_first:
+            update_teacher(method.teacher, method.student, momentum)
         return {**totals, "grad_norm": norm, "momentum": momentum, **scheduled}
 
     def _schedule(self, step: int) -> dict[str, float]:
@@ -150,6 +172,8 @@ class Trainer:
         return {"lr": rates[c.lr], "weight_decay": decay}
 
     def _log(self, scalars: dict[str, float], rate: float) -> None:
+        if not self.group.first:
+            return
         self._window.append(scalars)
         if math.isnan(self.first_loss):
             self.first_loss = scalars["loss"]
@@ -160,11 +184,13 @@ class Trainer:
         self.last_loss = means["loss"]
         clock = {"images_per_second": rate, "seconds": self.seconds}
         line = {"step": self.step, **{k: float(f"{v:.5g}") for k, v in {**means, **clock}.items()}}
-        self._lines.append(json.dumps(line))
-        write_atomically(self.folder / "log.jsonl", "\n".join(self._lines) + "\n")
+        self.lines.append(json.dumps(line))
+        write_atomically(self.folder / "log.jsonl", "\n".join(self.lines) + "\n")
 
     def save(self) -> None:
-        """Write state.pt: all that the rest of the run depends on."""
+        """Write all that the rest of the run depends on; the last `keep` states stay."""
+        if not self.group.first:
+            return
         state = {
             "config": as_dict(self.config),
             "origin": self.origin,
@@ -172,17 +198,20 @@ class Trainer:
             "seconds": self.seconds,
             "losses": (self.first_loss, self.last_loss),
             "window": self._window,
-            "lines": self._lines,
+            "left_out": sorted(self.left_out),
+            "lines": self.lines,
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.folder / "state.pt", buffer.getvalue())
+        write_atomically(self.folder / f"state-{self.step:07}.pt", buffer.getvalue())
+        for old in states(self.folder)[: -self.config.keep]:
+            old.unlink(missing_ok=True)
 
     def restore(self) -> None:
-        """Go on from state.pt; raises UsageError when the config is another one."""
-        path = self.folder / "state.pt"
+        """Go on from the last state; raises UsageError when the config is another one."""
+        path = states(self.folder)[-1]
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # a foreign or damaged file fails in many ways
@@ -194,7 +223,13 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.first_loss, self.last_loss = state["losses"]
-        self._window, self._lines = state["window"], state["lines"]
+        self._window, self.lines = state["window"], state["lines"]
+        self.left_out = set(state["left_out"])
+
+
+def states(folder: Path) -> list[Path]:
+    """Return the training states in a folder, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
 
 
 def check_same(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

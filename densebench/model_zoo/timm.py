@@ -43,7 +43,7 @@ class TimmBackbone(Backbone):
         attention = net.blocks[0].attn
         declared: dict[str, Any] = {
             "name": name,
-            "patch": int(net.patch_embed.patch_size[0]),
+            "patch": int(net.patch_embed.feat_ratio()),
             "width": int(net.embed_dim),
             "depth": len(net.blocks),
             "heads": int(attention.num_heads),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class Architecture:
 
     timm: str
     kwargs: dict[str, Any] = field(default_factory=dict)
+    stem: tuple[int, ...] = ()
+    """Channels of the convolutions (3x3, stride 2) that make the patch tokens; () = timm's own patch embedding."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     interpolation: str = "bilinear"
@@ -30,10 +33,12 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    # 1.2 M parameters: 20 x 20 tokens on a 160 px scene, a forward pass of 4 ms on one core
+    # 1.3 M parameters, 20 x 20 tokens on a 160 px scene. With convolutions for a patch embedding it learns in minutes
+    # what takes a plain ViT hours (Xiao et al., Early Convolutions Help Transformers See Better, NeurIPS 2021).
     "pico": Architecture(
         timm="vit_tiny_patch16_224",
-        kwargs={"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96},
+        kwargs={"patch_size": 1, "embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96},
+        stem=(24, 48, 128),
         native_size=96,
     ),
 }
@@ -61,30 +66,36 @@ def read_card(name: str) -> dict[str, Any]:
     return json.loads((folder / "card.json").read_text())
 
 
-def load(spec: Any) -> Any:
-    """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
-    from densebench.model_zoo.timm import TimmBackbone, create, load_weights
+def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
+    """Return the weights, the card and the architecture of a zoo name, or of the path of a safetensors file.
 
-    if spec.weights is not None:
-        raise UsageError(f"--weights goes with timm/NAME; {spec.text!r} has weights of its own.")
+    Names in ARCHITECTURES with `?random` have no weights and an empty card. Raises ModelError where a card is missing.
+    """
     path = Path(spec.name)
+    if spec.random and spec.name in ARCHITECTURES:
+        return None, {}, ARCHITECTURES[spec.name]
     folder = path.parent if path.suffix == ".safetensors" else zoo_folders().get(spec.name)
     if folder is not None and (folder / "card.json").exists():
         card = json.loads((folder / "card.json").read_text())
-        architecture = Architecture(**card["architecture"])
-    elif spec.name in ARCHITECTURES and spec.random:
-        card, architecture = {}, ARCHITECTURES[spec.name]
-    elif spec.name in ARCHITECTURES:
-        raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
-    else:
-        raise ModelError(
-            f"{path} has no card.json beside it, so its architecture is unknown. "
-            "Checkpoints of `densebench train` have one; for timm weights use `--model timm/NAME --weights FILE`."
-        )
-    net = create(architecture.timm, spec.random_seed or 0, **architecture.kwargs)
-    if not spec.random:
-        assert folder is not None
         weights = path if path.suffix == ".safetensors" else folder / "weights.safetensors"
+        return weights, card, Architecture(**card["architecture"])
+    if spec.name in ARCHITECTURES:
+        raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
+    raise ModelError(
+        f"{path} has no card.json beside it, so its architecture is unknown. "
+        "Checkpoints of `densebench train` have one; for timm weights use `--model timm/NAME --weights FILE`."
+    )
+
+
+def load(spec: Any) -> Any:
+    """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
+    from densebench.model_zoo.timm import TimmBackbone, load_weights
+
+    if spec.weights is not None:
+        raise UsageError(f"--weights goes with timm/NAME; {spec.text!r} has weights of its own.")
+    weights, card, architecture = find(spec)
+    net = build(architecture, spec.random_seed or 0)
+    if weights is not None and not spec.random:
         load_weights(net, weights, spec.text)
     return TimmBackbone(
         net,
@@ -96,3 +107,22 @@ def load(spec: Any) -> Any:
         licence=card.get("licence", ""),
         citation=card.get("citation", ""),
     )
+
+
+def build(architecture: Architecture, seed: int = 0) -> Any:
+    """Return the timm model of an architecture with random weights."""
+    import torch
+    from timm.layers import HybridEmbed
+    from timm.models.vision_transformer_hybrid import ConvStem
+    from torch import nn
+
+    from densebench.model_zoo.timm import create
+
+    kwargs = dict(architecture.kwargs)
+    if architecture.stem:
+        n = len(architecture.stem)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            stem = ConvStem(3, n, tuple(architecture.stem), stride=(2,) * n, act_layer=nn.GELU)
+        kwargs["embed_layer"] = partial(HybridEmbed, backbone=stem, proj=False)
+    return create(architecture.timm, seed, **kwargs)

@@ -142,6 +142,17 @@ def test_wrong_requests_are_one_line_and_exit_2(cli, arguments, message):
     assert done.stdout == ""
 
 
+def test_without_a_dataset_all_that_are_ready_are_planned_or_else_scenes(cli):
+    plan = ("run", "--model", "mine.py:ColorBackbone", "--protocol", "hummingbird", "--dry-run")
+    ready = cli(*plan, "--data-root", "data").stderr
+    assert "voc" in ready
+    assert "scenes" not in ready
+    (cli.folder / "nothing").mkdir()
+    alone = cli(*plan, "--data-root", "nothing").stderr
+    assert "would run 1 cells" in alone
+    assert "scenes_large" not in alone
+
+
 def break_nothing(folder):
     """The folder is fine; the model is not."""
 

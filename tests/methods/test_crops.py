@@ -17,9 +17,11 @@ from densebench.methods.crops import (
     crop,
     cut,
     draw_boxes,
+    draw_crops,
     generator,
     make_views,
     mix_channels,
+    overlaps,
     stack,
 )
 
@@ -126,8 +128,52 @@ def test_no_local_crops_are_fine() -> None:
     assert views.locals.shape == (0, 2, 3, 16, 16)
 
 
+def test_overlap_is_the_common_area() -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], dtype=np.float32)
+    others = np.array([[5, 6, 30, 30]], dtype=np.float32)
+    assert overlaps(boxes, others).tolist() == [[20.0], [100.0]]
+    assert overlaps(boxes, others[:0]).shape == (2, 0)
+
+
+def test_local_crops_keep_the_overlap_rule() -> None:
+    config = dataclasses.replace(SMALL, min_intersection=0.9, min_shared=0.01, draws=400)
+    free = dataclasses.replace(SMALL, min_intersection=0.0)
+    least = []
+    for seed in range(30):
+        boxes, (drawn, missed) = draw_crops(generator(seed), (200, 300), config)
+        own = (boxes[2:, 2:] - boxes[2:, :2]).prod(1)
+        share = overlaps(boxes[2:], boxes[:2]) / own[:, None]
+        assert (share < 0.9).any(1).sum() <= missed
+        assert drawn >= 6
+        if not missed:
+            assert share.min() >= 0.9
+            assert overlaps(boxes[:1], boxes[1:2])[0, 0] >= 0.02 * 200 * 300
+            least.append(drawn)
+        loose, count = draw_crops(generator(seed), (200, 300), free)
+        assert count == (6, 0)
+        assert loose.shape == (6, 4)
+    assert len(least) > 20
+    assert np.mean(least) > 8  # boxes were rejected
+
+
+def test_where_no_box_can_keep_the_rule_the_nearest_is_taken() -> None:
+    config = dataclasses.replace(
+        SMALL, global_scale=(0.05, 0.05), local_scale=(0.5, 0.5), ratio=(1, 1), min_intersection=0.9, draws=50
+    )
+    boxes, (drawn, missed) = draw_crops(generator(0), (100, 100), config)
+    assert (missed, drawn) == (4, 2 + 4 * 50)
+    assert np.isfinite(boxes).all()
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("global_crops", 0), ("local_scale", (0.5, 0.1)), ("global_scale", (0, 1))]
+    ("field", "value"),
+    [
+        ("min_intersection", 1.5),
+        ("draws", 0),
+        ("global_crops", 0),
+        ("local_scale", (0.5, 0.1)),
+        ("global_scale", (0, 1)),
+    ],
 )
 def test_impossible_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(UsageError, match=field):

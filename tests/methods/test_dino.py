@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from densebench.errors import UsageError
 from densebench.methods.crops import Views
-from densebench.methods.dino import Dino, DinoConfig, cross_entropy, sinkhorn, unit_gain, whiten
-from densebench.methods.method import update_teacher
+from densebench.methods.dino import Dino, DinoConfig, cross_entropy, sinkhorn
+from densebench.methods.method import unit_gain, update_teacher
 from densebench.model_zoo import load_model
 
 CONFIG = DinoConfig(global_size=16, local_size=8, hidden=16, bottleneck=8, prototypes=12)
@@ -102,21 +101,6 @@ def test_teacher_starts_as_the_student() -> None:
         assert not theirs.requires_grad
 
 
-def test_whitened_filters_give_patches_equal_and_independent_channels() -> None:
-    backbone = load_model("pico?random")
-    draw = torch.Generator().manual_seed(0)
-    noise = torch.rand(30, 3, 56, 56, generator=draw)
-    smooth = torch.nn.functional.avg_pool2d(noise, 9, stride=1)
-    images = (255 * (smooth - smooth.min()) / (smooth.max() - smooth.min())).to(torch.uint8)
-    whiten(backbone, list(images), seed=0)
-    patches = images.unfold(2, 8, 5).unfold(3, 8, 5).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 8, 8)
-    tokens = backbone.net.patch_embed.proj(backbone.normalise(patches.float() / 255)).flatten(1).detach()[:, :20]
-    after = tokens.T.cov()
-    assert float(after.diagonal().min()) > 0.15
-    assert float(after.diagonal().max()) < 0.4
-    assert float((after - after.diagonal().diag()).abs().max()) < 0.08
-
-
 def test_unit_gain_scales_the_blocks_and_nothing_else() -> None:
     backbone, same = load_model("pico?random"), load_model("pico?random")
     unit_gain(backbone)
@@ -126,10 +110,3 @@ def test_unit_gain_scales_the_blocks_and_nothing_else() -> None:
             assert float(weight.std()) == pytest.approx(weight.shape[1] ** -0.5, rel=1e-4)
         else:
             assert torch.equal(weight, other[name])
-
-
-def test_bases_that_cannot_be_whitened_say_so() -> None:
-    backbone = load_model("pico?random")
-    backbone.net.pos_embed = None
-    with pytest.raises(UsageError, match="whiten=0"):
-        whiten(backbone, [torch.zeros(3, 16, 16, dtype=torch.uint8)], seed=0)

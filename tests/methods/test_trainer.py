@@ -18,7 +18,7 @@ from densebench.errors import CorruptFileError, UsageError
 from densebench.methods import METHODS, trainer
 from densebench.methods.data import CachedImages, Images, batches
 from densebench.methods.dino import Dino, DinoConfig
-from densebench.methods.trainer import DivergedError, cosine, parameter_groups, warm_cosine
+from densebench.methods.trainer import DivergedError, cosine, parameter_groups, states, warm_cosine
 from densebench.model_zoo import load_model
 from densebench.paths import zoo_dir
 
@@ -44,6 +44,10 @@ def assert_same(one: str, other: str) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
+def last_state(name: str) -> dict[str, Any]:
+    return torch.load(states(zoo_dir() / name)[-1], weights_only=True)
+
+
 def break_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Make the trainer fail in the step after `steps` of this session."""
     update, left = trainer.Trainer.update, [steps]
@@ -59,12 +63,12 @@ def break_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 def test_schedules_start_and_end_where_they_should() -> None:
     assert cosine(0.9, 1.0, 0, 10) == pytest.approx(0.9)
-    assert cosine(0.9, 1.0, 9, 10) == pytest.approx(1.0)
-    assert cosine(2.0, 0.0, 5, 11) == pytest.approx(1.0)
+    assert 0.99 < cosine(0.9, 1.0, 9, 10) < cosine(0.9, 1.0, 10, 10) == pytest.approx(1.0)
+    assert cosine(2.0, 0.0, 5, 10) == pytest.approx(1.0)
     rates = [warm_cosine(1.0, 0.1, step, 20, 4) for step in range(20)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4] == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.1)
+    assert 0.1 < rates[-1] < 0.11
     assert warm_cosine(1.0, 0.0, 0, 1, 0) == pytest.approx(1.0)
 
 
@@ -79,7 +83,9 @@ def test_groups_cover_the_student_once_and_spare_vectors_from_decay() -> None:
 
 def test_a_run_leaves_a_checkpoint_that_loads_by_name() -> None:
     result = toy.run("mine")
-    assert sorted(p.name for p in result.folder.iterdir()) == ["card.json", "log.jsonl", "weights.safetensors"]
+    assert sorted(p.name for p in result.folder.iterdir()) == [
+        "card.json", "log.jsonl", "log.png", "weights.safetensors",
+    ]  # fmt: skip
     assert "14 steps" in str(result)
     card = json.loads((result.folder / "card.json").read_text())
     complete = {
@@ -105,7 +111,7 @@ def test_a_run_leaves_a_checkpoint_that_loads_by_name() -> None:
         "images_per_second",
         "teacher_entropy",
     }
-    assert lines[-1]["momentum"] > 0.99
+    assert lines[-1]["momentum"] > 0.98
 
 
 def test_a_checkpoint_is_a_base_too() -> None:
@@ -114,8 +120,8 @@ def test_a_checkpoint_is_a_base_too() -> None:
     assert card["base_digest"] == load_model("mine").weights_digest()
     assert card["architecture"]["native_size"] == 96
     assert load_model("again").info.mean == (0.5, 0.5, 0.5)
-    for key, value in weights("mine").items():  # whitening is for random bases
-        torch.testing.assert_close(weights("again")[key], value.float(), atol=1e-6, rtol=0)
+    for key, value in weights("mine").items():  # batch statistics too
+        torch.testing.assert_close(weights("again")[key], value, atol=1e-6, rtol=0, check_dtype=False)
 
 
 def test_any_plain_vit_of_timm_is_a_base() -> None:
@@ -133,7 +139,7 @@ def test_resume_ends_in_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> Non
         break_after(patch, 9)  # in epoch 2, one step after a checkpoint, inside a log window
         with pytest.raises(RuntimeError, match="power cut"):
             toy.run("broken")
-    assert torch.load(zoo_dir() / "broken" / "state.pt", weights_only=True)["step"] == 8
+    assert last_state("broken")["step"] == 8
     with pytest.raises(UsageError, match=r"interrupted run.*--resume"):
         toy.run("broken")
     toy.run("broken", resume=True, workers=1)
@@ -150,18 +156,44 @@ def test_resume_ends_in_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_resume_after_sigkill_ends_in_the_same_weights() -> None:
     script = [sys.executable, "-m", "tests.methods.toy", "killed", "8"]
     repository = Path(__file__).parents[2]
-    state = zoo_dir() / "killed" / "state.pt"
+    folder = zoo_dir() / "killed"
     process = subprocess.Popen(script, cwd=repository, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     deadline = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not states(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = torch.load(state, weights_only=True)["step"]
+    done = last_state("killed")["step"]
     assert 0 < done < 56
     toy.run("killed", resume=True, epochs=8)
     toy.run("whole", epochs=8)
     assert_same("whole", "killed")
+
+
+def test_the_last_states_stay_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        break_after(patch, 9)
+        with pytest.raises(RuntimeError):
+            toy.run("broken", keep=2)
+    assert [s.name for s in states(zoo_dir() / "broken")] == ["state-0000006.pt", "state-0000008.pt"]
+    toy.run("broken", keep=2, resume=True)
+    assert states(zoo_dir() / "broken") == []
+
+
+def test_two_processes_are_one_with_twice_the_parts() -> None:
+    toy.run("base", epochs=1)  # its batch statistics are settled
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together += ["-m", "tests.methods.toy", "two", "2", "base", "1"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        together, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    toy.run("one", base="base", accumulate=2, weights="fp32")
+    for name, value in weights("one").items():
+        torch.testing.assert_close(weights("two")[name], value, atol=1e-5, rtol=1e-4)
+    card = json.loads((zoo_dir() / "two" / "card.json").read_text())
+    assert (card["processes"], card["steps"], card["images_seen"]) == (2, STEPS, 56)
 
 
 def test_resume_names_the_field_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +236,7 @@ def test_nan_stops_with_the_step_and_keeps_the_last_checkpoint(monkeypatch: pyte
         patch.setattr(Dino, "loss", poisoned)
         with pytest.raises(DivergedError, match=r"step 5: loss nan.*last good checkpoint"):
             toy.run("sick")
-    state = torch.load(zoo_dir() / "sick" / "state.pt", weights_only=True)
+    state = last_state("sick")
     assert state["step"] == 4
     assert all(torch.isfinite(v).all() for v in state["method"].values())
     toy.run("sick", resume=True)
@@ -216,6 +248,23 @@ def test_an_unreadable_image_is_named() -> None:
     for i, settings in enumerate(({"workers": 0}, {"workers": 1}, {"cache": 64})):
         with pytest.raises(CorruptFileError, match=r"image board_17 of boards cannot be read \(truncated\)"):
             toy.run(f"mine{i}", data="torn", **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache": 64}, {"workers": 1}])
+def test_on_request_another_image_stands_in_and_the_card_says_for_which(settings: dict[str, Any]) -> None:
+    result = toy.run("mine", data="torn", skip_corrupt=True, **settings)
+    assert result.card["left_out"] == ["board_17"]
+    assert result.card["images_seen"] == 56
+    assert "1 images that cannot be read were left out" in str(result)
+
+
+def test_a_folder_of_torn_images_alone_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(self: Any, index: int) -> Any:
+        raise OSError("truncated")
+
+    monkeypatch.setattr(toy.Boards, "image", torn)
+    with pytest.raises(CorruptFileError, match="cannot be read"):
+        toy.run("mine", skip_corrupt=True)
 
 
 def test_cached_images_are_the_images_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +306,9 @@ def test_accumulated_parts_add_up() -> None:
         "weights": "fp32",
     }
     off = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
-    toy.run("one", **same, **off)
-    toy.run("two", **same, **off, accumulate=2)
+    toy.run("base", epochs=1)  # its batch statistics are settled
+    toy.run("one", base="base", **same, **off)
+    toy.run("two", base="base", **same, **off, accumulate=2)
     for name, value in weights("one").items():
         torch.testing.assert_close(weights("two")[name], value, atol=2e-4, rtol=0)
 

@@ -22,7 +22,6 @@ SMALL: dict[str, Any] = {
     "hidden": 16,
     "bottleneck": 8,
     "prototypes": 16,
-    "whiten": 4,
     "checkpoint_every": 2,
     "log_every": 3,
 }
@@ -58,12 +57,12 @@ def register() -> None:
     DATASETS.add("torn", Torn)
 
 
-def run(name: str, resume: bool = False, **overrides: Any) -> Any:
+def run(name: str, resume: bool = False, small: dict[str, Any] = SMALL, **overrides: Any) -> Any:
     from densebench.methods import train
 
     settings = {"method": "dino", "base": "pico?random", "data": "boards", "name": name, "workers": 0}
     given = {key: overrides.pop(key) for key in list(overrides) if key in (*settings, "overwrite", "out")}
-    return train(**{**settings, **given}, overrides={**SMALL, **overrides}, resume=resume, device="cpu")
+    return train(**{**settings, **given}, overrides={**small, **overrides}, resume=resume, device="cpu")
 
 
 if __name__ == "__main__":
@@ -71,4 +70,8 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     register()
-    run(sys.argv[1], epochs=int(sys.argv[2]))
+    name, epochs, *rest = sys.argv[1:]
+    if rest:
+        run(name, epochs=int(epochs), base=rest[0], accumulate=int(rest[1]), weights="fp32")
+    else:
+        run(name, epochs=int(epochs))

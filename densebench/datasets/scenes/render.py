@@ -21,7 +21,7 @@ from densebench.datasets.scenes.stage import BACKDROP, GROUND, MAX_DEPTH, SKY, S
 from densebench.datasets.scenes.surfaces import LEVELS, SPAN, TILE, sensor_noise, texture_bank
 from densebench.datasets.scenes.world import seeded
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Goes into every seed: raise it when pixels change on purpose."""
 
 SPLITS = ("train", "val", "unlabelled")

@@ -1,0 +1,248 @@
+"""DIP: patches of a query image should find, among patches of other images, those with their own pseudo-label.
+
+"DIP: Unsupervised Dense In-Context Post-training of Visual Representations": a task is a query, a positive that shares
+a pseudo-class with it, and distractors; a soft nearest-neighbour lookup in the labelled patches of these predicts the
+query's labels. Settings are those of the published code and configs (ViT-S/14 and ViT-B/14 with registers, COCO).
+Labels and pairs come from a folder that `densebench pseudolabel` makes, or from the published archives, which show the
+centre crop (`cover=crop`). As published, an epoch goes through all pairs, and distractors are the positives of other
+tasks in the same part of a batch, where a task can meet its own again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import DatasetError, UsageError
+from densebench.methods.crops import CropConfig, Crops, Views
+from densebench.methods.data import Images
+from densebench.methods.method import Branch, Method, TrainConfig
+from densebench.methods.pseudolabels import LabelFolder
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
+from densebench.ops.resize import resize_labels
+
+UNREAD = {f.name for f in dataclasses.fields(CropConfig)} - {"global_size"} | {"momentum", "momentum_end"}
+"""Settings that have no meaning here: nothing is random in the crops, and there is no teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DipConfig(TrainConfig):
+    """The published settings; `global_size` is the side of the centre crop."""
+
+    global_crops: int = 2
+    local_crops: int = 0
+    flip: float = 0.0
+    jitter: float = 0.0
+    grayscale: float = 0.0
+    blur: float = 0.0
+    epochs: int = 5
+    batch: int = 384
+    accumulate: int = 96
+    lr: float = 2.25e-7
+    """1.5e-7 * 384 / 256."""
+    weight_decay: float = 0.05
+    weight_decay_end: float = 0.05
+    beta2: float = 0.95
+    export: Literal["teacher", "student"] = "student"
+    # the method's own
+    labels: str | None = None
+    """Folder of pseudo-labels."""
+    pairs: str | None = None
+    """List of queries and positives; None = `pairs.txt` in that folder."""
+    cover: Literal["image", "crop"] = "image"
+    """What a label map shows: its whole image, or as in the published archives the centre crop."""
+    classes: int | None = None
+    """Number of pseudo-classes; None = as the folder says, else the 1000 of the published archives."""
+    resize: int = 256
+    """Shorter side in pixels that images are brought to before the centre is cut out."""
+    blocks: int = 3
+    """Last blocks of the backbone that are trained, with the final norm and the head."""
+    expansion: int = 7
+    """Width of the head's hidden layer in widths of the backbone."""
+    out: int = 6144
+    """Width of the head's output."""
+    distractors: int = 7
+    """Positives of other tasks in a task's support."""
+    temperature: float = 0.07
+    form: Literal["published", "corrected"] = "published"
+    """The published code takes probabilities for logits; "corrected" is their cross-entropy, as in the paper."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if field.name in UNREAD and getattr(self, field.name) != field.default:
+                raise UsageError(f"{field.name} has no meaning for DIP; leave it at {field.default}.")
+        if self.resize < self.global_size:
+            raise UsageError(f"resize={self.resize}: expected global_size={self.global_size} or more.")
+        for name, least in (("blocks", 0), ("distractors", 0), ("expansion", 1), ("out", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name}={getattr(self, name)}: expected {least} or more.")
+        if self.temperature <= 0:
+            raise UsageError(f"temperature={self.temperature}: expected more than 0.")
+
+
+class Tasks:
+    """Pairs of a query and a positive with their label maps; each pair is a sample, in which nothing is random."""
+
+    def __init__(
+        self, images: Images, labels: LabelFolder, pairs: list[tuple[int, int]], config: DipConfig, classes: int
+    ) -> None:
+        self.images, self.labels, self.pairs, self.classes = images, labels, pairs, classes
+        self.resize, self.cover = config.resize, config.cover
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def crops(self, index: int, config: CropConfig, rng: np.random.Generator) -> Crops:
+        """Return the centres of both images as global crops, the query's first; raises DatasetError for a wrong map."""
+        images = [self.images[i] for i in self.pairs[index]]
+        centres = [centre(image, self.resize, config.global_size) for image in images]
+        maps = [self._labels(i, image, config.global_size) for i, image in zip(self.pairs[index], images, strict=True)]
+        return Crops(
+            globals=torch.stack([pixels for pixels, _ in centres]),
+            locals=torch.empty((0, 3, config.local_size, config.local_size), dtype=torch.uint8),
+            boxes=torch.tensor([box for _, box in centres]),
+            flips=torch.zeros(2, dtype=torch.bool),
+            size=torch.tensor(images[0].shape[1:]),
+            drawn=torch.tensor((2, 0)),
+            labels=torch.stack(maps),
+        )
+
+    def _labels(self, index: int, image: Tensor, side: int) -> Tensor:
+        """Return the labels (side, side) of an image's centre."""
+        id_ = self.images.dataset.ids[index]
+        labels = self.labels.read(id_, self.classes)
+        size = (image.shape[1], image.shape[2])
+        shown, wanted = (size, f"as {size[0]} x {size[1]}") if self.cover == "image" else ((side, side), "as a square")
+        if not same_frame((labels.shape[0], labels.shape[1]), shown):
+            raise DatasetError(
+                f"the label map {self.labels.find(id_)} is {labels.shape[0]} x {labels.shape[1]}; expected the same "
+                f"shape {wanted}, as cover={self.cover} says."
+            )
+        if self.cover == "crop":
+            return resize_labels(labels, side)
+        (height, width), (top, left) = centre_geometry(size, self.resize, side)
+        return resize_labels(labels, (height, width))[top : top + side, left : left + side]
+
+
+def same_frame(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Tell whether two (height, width) can be of one picture at two sizes, each side rounded to whole pixels."""
+    return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
+
+
+def centre_geometry(size: tuple[int, int], short: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (height, width) of an image whose shorter side is brought to `short`, and (top, left) of its centre.
+
+    Rounding as in torchvision's Resize and CenterCrop.
+    """
+    height, width = (short if n == min(size) else int(short * n / min(size)) for n in size)
+    return (height, width), (round((height - side) / 2), round((width - side) / 2))
+
+
+def centre(image: Tensor, short: int, side: int) -> tuple[Tensor, tuple[float, ...]]:
+    """Return the centre (3, side, side) of an image (3, H, W) uint8 resized to `short`, and its box in the image.
+
+    Bilinear with antialiasing; the box is x1, y1, x2, y2 in pixels.
+    """
+    size = (image.shape[1], image.shape[2])
+    (height, width), (top, left) = centre_geometry(size, short, side)
+    resized = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    y, x = size[0] / height, size[1] / width
+    box = (left * x, top * y, (left + side) * x, (top + side) * y)
+    return resized[:, top : top + side, left : left + side], box
+
+
+class Dip(Method):
+    """In-context segmentation by pseudo-labels. There is no teacher: the student stands in its place, at no cost."""
+
+    Config: ClassVar[type[TrainConfig]] = DipConfig
+    citation = "DIP: Unsupervised Dense In-Context Post-training of Visual Representations"
+    config: DipConfig
+
+    def __init__(self, base: Backbone, config: DipConfig) -> None:
+        super().__init__(base, config)
+        self.classes = config.classes or 0  # known once the labels are, see `samples`
+        width = base.info.width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            head = nn.Sequential(
+                nn.Linear(width, config.expansion * width),
+                nn.GELU(),
+                nn.Linear(config.expansion * width, config.out),
+                nn.LayerNorm(config.out, eps=1e-6),
+            )
+        self.adopt(Branch(base, head))
+        self.teacher = self.student
+        net: Any = base.net
+        if config.blocks > len(net.blocks):
+            raise UsageError(f"blocks={config.blocks}: {base.info.name} has {len(net.blocks)}.")
+        base.requires_grad_(False)
+        self.trained: list[nn.Module] = [*net.blocks[len(net.blocks) - config.blocks :], net.norm]
+        for part in self.trained:
+            part.requires_grad_(True)
+        self.training_mode()
+
+    def training_mode(self) -> None:
+        """Leave what is frozen in evaluation mode: its batch statistics too stay as they are."""
+        super().training_mode()
+        self.student.backbone.eval()
+        for part in self.trained:
+            part.train()
+
+    @classmethod
+    def inputs(cls, config: DipConfig, base: BackboneInfo, dataset: DenseDataset) -> dict[str, str]:
+        """Return the digest of labels and pairs; raises UsageError where they are missing or of other images."""
+        labels = _labels(config, base, dataset)
+        labels.pairs(dataset.ids[: config.images], config.pairs)
+        made = labels.about.get("data", {})
+        same = [made.get(key) for key in ("name", "split", "of")] == [dataset.info.name, dataset.split, len(dataset)]
+        if same and made["digest"] != dataset.digest():
+            raise UsageError(
+                f"the labels in {config.labels} are of other images: {made['name']}/{made['split']} has changed since "
+                f"they were made. {labels.hint}"
+            )
+        return {"labels_digest": labels.digest(config.pairs)}
+
+    def samples(self, images: Images) -> Tasks:
+        """Return the pairs among these images."""
+        labels = _labels(self.config, self.base_info, images.dataset)
+        self.classes = self.config.classes or labels.classes
+        pairs = labels.pairs(images.dataset.ids[: len(images)], self.config.pairs)
+        return Tasks(images, labels, pairs, self.config, self.classes)
+
+    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Predict each query's labels from its positive and from those of other tasks, and compare.
+
+        Logged are the share of patches whose most frequent label is predicted (`accuracy`), and of labels that the
+        support holds at all (`in_support`).
+        """
+        config, n = self.config, len(views)
+        maps = self.student.backbone.dense(views.clean_globals.flatten(0, 1)).maps[0]
+        query, positive = self.student.head(maps.flatten(2).transpose(1, 2)).split(n)  # (B, N, out) each
+        target, known = patch_labels(views.labels.flatten(0, 1), self.base_info.patch, self.classes).split(n)
+        others = torch.stack([torch.randperm(n) for _ in range(config.distractors)] or [torch.empty(0, n)])
+        known = add_distractors(known, others)
+        prediction = predict_in_context(query, add_distractors(positive, others), known, config.temperature)
+        loss = in_context_loss(prediction, target, config.form)
+        right = prediction.argmax(-1) == target.argmax(-1)
+        held = (target * (known.amax(1, keepdim=True) > 0)).sum(-1)
+        return loss, {"accuracy": right.float().mean(), "in_support": held.mean()}
+
+
+def _labels(config: DipConfig, base: BackboneInfo, dataset: DenseDataset) -> LabelFolder:
+    """Open the folder of labels; every error about it says how to make one."""
+    words = ["densebench", "pseudolabel", "--model", base.name, "--data", dataset.info.name]
+    words += ["--split", config.split] if config.split else []
+    command = f"{shlex.join(words)} --out {shlex.quote(config.labels) if config.labels else 'FOLDER'}"
+    if config.labels is None:
+        raise UsageError(f"DIP needs pseudo-labels: `{command}` makes them, --set labels=FOLDER names them.")
+    return LabelFolder(config.labels, f"`{command}` makes them.")

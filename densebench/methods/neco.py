@@ -1,0 +1,110 @@
+"""NeCo: a student patch should rank reference patches by similarity as its teacher does.
+
+"Near, far: Patch-ordering enhances vision foundation models' scene understanding"; settings of the published code and
+configs where these and the paper differ (Cauchy comparisons, one-sided loss, references from a queue of teacher
+tokens). See `ops/neco.py` for the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from densebench.errors import UsageError
+from densebench.methods.aligned import Aligned, AlignedConfig
+from densebench.methods.method import TrainConfig
+from densebench.model_zoo.backbone import Backbone
+from densebench.ops.neco import Ordering, Similarity, neco_loss, references
+from densebench.ops.roi import crop_pairs
+from densebench.ops.sorting import Distribution, Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class NecoConfig(AlignedConfig):
+    """The published configs for DINOv2 bases: small as here; ViT-B has batch=16 and lr=5e-6 (1e-6 with registers)."""
+
+    epochs: int = 25
+    batch: int = 64
+    # the method's own
+    similarity: Similarity = "cosine"
+    steepness: float = 100.0
+    """Of the comparisons, student and teacher."""
+    network: Network = "bitonic"
+    distribution: Distribution = "cauchy"
+    """The paper says logistic_phi; the code runs its sorting library's default, cauchy."""
+    art_lambda: float = 0.25
+    """Of logistic_phi."""
+    two_sided: bool = False
+    """Add the reverse cross-entropy, as in the paper; the code has one direction."""
+    floor: float = 0.0
+    """Least probability inside the logarithm."""
+    queue: int = 8192
+    """Teacher tokens kept per global crop, to draw references from; 0 = references come from the batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ordering()
+        needed = self.batch // self.accumulate * self.roi_size**2
+        if self.queue and self.queue < needed:
+            raise UsageError(
+                f"queue={self.queue}: a part of a batch takes {needed} references (images x roi_size^2); "
+                f"give queue={needed} or more, a larger accumulate, or queue=0."
+            )
+
+    def ordering(self) -> Ordering:
+        """Return the settings of the loss; raises UsageError for those that end in NaN."""
+        return Ordering(
+            similarity=self.similarity,
+            steepness=self.steepness,
+            teacher_steepness=self.steepness,
+            network=self.network,
+            distribution=self.distribution,
+            art_lambda=self.art_lambda,
+            two_sided=self.two_sided,
+            floor=self.floor,
+        )
+
+
+class Neco(Aligned):
+    """Agreement of patch orders."""
+
+    Config: ClassVar[type[TrainConfig]] = NecoConfig
+    citation = "Near, far: Patch-ordering enhances vision foundation models' scene understanding (NeCo)"
+    config: NecoConfig
+    queue: Tensor  # (G, queue, out), newest first
+    filled: Tensor  # () rows that count as filled
+
+    def __init__(self, base: Backbone, config: NecoConfig) -> None:
+        super().__init__(base, config)
+        self.register_buffer("queue", torch.zeros(config.global_crops, config.queue, config.out))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        pairs = crop_pairs(config.global_crops, config.global_crops + config.local_crops)
+        self.source = [pairs[i][0] for i in self.used]
+        """The global crop of each pair that counts."""
+
+    def compare(self, student: Tensor, teacher: Tensor, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Push teacher tokens into the queue, draw references, and return the mean over pairs."""
+        if self.config.queue:
+            self.push(maps)
+        ordering, filled = self.config.ordering(), int(self.filled)
+        losses = []
+        for g, predicted, seen in zip(self.source, student, teacher, strict=True):
+            drawn = references(seen, self.queue[g] if filled else None, filled)
+            losses.append(neco_loss(predicted, seen, drawn, ordering))
+        return torch.stack(losses).mean(), {}
+
+    @torch.no_grad()
+    def push(self, maps: Tensor) -> None:
+        """Put min(10 * batch, queue) random teacher tokens per global crop in front of the queue.
+
+        As in the published code the count of filled rows grows with every crop, so twice as fast as a queue does with
+        two global crops: in the first steps about half of the rows drawn are still zero.
+        """
+        n = min(10 * maps.shape[1], self.config.queue)
+        for g, tokens in enumerate(maps.permute(0, 1, 3, 4, 2).flatten(1, 3)):
+            new = tokens[torch.randperm(len(tokens), device=tokens.device)[:n]].to(self.queue.dtype)
+            self.queue[g] = torch.cat([new, self.queue[g, : self.config.queue - len(new)]])
+            self.filled.add_(len(new)).clamp_(max=self.config.queue)

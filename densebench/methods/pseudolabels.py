@@ -1,0 +1,555 @@
+"""Pseudo-labels: label maps of images without annotations, read from a folder or made from a backbone's own features.
+
+A folder holds one map per image, `ID.png` (8 or 16 bit) or, as in the archives published with DIP, `ID.pt`, and
+`pairs.txt` with a line `ID.png: OTHER.png` per pair of a query and a positive (published lists name the images
+instead). Folders that were made here also hold `pseudolabels.json`, which says how.
+
+Making follows section 3.2 of "DIP: Unsupervised Dense In-Context Post-training of Visual Representations": segments
+per image, k-means of their mean features over all images, each patch to its nearest centroid, each segment to the
+class that most of its patches have. DIP takes its segments from a diffusion model (DiffCut); those of the segmenter
+`features` come from the backbone that the labels are made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from densebench.datasets import DATASETS, load_dataset
+from densebench.environment import environment, pick_device
+from densebench.errors import CorruptFileError, DatasetError, DensebenchError, FeatureError, StorageError, UsageError
+from densebench.features import RESAMPLING
+from densebench.methods import SEGMENTERS
+from densebench.methods.data import Images
+from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import Backbone
+from densebench.ops.clustering import KMeansInfo, assign, kmeans
+from densebench.ops.resize import nearest_index
+from densebench.paths import write_atomically
+from densebench.progress import Progress
+
+ABOUT = "pseudolabels.json"
+PAIRS = "pairs.txt"
+PUBLISHED_CLASSES = 1000
+BLOCK = 32
+"""Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""
+SEGMENTS = 12
+"""Segments of an image that `merge_patches` stops at."""
+
+IntMap = NDArray[np.integer[Any]]
+Segmenter = Callable[[NDArray[np.float32], NDArray[np.uint8]], IntMap]
+"""From features (h, w, D) and the image (H, W, 3) that they are of, to segment numbers (h, w); pure."""
+
+
+class LabelFolder:
+    """Label maps by image id, and pairs of images that share something."""
+
+    def __init__(self, folder: str | Path, hint: str = "") -> None:
+        """`hint` ends the messages of errors; raises UsageError for a folder that is not there or not finished."""
+        self.folder, self.hint = Path(folder), hint
+        if not self.folder.is_dir():
+            raise UsageError(f"labels={folder}: there is no such folder. {hint}")
+        about = self.folder / ABOUT
+        self.about: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {}
+        if self.about and not self.about["complete"]:
+            raise UsageError(f"the labels in {folder} are half made; go on with `{self.about['command']}`.")
+
+    @property
+    def classes(self) -> int:
+        """Number of pseudo-classes: as the folder says, else the 1000 of the published archives."""
+        return self.about.get("settings", {}).get("classes", PUBLISHED_CLASSES)
+
+    def find(self, id_: str) -> Path | None:
+        """Return the file of an image's map, if there is one."""
+        return next((p for p in (self.folder / f"{id_}.png", self.folder / f"{id_}.pt") if p.exists()), None)
+
+    def read(self, id_: str, classes: int) -> Tensor:
+        """Return an image's map (h, w) int32; raises DatasetError where it is absent or holds other labels."""
+        path = self.find(id_)
+        if path is None:
+            raise DatasetError(f"{self.folder} has no label map of {id_}. {self.hint}")
+        labels = read_map(path)
+        low, high = (int(v) for v in labels.aminmax())
+        if low < 0 or high >= classes:
+            raise DatasetError(f"{path} holds labels {low} to {high}; expected 0 to {classes - 1} (see `classes`).")
+        return labels
+
+    def pairs(self, ids: Sequence[str], file: str | Path | None = None) -> list[tuple[int, int]]:
+        """Return (query, positive) as positions in `ids`; lines with other images are left out.
+
+        Raises UsageError for a list that is missing, broken or has no pair of these images, and where maps are missing.
+        """
+        path = self.folder / PAIRS if file is None else Path(file)
+        if not path.is_file():
+            raise UsageError(f"there is no list of pairs {path}; give one with pairs=FILE. {self.hint}")
+        at = {id_: i for i, id_ in enumerate(ids)}
+        found: list[tuple[int, int]] = []
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            query, _, positive = line.partition(":")
+            if not line.strip():
+                continue
+            files = query.strip(), positive[1:].strip()  # as published: whatever comes after the colon is no name
+            if not all(files):
+                raise UsageError(f"{path}, line {number}: {line!r}; expected `QUERY.jpg: POSITIVE.jpg`.")
+            names = [str(Path(file).with_suffix("")) for file in files]
+            if names[0] in at and names[1] in at:
+                found.append((at[names[0]], at[names[1]]))
+        if not found:
+            raise UsageError(f"{path} pairs none of these {len(ids)} images (such as {ids[0]}). {self.hint}")
+        wanted = sorted({i for pair in found for i in pair})
+        missing = [ids[i] for i in wanted if self.find(ids[i]) is None]
+        if missing:
+            raise UsageError(
+                f"{self.folder} lacks {len(missing)} of {len(wanted)} label maps: {', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else ''}. {self.hint}"
+            )
+        return found
+
+    def digest(self, file: str | Path | None = None) -> str:
+        """Return a digest of maps and pairs; where the maps were not made here, of their names and sizes."""
+        whole = hashlib.sha256((self.folder / PAIRS if file is None else Path(file)).read_bytes())
+        if self.about:
+            whole.update(self.about["maps_sha256"].encode())
+        else:
+            maps = sorted(p for p in self.folder.rglob("*") if p.suffix in (".png", ".pt"))
+            whole.update("".join(f"{p.relative_to(self.folder)}:{p.stat().st_size};" for p in maps).encode())
+        return whole.hexdigest()
+
+
+def read_map(path: Path) -> Tensor:
+    """Return the labels (h, w) int32 of a grey or palette PNG, or of a tensor in a `.pt` file; ids are kept."""
+    try:
+        if path.suffix == ".pt":
+            labels = torch.load(path, map_location="cpu", weights_only=True).squeeze().to(torch.int32)
+        else:
+            with Image.open(path) as image:
+                if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+                    raise DatasetError(f"{path} is a {image.mode} image; expected a grey or palette PNG of labels.")
+                labels = torch.from_numpy(np.array(image).astype(np.int32))
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
+        raise CorruptFileError(f"{path} cannot be read as a label map ({error}).", str(path)) from error
+    if labels.ndim != 2:
+        raise DatasetError(f"{path} holds {tuple(labels.shape)} values; expected a map (height, width).")
+    return labels
+
+
+def write_map(path: Path, labels: IntMap) -> None:
+    """Write labels (h, w), 0 to 65535, as a grey PNG of 8 bits, or 16 where 8 are too few; whole or not at all."""
+    buffer = io.BytesIO()
+    Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16)).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def merge_patches(
+    features: NDArray[np.float32], image: NDArray[np.uint8] | None = None, segments: int = SEGMENTS
+) -> IntMap:
+    """Return connected segments (h, w), numbered from 0: neighbours that differ least are merged until few are left.
+
+    What a merger costs is the rise of the squared distances to the segments' means (Ward 1963), over neighbours in the
+    patch grid only; neither scale nor offset of the features plays a part. `image` is not looked at.
+    """
+    h, w, d = features.shape
+    n = h * w
+    means = np.empty((2 * n, d))  # segment n + i is what the i-th merger made
+    means[:n] = features.reshape(n, d)
+    sizes = np.ones(2 * n)
+    near: dict[int, set[int]] = {i: set() for i in range(n)}
+    grid = np.arange(n).reshape(h, w)
+    edges = np.concatenate([
+        np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1),
+        np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1),
+    ])  # fmt: skip
+    costs = np.square(means[edges[:, 0]] - means[edges[:, 1]]).sum(1) / 2
+    heap = [(cost, a, b) for cost, (a, b) in zip(costs.tolist(), edges.tolist(), strict=True)]
+    heapq.heapify(heap)
+    for _, a, b in heap:
+        near[a].add(b)
+        near[b].add(a)
+    parent = np.arange(2 * n)
+    made = n
+    while len(near) > segments:
+        _, a, b = heapq.heappop(heap)
+        if a not in near or b not in near:
+            continue  # one of them is part of a larger segment by now
+        sizes[made] = sizes[a] + sizes[b]
+        means[made] = (sizes[a] * means[a] + sizes[b] * means[b]) / sizes[made]
+        parent[[a, b]] = made
+        others = sorted((near.pop(a) | near.pop(b)) - {a, b})
+        near[made] = set(others)
+        costs = np.square(means[others] - means[made]).sum(1) * sizes[others] / (sizes[others] + sizes[made])
+        for other, cost in zip(others, (costs * sizes[made]).tolist(), strict=True):
+            near[other] = (near[other] - {a, b}) | {made}
+            heapq.heappush(heap, (cost, other, made))
+        made += 1
+    for i in range(made - 2, -1, -1):  # parents have higher numbers
+        parent[i] = parent[parent[i]]
+    return np.unique(parent[:n], return_inverse=True)[1].reshape(h, w)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How pseudo-labels are made; what DIP's text leaves open is marked."""
+
+    classes: int = PUBLISHED_CLASSES
+    segmenter: str = "features"
+    size: int
+    """Side in pixels that images are squashed to, a multiple of the patch."""
+    neighbours: int = 5
+    """Images nearest to a query among which its positives are."""
+    share: float = 0.05
+    """A positive has a class in common with its query that covers more than this share of both images (open)."""
+    iterations: int = 50
+    """Of k-means (open)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.classes <= 2**16:
+            raise UsageError(f"--classes {self.classes}: expected 2 to {2**16}, what a PNG can hold.")
+        if not 0 <= self.share < 1:
+            raise UsageError(f"--share {self.share}: expected 0 or more and less than 1.")
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """What `pseudolabel` left behind."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    def __str__(self) -> str:
+        a = self.about
+        return (
+            f"{a['data']['images']} label maps of {a['data']['name']}/{a['data']['split']}: {a['segments']} segments, "
+            f"{a['settings']['classes']} classes, {a['pairs']} pairs; {self.folder}"
+        )
+
+
+def pseudolabel(
+    *,
+    model: str,
+    data: str,
+    out: str | Path,
+    split: str | None = None,
+    limit: int | None = None,
+    classes: int = PUBLISHED_CLASSES,
+    segmenter: str = "features",
+    size: int | None = None,
+    share: float = 0.05,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    data_root: str | Path | None = None,
+    weights: str | Path | None = None,
+    quiet: bool = False,
+) -> LabelResult:
+    """Make pseudo-labels and pairs of the images of `data` in the folder `out`; an interrupted run goes on.
+
+    Args:
+        model: whose features make segments and classes.
+        data: a dataset name; its labels are never read.
+        out: a folder that is new, or that the same settings have begun to fill.
+        split: None = `unlabelled` where the dataset has one, else its train split, as for `densebench train`.
+        limit: only the first so many images.
+        classes: number of pseudo-classes.
+        segmenter: a name in SEGMENTERS.
+        size: side in pixels that images are squashed to; None = 224, or the multiple of the patch below.
+        share: see LabelConfig.
+        seed: of k-means.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        workers: processes that decode images; they change no result.
+        data_root: where the dataset lives on this machine.
+        weights: local weights for a `timm/NAME`.
+        quiet: no progress.
+
+    Raises UsageError for settings that cannot work or differ from those `out` was begun with.
+    """
+    backbone = load_model(model, weights)
+    patch = backbone.info.patch
+    side = 224 // patch * patch if size is None else size
+    if side < patch or side % patch:
+        raise UsageError(f"--size {side} is no multiple of the patch size of {backbone.info.name}, {patch}.")
+    config = LabelConfig(classes=classes, segmenter=segmenter, size=side, share=share, seed=seed)
+    segment = SEGMENTERS[segmenter]
+    info = DATASETS[data].info
+    split = split or ("unlabelled" if "unlabelled" in info.splits else info.train)
+    dataset = load_dataset(data, split, data_root)
+    images = Images(dataset, limit)
+    about = {
+        "schema": 1,
+        "complete": False,
+        "command": _command(model, data, out, split, limit, config, size),
+        "model": {"name": model, "weights_sha256": backbone.weights_digest()},
+        "data": {
+            "name": data,
+            "split": split,
+            "images": len(images),
+            "of": len(dataset),
+            "digest": dataset.digest(),
+            "version": getattr(dataset, "version", None),
+        },
+        "settings": asdict(config),
+    }
+    where = pick_device(device)
+    with _claim(Path(out)) as folder:
+        begun = _begin(folder, about)
+        if begun["complete"] and all((folder / f"{id_}.png").exists() for id_ in dataset.ids[: len(images)]):
+            return LabelResult(folder, begun)
+        maker = _Maker(backbone.to(where), images, folder, config, segment, workers, Progress(quiet))
+        try:
+            about |= {"complete": True, **maker.make(), "environment": environment(where)}
+        except UsageError:  # with these settings it will not go on: leave the folder to others
+            shutil.rmtree(maker.work, ignore_errors=True)
+            (folder / ABOUT).unlink()
+            raise
+        write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+        shutil.rmtree(maker.work)
+    return LabelResult(folder, about)
+
+
+@contextmanager
+def _claim(folder: Path) -> Iterator[Path]:
+    """Yield a folder, made if need be, while no other process fills it."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another process makes labels in {folder}.") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
+    try:
+        yield folder
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return what the folder says of itself, `about` where it is new; raises UsageError if it is of other settings."""
+    path = folder / ABOUT
+    if not path.exists():
+        if next(folder.rglob("*.png"), None):  # they would be taken for finished maps
+            raise UsageError(f"{folder} holds images but no {ABOUT}: not made here. Choose another --out.")
+        write_atomically(path, json.dumps(about, indent=2) + "\n")
+        return about
+    begun = json.loads(path.read_text())
+    now, then = (
+        {
+            **a["settings"],
+            "model": a["model"]["weights_sha256"],
+            "data": a["data"]["digest"],
+            "images": a["data"]["images"],
+        }
+        for a in (about, begun)
+    )
+    changed = [f"{key} was {then.get(key)}, now {now[key]}" for key in now if now[key] != then.get(key)]
+    if changed:
+        raise UsageError(f"{folder} holds labels of other settings: {'; '.join(changed)}. Choose another --out.")
+    return begun
+
+
+class _Maker:
+    """The stages of making: segments and their means, k-means, label maps, pairs. What a stage has written is kept."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        images: Images,
+        folder: Path,
+        config: LabelConfig,
+        segment: Segmenter,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.backbone, self.images, self.folder, self.config = backbone, images, folder, config
+        self.segment, self.workers, self.progress = segment, workers, progress
+        self.ids = images.dataset.ids[: len(images)]
+        self.work = folder / ".work"
+        self.blocks = [list(range(i, min(i + BLOCK, len(images)))) for i in range(0, len(images), BLOCK)]
+
+    def make(self) -> dict[str, Any]:
+        """Run all stages and return what the folder then says of its contents."""
+        self._segments()
+        means = [self._kept(block, "means") for block in self.blocks]
+        centroids, info = self._cluster(torch.from_numpy(np.concatenate(means)))
+        self._maps(centroids)
+        frequent, digest = self._frequent()
+        pairs = self._pairs(frequent)
+        lines = "".join(f"{self.ids[q]}.png: {self.ids[p]}.png\n" for q, p in pairs)
+        write_atomically(self.folder / PAIRS, lines)
+        return {
+            "segments": sum(len(m) for m in means),
+            "kmeans": info._asdict(),
+            "pairs": len(pairs),
+            "maps_sha256": digest,
+        }
+
+    def _segments(self) -> None:
+        """Segment each image and keep its map, its segments' mean features and its own."""
+        todo = [block for block in self.blocks if not self._shard(block).exists()]
+        for block, features, pixels, _ in self._features(todo, "segments"):
+            values = features.cpu().numpy()
+            maps, means = [], []
+            for i, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+                found = np.asarray(self.segment(values[i], image))
+                if found.shape != values.shape[1:3]:
+                    raise UsageError(
+                        f"the segmenter {self.config.segmenter} returned {found.shape} for {self.ids[block[i]]}; "
+                        f"expected a map {values.shape[1:3]}, one number per patch."
+                    )
+                numbers = np.unique(found, return_inverse=True)[1].ravel()
+                rows = values[i].reshape(len(numbers), -1)
+                sums = np.zeros((numbers.max() + 1, rows.shape[1]))
+                np.add.at(sums, numbers, rows)
+                maps.append(numbers.reshape(found.shape).astype(np.uint16))
+                means.append((sums / np.bincount(numbers)[:, None]).astype(np.float32))
+            buffer = io.BytesIO()
+            np.savez(
+                buffer, maps=np.stack(maps), means=np.concatenate(means), images=values.mean((1, 2), dtype=np.float64)
+            )
+            write_atomically(self._shard(block), buffer.getvalue())
+
+    def _cluster(self, means: Tensor) -> tuple[Tensor, KMeansInfo]:
+        k = self.config.classes
+        if len(means) < k:
+            raise UsageError(
+                f"{len(self.images)} images have {len(means)} segments, too few for {k} classes. "
+                "Give fewer --classes, or more images."
+            )
+        self.progress.say(f"k-means of {len(means)} segments into {k} classes")
+        return kmeans(means, k, self.config.seed, n_iter=self.config.iterations, n_redo=1)
+
+    def _maps(self, centroids: Tensor) -> None:
+        """Write the label map of each image at the image's size; those that are there stay."""
+        todo = [b for b in self.blocks if not all((self.folder / f"{self.ids[i]}.png").exists() for i in b)]
+        k = len(centroids)
+        for block, features, _, sizes in self._features(todo, "label maps"):
+            nearest = assign(features.flatten(0, 2), centroids.to(features.device)).view(len(block), -1).cpu().numpy()
+            segments = self._kept(block, "maps")
+            for i, index in enumerate(block):
+                path = self.folder / f"{self.ids[index]}.png"
+                if path.exists():
+                    continue
+                numbers = segments[i].astype(np.int64).ravel()
+                votes = np.bincount(numbers * k + nearest[i], minlength=(numbers.max() + 1) * k).reshape(-1, k)
+                labels = votes.argmax(1)[segments[i]]
+                rows, columns = (
+                    nearest_index(n, wanted).numpy() for n, wanted in zip(labels.shape, sizes[i], strict=True)
+                )
+                write_map(path, labels[rows[:, None], columns])
+
+    def _frequent(self) -> tuple[list[set[int]], str]:
+        """Return the classes that cover more than the stated share of each image, and a digest of all maps."""
+        digest = hashlib.sha256()
+        found = []
+        for id_ in self.progress.track(self.ids, "classes", len(self.ids)):
+            path = self.folder / f"{id_}.png"
+            labels = read_map(path)
+            counts = torch.bincount(labels.flatten())
+            found.append(set((counts > self.config.share * labels.numel()).nonzero().flatten().tolist()))
+            digest.update(f"{id_}:".encode() + path.read_bytes())
+        return found, digest.hexdigest()
+
+    def _pairs(self, frequent: Sequence[set[int]]) -> list[tuple[int, int]]:
+        """Return (query, positive): of the nearest images by mean feature, those that share a frequent class."""
+        means = np.concatenate([self._kept(block, "images") for block in self.blocks])
+        near = nearest_images(torch.from_numpy(means).float(), self.config.neighbours).tolist()
+        return [(q, p) for q, row in enumerate(near) for p in row if frequent[q] & frequent[p]]
+
+    def _shard(self, block: Sequence[int]) -> Path:
+        return self.work / f"{block[0]:08}.npz"
+
+    def _kept(self, block: Sequence[int], name: str) -> NDArray[Any]:
+        with np.load(self._shard(block)) as shard:
+            return shard[name]
+
+    def _features(
+        self, blocks: list[list[int]], label: str
+    ) -> Iterator[tuple[list[int], Tensor, Tensor, list[tuple[int, int]]]]:
+        """Yield (positions, features (B, h, w, D), pixels (B, 3, S, S), heights and widths of the images)."""
+        info = self.backbone.info
+        reader = _Squash(self.images, self.config.size, RESAMPLING[info.interpolation])
+        loader: Iterable[Any] = DataLoader(
+            reader, batch_sampler=blocks, num_workers=self.workers if len(blocks) > 1 else 0, collate_fn=list
+        )
+        for block, items in zip(blocks, self._progress(loader, label, blocks), strict=True):
+            error = next((item for item in items if isinstance(item, DensebenchError)), None)
+            if error:
+                raise error
+            pixels = torch.stack([item[0] for item in items])
+            with torch.inference_mode():
+                maps = self.backbone.dense(pixels.to(self.backbone.device).float() / 255).maps[0]
+            if not maps.isfinite().all():
+                bad = int((~maps.flatten(1).isfinite().all(1)).nonzero()[0])
+                raise FeatureError(f"{info.name} returned features that are not finite for {self.ids[block[bad]]}.")
+            yield block, maps.float().permute(0, 2, 3, 1), pixels, [item[1] for item in items]
+
+    def _progress(self, loader: Iterable[Any], label: str, blocks: list[list[int]]) -> Iterator[list[Any]]:
+        batches = (_Items(items) for items in loader)
+        total = sum(map(len, blocks))
+        return (batch.items for batch in self.progress.track(batches, label, total, size="items"))
+
+
+@dataclass(frozen=True)
+class _Items:
+    """A batch whose length a progress bar can read."""
+
+    items: list[Any]
+
+
+class _Squash(Dataset[Any]):
+    """Images squashed to a square, (3, S, S) uint8, with their own (height, width); or the error of reading one."""
+
+    def __init__(self, images: Images, side: int, resampling: Image.Resampling) -> None:
+        self.images, self.side, self.resampling = images, side, resampling
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int]] | DensebenchError:
+        try:
+            image = self.images.pil(index)
+        except DensebenchError as error:
+            return error
+        pixels = np.array(image.resize((self.side, self.side), self.resampling))
+        return torch.from_numpy(pixels).permute(2, 0, 1), (image.height, image.width)
+
+
+def nearest_images(features: Tensor, k: int, chunk: int = 4096) -> Tensor:
+    """Return the positions (N, k) of the other images most similar by cosine, nearest first; k < N, else N - 1."""
+    unit = F.normalize(features, dim=1)
+    k = min(k, len(unit) - 1)
+    found = []
+    for start in range(0, len(unit), chunk):
+        cosine = unit[start : start + chunk] @ unit.T
+        own = torch.arange(len(cosine))
+        cosine[own, own + start] = -torch.inf
+        found.append(cosine.topk(k).indices)
+    return torch.cat(found)
+
+
+def _command(
+    model: str, data: str, out: str | Path, split: str, limit: int | None, config: LabelConfig, size: int | None
+) -> str:
+    """Return the command line that makes these labels."""
+    flags = {"model": model, "data": data, "out": out, "split": split, "limit": limit, "size": size}
+    flags |= {key: getattr(config, key) for key in ("classes", "segmenter", "share", "seed")}
+    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
+    return shlex.join(["densebench", "pseudolabel", *words])
