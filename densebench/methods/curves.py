@@ -31,7 +31,7 @@ def curves(lines: Sequence[str], name: str) -> bytes:
         panel.plot([x for x, _ in at], [y for _, y in at], color="#0072B2", linewidth=1.1)
         panel.set_title(key.replace("_", " "), fontsize=9)
         panel.set_xlabel("step", fontsize=7)
-        panel.tick_params(labelsize=7)
+        panel.tick_params(labelsize=7, which="both")
         panel.grid(color="#e4e4e4", linewidth=0.6)
         if key in LOGARITHMIC and all(y > 0 for _, y in at):
             panel.set_yscale("log")
