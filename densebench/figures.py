@@ -31,7 +31,7 @@ def aggregate(maps: Mapping[str, NDArray[np.floating]], classes: Sequence[str], 
         axis.set_title(title, fontsize=9)
         axis.set_axis_off()
     _legend(figure, classes, palette, range(len(classes)))
-    return _png(figure)
+    return png(figure)
 
 
 def segmentations(
@@ -55,7 +55,7 @@ def segmentations(
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     _legend(figure, classes, palette, sorted(shown))
-    return _png(figure)
+    return png(figure)
 
 
 def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Sequence[int]) -> None:
@@ -66,7 +66,8 @@ def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Se
         )
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG bytes."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

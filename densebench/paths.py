@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
 
-from densebench.errors import StorageError
+from densebench.errors import StorageError, UsageError
 
 
 def cache_dir() -> Path:
@@ -50,3 +53,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             f"cannot write {path} ({error.strerror or error}). Free space or choose another folder, then run again: "
             "finished results are kept."
         ) from error
+
+
+@contextmanager
+def claim(folder: Path, doing: str) -> Iterator[Path]:
+    """Yield a folder, made if need be, while no other process claims it; one that is left empty is removed.
+
+    Raises UsageError, with what the other process is `doing`, where one does; StorageError where it cannot be made.
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another process is {doing} in {folder}.") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
+    try:
+        yield folder
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        if not any(folder.iterdir()):
+            folder.rmdir()

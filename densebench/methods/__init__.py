@@ -19,7 +19,7 @@ METHODS.add("hog", "densebench.methods.hog:Hog", "regression of gradient histogr
 METHODS.add("dino", "densebench.methods.dino:Dino", "self-distillation of image-level prototypes (Caron et al. 2021)")
 
 SEGMENTERS: Registry[Segmenter] = Registry("segmenter", group="densebench.segmenters")
-SEGMENTERS.add("features", "densebench.methods.pseudolabels:merge_patches", "merges alike neighbours in the patch grid")
+SEGMENTERS.add("features", "densebench.ops.segments:merge_patches", "merges alike neighbours in the patch grid")
 
 
 def train(**kwargs: Any) -> TrainResult:

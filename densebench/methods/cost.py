@@ -20,7 +20,7 @@ from densebench.environment import available_memory
 from densebench.methods.crops import Crops, Views, make_views
 from densebench.methods.data import batches
 from densebench.methods.method import Method, TrainConfig
-from densebench.methods.trainer import Trainer
+from densebench.methods.trainer import Trainer, parts
 
 GIB = 2**30
 
@@ -136,11 +136,8 @@ def saved_bytes(method: Method, views: Views) -> int:
 def _backbone_alone(method: Method, batch: Crops, trainer: Trainer) -> None:
     """Pass all crops through the student's backbone, forward and backward, and global ones through the teacher's."""
     config, device = trainer.config, trainer.device
-    n = config.batch // config.accumulate
-    for first in range(0, config.batch, n):
-        wide, near = (
-            crops[first : first + n].to(device).flatten(0, 1).float() / 255 for crops in (batch.globals, batch.locals)
-        )
+    for part in parts(batch, config.accumulate):
+        wide, near = (crops.to(device).flatten(0, 1).float() / 255 for crops in (part.globals, part.locals))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             with torch.no_grad():
                 method.teacher.backbone.dense(wide)

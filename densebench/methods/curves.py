@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from densebench.figures import png
 
 COLUMNS = 3
 LOGARITHMIC = ("lr", "grad_norm")
@@ -38,6 +38,4 @@ def curves(lines: Sequence[str], name: str) -> bytes:
     for panel in panels[len(names) :]:
         panel.set_axis_off()
     figure.suptitle(name, fontsize=10)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)

@@ -24,8 +24,8 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, UsageError
 from densebench.methods.crops import CropConfig, Crops, Views
 from densebench.methods.data import Images
+from densebench.methods.label_folder import LabelFolder
 from densebench.methods.method import Branch, Method, TrainConfig
-from densebench.methods.pseudolabels import LabelFolder
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
 from densebench.ops.resize import resize_labels

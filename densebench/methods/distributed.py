@@ -43,8 +43,7 @@ class Group:
         """Return the mean of each scalar over the processes."""
         if self.size == 1:
             return scalars
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        values = torch.tensor(list(scalars.values()), dtype=dtype, device=device)
+        values = torch.tensor(list(scalars.values()), dtype=torch.float64, device=device)
         dist.all_reduce(values)
         return dict(zip(scalars, (values / self.size).tolist(), strict=True))
 

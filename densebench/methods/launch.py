@@ -6,15 +6,14 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,18 +21,18 @@ from densebench.config import apply_overrides, as_dict
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import DenseDataset
 from densebench.environment import pick_device
-from densebench.errors import ModelError, StorageError, UsageError
+from densebench.errors import ModelError, UsageError
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
 from densebench.methods.cost import Cost, estimate, measure
 from densebench.methods.data import CachedImages, Images
-from densebench.methods.distributed import Group, process_group
+from densebench.methods.distributed import process_group
 from densebench.methods.method import Method, TrainConfig, unit_gain
 from densebench.methods.trainer import Trainer, check_same, states
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.zoo import Architecture, find
-from densebench.paths import zoo_dir
+from densebench.paths import claim, zoo_dir
 
 
 def train(
@@ -76,8 +75,11 @@ def train(
         raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
     config, origin = job.config, job.origin
     n_workers = _workers(workers)
-    zoo = zoo_dir() if out is None else Path(out)
-    with process_group(pick_device(device)) as (group, where), _claim(zoo, name, group) as folder:
+    folder = (zoo_dir() if out is None else Path(out)) / name
+    with (
+        process_group(pick_device(device)) as (group, where),
+        claim(folder, f"training {name}") if group.first else nullcontext(),
+    ):
         if group.first:
             _check_free(folder, resume, overwrite)
         group.wait()
@@ -158,30 +160,6 @@ def _job(
     if config.unit_gain and parse_spec(base, weights).random:
         unit_gain(backbone)
     return _Job(kind, config, backbone, dataset, architecture, origin)
-
-
-@contextmanager
-def _claim(zoo: Path, name: str, group: Group) -> Iterator[Path]:
-    """Yield the folder of a checkpoint while nobody else trains it; an empty one is removed again."""
-    folder = zoo / name
-    if not group.first:
-        yield folder
-        return
-    lock = FileLock(zoo / f".{name}.lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process is training {name} in {folder}.") from None
-    except OSError as error:
-        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
-    try:
-        yield folder
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -17,55 +17,29 @@ from densebench.errors import UsageError
 from densebench.methods.aligned import Aligned, AlignedConfig
 from densebench.methods.method import TrainConfig
 from densebench.model_zoo.backbone import Backbone
-from densebench.ops.neco import Ordering, Similarity, neco_loss, references
+from densebench.ops.neco import Ordering, check_ordering, neco_pair_loss
 from densebench.ops.roi import crop_pairs
-from densebench.ops.sorting import Distribution, Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class NecoConfig(AlignedConfig):
+class NecoConfig(AlignedConfig, Ordering):
     """The published configs for DINOv2 bases: small as here; ViT-B has batch=16 and lr=5e-6 (1e-6 with registers)."""
 
     epochs: int = 25
     batch: int = 64
-    # the method's own
-    similarity: Similarity = "cosine"
-    steepness: float = 100.0
-    """Of the comparisons, student and teacher."""
-    network: Network = "bitonic"
-    distribution: Distribution = "cauchy"
-    """The paper says logistic_phi; the code runs its sorting library's default, cauchy."""
-    art_lambda: float = 0.25
-    """Of logistic_phi."""
-    two_sided: bool = False
-    """Add the reverse cross-entropy, as in the paper; the code has one direction."""
-    floor: float = 0.0
-    """Least probability inside the logarithm."""
+    # the method's own, beside those of Ordering
     queue: int = 8192
     """Teacher tokens kept per global crop, to draw references from; 0 = references come from the batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ordering()
+        check_ordering(self)
         needed = self.batch // self.accumulate * self.roi_size**2
         if self.queue and self.queue < needed:
             raise UsageError(
                 f"queue={self.queue}: a part of a batch takes {needed} references (images x roi_size^2); "
                 f"give queue={needed} or more, a larger accumulate, or queue=0."
             )
-
-    def ordering(self) -> Ordering:
-        """Return the settings of the loss; raises UsageError for those that end in NaN."""
-        return Ordering(
-            similarity=self.similarity,
-            steepness=self.steepness,
-            teacher_steepness=self.steepness,
-            network=self.network,
-            distribution=self.distribution,
-            art_lambda=self.art_lambda,
-            two_sided=self.two_sided,
-            floor=self.floor,
-        )
 
 
 class Neco(Aligned):
@@ -82,19 +56,15 @@ class Neco(Aligned):
         self.register_buffer("queue", torch.zeros(config.global_crops, config.queue, config.out))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         pairs = crop_pairs(config.global_crops, config.global_crops + config.local_crops)
-        self.source = [pairs[i][0] for i in self.used]
+        self.sources = [pairs[i][0] for i in self.used]
         """The global crop of each pair that counts."""
 
     def compare(self, student: Tensor, teacher: Tensor, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Push teacher tokens into the queue, draw references, and return the mean over pairs."""
         if self.config.queue:
             self.push(maps)
-        ordering, filled = self.config.ordering(), int(self.filled)
-        losses = []
-        for g, predicted, seen in zip(self.source, student, teacher, strict=True):
-            drawn = references(seen, self.queue[g] if filled else None, filled)
-            losses.append(neco_loss(predicted, seen, drawn, ordering))
-        return torch.stack(losses).mean(), {}
+        loss = neco_pair_loss(student, teacher, self.sources, self.config, queue=self.queue, filled=int(self.filled))
+        return loss, {}
 
     @torch.no_grad()
     def push(self, maps: Tensor) -> None:

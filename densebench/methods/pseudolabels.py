@@ -1,10 +1,6 @@
-"""Pseudo-labels: label maps of images without annotations, read from a folder or made from a backbone's own features.
+"""Making pseudo-labels of images without annotations, from a backbone's own features; `label_folder` reads them.
 
-A folder holds one map per image, `ID.png` (8 or 16 bit) or, as in the archives published with DIP, `ID.pt`, and
-`pairs.txt` with a line `ID.png: OTHER.png` per pair of a query and a positive (published lists name the images
-instead). Folders that were made here also hold `pseudolabels.json`, which says how.
-
-Making follows section 3.2 of "DIP: Unsupervised Dense In-Context Post-training of Visual Representations": segments
+It follows section 3.2 of "DIP: Unsupervised Dense In-Context Post-training of Visual Representations": segments
 per image, k-means of their mean features over all images, each patch to its nearest centroid, each segment to the
 class that most of its patches have. DIP takes its segments from a diffusion model (DiffCut); those of the segmenter
 `features` come from the backbone that the labels are made with.
@@ -13,13 +9,11 @@ class that most of its patches have. DIP takes its segments from a diffusion mod
 from __future__ import annotations
 
 import hashlib
-import heapq
 import io
 import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -35,175 +28,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from densebench.datasets import DATASETS, load_dataset
 from densebench.environment import environment, pick_device
-from densebench.errors import CorruptFileError, DatasetError, DensebenchError, FeatureError, StorageError, UsageError
+from densebench.errors import DensebenchError, FeatureError, UsageError
 from densebench.features import RESAMPLING
 from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
+from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.clustering import KMeansInfo, assign, kmeans
 from densebench.ops.resize import nearest_index
-from densebench.paths import write_atomically
+from densebench.ops.search import search
+from densebench.paths import claim, write_atomically
 from densebench.progress import Progress
 
-ABOUT = "pseudolabels.json"
-PAIRS = "pairs.txt"
-PUBLISHED_CLASSES = 1000
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""
-SEGMENTS = 12
-"""Segments of an image that `merge_patches` stops at."""
 
 IntMap = NDArray[np.integer[Any]]
 Segmenter = Callable[[NDArray[np.float32], NDArray[np.uint8]], IntMap]
 """From features (h, w, D) and the image (H, W, 3) that they are of, to segment numbers (h, w); pure."""
-
-
-class LabelFolder:
-    """Label maps by image id, and pairs of images that share something."""
-
-    def __init__(self, folder: str | Path, hint: str = "") -> None:
-        """`hint` ends the messages of errors; raises UsageError for a folder that is not there or not finished."""
-        self.folder, self.hint = Path(folder), hint
-        if not self.folder.is_dir():
-            raise UsageError(f"labels={folder}: there is no such folder. {hint}")
-        about = self.folder / ABOUT
-        self.about: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {}
-        if self.about and not self.about["complete"]:
-            raise UsageError(f"the labels in {folder} are half made; go on with `{self.about['command']}`.")
-
-    @property
-    def classes(self) -> int:
-        """Number of pseudo-classes: as the folder says, else the 1000 of the published archives."""
-        return self.about.get("settings", {}).get("classes", PUBLISHED_CLASSES)
-
-    def find(self, id_: str) -> Path | None:
-        """Return the file of an image's map, if there is one."""
-        return next((p for p in (self.folder / f"{id_}.png", self.folder / f"{id_}.pt") if p.exists()), None)
-
-    def read(self, id_: str, classes: int) -> Tensor:
-        """Return an image's map (h, w) int32; raises DatasetError where it is absent or holds other labels."""
-        path = self.find(id_)
-        if path is None:
-            raise DatasetError(f"{self.folder} has no label map of {id_}. {self.hint}")
-        labels = read_map(path)
-        low, high = (int(v) for v in labels.aminmax())
-        if low < 0 or high >= classes:
-            raise DatasetError(f"{path} holds labels {low} to {high}; expected 0 to {classes - 1} (see `classes`).")
-        return labels
-
-    def pairs(self, ids: Sequence[str], file: str | Path | None = None) -> list[tuple[int, int]]:
-        """Return (query, positive) as positions in `ids`; lines with other images are left out.
-
-        Raises UsageError for a list that is missing, broken or has no pair of these images, and where maps are missing.
-        """
-        path = self.folder / PAIRS if file is None else Path(file)
-        if not path.is_file():
-            raise UsageError(f"there is no list of pairs {path}; give one with pairs=FILE. {self.hint}")
-        at = {id_: i for i, id_ in enumerate(ids)}
-        found: list[tuple[int, int]] = []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            query, _, positive = line.partition(":")
-            if not line.strip():
-                continue
-            files = query.strip(), positive[1:].strip()  # as published: whatever comes after the colon is no name
-            if not all(files):
-                raise UsageError(f"{path}, line {number}: {line!r}; expected `QUERY.jpg: POSITIVE.jpg`.")
-            names = [str(Path(file).with_suffix("")) for file in files]
-            if names[0] in at and names[1] in at:
-                found.append((at[names[0]], at[names[1]]))
-        if not found:
-            raise UsageError(f"{path} pairs none of these {len(ids)} images (such as {ids[0]}). {self.hint}")
-        wanted = sorted({i for pair in found for i in pair})
-        missing = [ids[i] for i in wanted if self.find(ids[i]) is None]
-        if missing:
-            raise UsageError(
-                f"{self.folder} lacks {len(missing)} of {len(wanted)} label maps: {', '.join(missing[:3])}"
-                f"{', ...' if len(missing) > 3 else ''}. {self.hint}"
-            )
-        return found
-
-    def digest(self, file: str | Path | None = None) -> str:
-        """Return a digest of maps and pairs; where the maps were not made here, of their names and sizes."""
-        whole = hashlib.sha256((self.folder / PAIRS if file is None else Path(file)).read_bytes())
-        if self.about:
-            whole.update(self.about["maps_sha256"].encode())
-        else:
-            maps = sorted(p for p in self.folder.rglob("*") if p.suffix in (".png", ".pt"))
-            whole.update("".join(f"{p.relative_to(self.folder)}:{p.stat().st_size};" for p in maps).encode())
-        return whole.hexdigest()
-
-
-def read_map(path: Path) -> Tensor:
-    """Return the labels (h, w) int32 of a grey or palette PNG, or of a tensor in a `.pt` file; ids are kept."""
-    try:
-        if path.suffix == ".pt":
-            labels = torch.load(path, map_location="cpu", weights_only=True).squeeze().to(torch.int32)
-        else:
-            with Image.open(path) as image:
-                if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-                    raise DatasetError(f"{path} is a {image.mode} image; expected a grey or palette PNG of labels.")
-                labels = torch.from_numpy(np.array(image).astype(np.int32))
-    except DatasetError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways
-        raise CorruptFileError(f"{path} cannot be read as a label map ({error}).", str(path)) from error
-    if labels.ndim != 2:
-        raise DatasetError(f"{path} holds {tuple(labels.shape)} values; expected a map (height, width).")
-    return labels
-
-
-def write_map(path: Path, labels: IntMap) -> None:
-    """Write labels (h, w), 0 to 65535, as a grey PNG of 8 bits, or 16 where 8 are too few; whole or not at all."""
-    buffer = io.BytesIO()
-    Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16)).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
-
-
-def merge_patches(
-    features: NDArray[np.float32], image: NDArray[np.uint8] | None = None, segments: int = SEGMENTS
-) -> IntMap:
-    """Return connected segments (h, w), numbered from 0: neighbours that differ least are merged until few are left.
-
-    What a merger costs is the rise of the squared distances to the segments' means (Ward 1963), over neighbours in the
-    patch grid only; neither scale nor offset of the features plays a part. `image` is not looked at.
-    """
-    h, w, d = features.shape
-    n = h * w
-    means = np.empty((2 * n, d))  # segment n + i is what the i-th merger made
-    means[:n] = features.reshape(n, d)
-    sizes = np.ones(2 * n)
-    near: dict[int, set[int]] = {i: set() for i in range(n)}
-    grid = np.arange(n).reshape(h, w)
-    edges = np.concatenate([
-        np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1),
-        np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1),
-    ])  # fmt: skip
-    costs = np.square(means[edges[:, 0]] - means[edges[:, 1]]).sum(1) / 2
-    heap = [(cost, a, b) for cost, (a, b) in zip(costs.tolist(), edges.tolist(), strict=True)]
-    heapq.heapify(heap)
-    for _, a, b in heap:
-        near[a].add(b)
-        near[b].add(a)
-    parent = np.arange(2 * n)
-    made = n
-    while len(near) > segments:
-        _, a, b = heapq.heappop(heap)
-        if a not in near or b not in near:
-            continue  # one of them is part of a larger segment by now
-        sizes[made] = sizes[a] + sizes[b]
-        means[made] = (sizes[a] * means[a] + sizes[b] * means[b]) / sizes[made]
-        parent[[a, b]] = made
-        others = sorted((near.pop(a) | near.pop(b)) - {a, b})
-        near[made] = set(others)
-        costs = np.square(means[others] - means[made]).sum(1) * sizes[others] / (sizes[others] + sizes[made])
-        for other, cost in zip(others, (costs * sizes[made]).tolist(), strict=True):
-            near[other] = (near[other] - {a, b}) | {made}
-            heapq.heappush(heap, (cost, other, made))
-        made += 1
-    for i in range(made - 2, -1, -1):  # parents have higher numbers
-        parent[i] = parent[parent[i]]
-    return np.unique(parent[:n], return_inverse=True)[1].reshape(h, w)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +153,7 @@ def pseudolabel(
         "settings": asdict(config),
     }
     where = pick_device(device)
-    with _claim(Path(out)) as folder:
+    with claim(Path(out), "making labels") as folder:
         begun = _begin(folder, about)
         if begun["complete"] and all((folder / f"{id_}.png").exists() for id_ in dataset.ids[: len(images)]):
             return LabelResult(folder, begun)
@@ -324,24 +167,6 @@ def pseudolabel(
         write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
         shutil.rmtree(maker.work)
     return LabelResult(folder, about)
-
-
-@contextmanager
-def _claim(folder: Path) -> Iterator[Path]:
-    """Yield a folder, made if need be, while no other process fills it."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process makes labels in {folder}.") from None
-    except OSError as error:
-        raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
-    try:
-        yield folder
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -532,17 +357,14 @@ class _Squash(Dataset[Any]):
         return torch.from_numpy(pixels).permute(2, 0, 1), (image.height, image.width)
 
 
-def nearest_images(features: Tensor, k: int, chunk: int = 4096) -> Tensor:
+def nearest_images(features: Tensor, k: int) -> Tensor:
     """Return the positions (N, k) of the other images most similar by cosine, nearest first; k < N, else N - 1."""
     unit = F.normalize(features, dim=1)
     k = min(k, len(unit) - 1)
-    found = []
-    for start in range(0, len(unit), chunk):
-        cosine = unit[start : start + chunk] @ unit.T
-        own = torch.arange(len(cosine))
-        cosine[own, own + start] = -torch.inf
-        found.append(cosine.topk(k).indices)
-    return torch.cat(found)
+    found = search(unit, unit, k + 1).indices
+    own = found == torch.arange(len(unit))[:, None]
+    own[~own.any(1), -1] = True  # an image with more twins than that need not find itself
+    return found[~own].view(len(unit), k)
 
 
 def _command(

@@ -128,7 +128,7 @@ class Trainer:
         momentum = cosine(config.momentum, config.momentum_end, step, self.steps)
         method.training_mode()
         totals: dict[str, float] = {}
-        for i, part in enumerate(_parts(batch, config.accumulate), start=self.group.rank * config.accumulate):
+        for i, part in enumerate(parts(batch, config.accumulate), start=self.group.rank * config.accumulate):
             torch.manual_seed(int(generator(config.seed, step, i).integers(2**62)))
             views = make_views(part, config, (config.seed, step, i), self.device)
             views.progress = progress
@@ -247,7 +247,7 @@ def check_same(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> No
         )
 
 
-def _parts(batch: Crops, n: int) -> Iterator[Crops]:
+def parts(batch: Crops, n: int) -> Iterator[Crops]:
     """Split a batch into `n` equal parts."""
     names = [f.name for f in dataclasses.fields(Crops)]
     for tensors in zip(*(getattr(batch, name).chunk(n) for name in names), strict=True):

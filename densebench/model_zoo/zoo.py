@@ -33,8 +33,8 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    # 1.3 M parameters, 20 x 20 tokens on a 160 px scene. With convolutions for a patch embedding it learns in minutes
-    # what takes a plain ViT hours (Xiao et al., Early Convolutions Help Transformers See Better, NeurIPS 2021).
+    # 1.2 M parameters, 20 x 20 tokens on a 160 px scene; convolutions for a patch embedding learn from fewer images
+    # (Xiao et al., Early Convolutions Help Transformers See Better, NeurIPS 2021)
     "pico": Architecture(
         timm="vit_tiny_patch16_224",
         kwargs={"patch_size": 1, "embed_dim": 128, "depth": 6, "num_heads": 4, "img_size": 96},

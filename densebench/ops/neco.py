@@ -12,6 +12,7 @@ order as the target of the student's only (the paper adds the reverse).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -21,7 +22,6 @@ from torch import Tensor
 
 from densebench.errors import UsageError
 from densebench.ops.precision import full_precision
-from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs
 from densebench.ops.sorting import Distribution, Network, check_sorting, soft_sort
 
 Similarity: TypeAlias = Literal["cosine", "euclidean"]
@@ -135,41 +135,32 @@ def neco_loss(student: Tensor, teacher: Tensor, reference: Tensor, ordering: Ord
     return loss + _cross_entropy(p, q, o.floor) if o.two_sided else loss
 
 
-def neco_crop_loss(
+def neco_pair_loss(
+    student: Tensor,
     teacher: Tensor,
-    student_globals: Tensor,
-    student_locals: Tensor | None,
-    boxes: PairBoxes,
+    sources: Sequence[int],
     ordering: Ordering,
     *,
-    kernel: int = 7,
-    flips: Tensor | None = None,
     queue: Tensor | None = None,
     filled: int = 0,
     permutations: Tensor | None = None,
 ) -> Tensor:
-    """Return the NeCo loss of a batch of multi-crop views, a scalar: the mean over all pairs of crops.
+    """Return the NeCo loss of a batch of multi-crop views, a scalar: the mean over pairs of crops.
 
     Args:
-        teacher: (G, B, D, h, w) token maps of the global crops.
-        student_globals: (G, B, D, h, w).
-        student_locals: (L, B, D, h', w') or ``None``.
-        boxes: from :func:`~densebench.ops.roi.pair_boxes`, in tokens.
+        student: (P, B, D, k, k) aligned patches from :func:`~densebench.ops.roi.align_pairs`; each has k^2 references.
+        teacher: (P, B, D, k, k).
+        sources: the global crop of each pair.
         ordering: how to rank.
-        kernel: cells per side of an aligned region; each patch has kernel^2 references.
-        flips: (G + L, B), see :func:`~densebench.ops.roi.align_pairs`.
         queue: (G, Q, D) teacher tokens of earlier steps per global crop, the newest first; see :func:`references`.
         filled: rows of the queue to draw from; at 0 the batch is drawn from.
         permutations: (P, M) row numbers per pair, see :func:`references`; drawn at random if ``None``.
     """
-    seen, predicted = align_pairs(teacher, student_globals, student_locals, boxes, kernel, flips)
-    n_global = len(teacher)
-    pairs = crop_pairs(n_global, n_global + (0 if student_locals is None else len(student_locals)))
     losses = []
-    for p, (g, _) in enumerate(pairs):
+    for p, g in enumerate(sources):
         source = queue[g] if queue is not None and filled else None
-        drawn = references(seen[p], source, filled, None if permutations is None else permutations[p])
-        losses.append(neco_loss(predicted[p], seen[p], drawn, ordering))
+        drawn = references(teacher[p], source, filled, None if permutations is None else permutations[p])
+        losses.append(neco_loss(student[p], teacher[p], drawn, ordering))
     return torch.stack(losses).mean()
 
 

@@ -131,7 +131,7 @@ def test_neco_gradient_and_references_from_the_batch() -> None:
         wide, near = (method.project(method.student, c) for c in (seen.globals, seen.locals))
         there, here = align_pairs(teacher, wide, near, method.boxes(seen), 3)
         torch.manual_seed(5)
-        each = [neco_loss(s, t, references(t), method.config.ordering()) for s, t in zip(here, there, strict=True)]
+        each = [neco_loss(s, t, references(t), method.config) for s, t in zip(here, there, strict=True)]
     torch.testing.assert_close(loss.detach(), torch.stack(each).mean())
 
 
@@ -149,7 +149,7 @@ def test_the_queue_holds_teacher_tokens_newest_first() -> None:
 
 
 def test_references_come_from_the_queue_once_it_has_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densebench.methods import neco as module
+    from densebench.ops import neco as module
 
     drawn: list[Tensor] = []
 

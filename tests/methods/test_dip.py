@@ -19,8 +19,8 @@ from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.methods.crops import Views, generator, make_views, stack
 from densebench.methods.data import Images, batches
 from densebench.methods.dip import Dip, DipConfig, centre, centre_geometry, same_frame
+from densebench.methods.label_folder import write_map
 from densebench.methods.launch import cost
-from densebench.methods.pseudolabels import write_map
 from densebench.methods.trainer import parameter_groups
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet

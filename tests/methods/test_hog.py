@@ -9,8 +9,9 @@ from torch import Tensor
 
 from densebench.errors import UsageError
 from densebench.methods.crops import Views
-from densebench.methods.hog import Hog, HogConfig, edge_layout
+from densebench.methods.hog import Hog, HogConfig
 from densebench.model_zoo import load_model
+from densebench.ops.gradients import edge_layout
 
 ORIENTATIONS = 9
 
@@ -78,7 +79,7 @@ def test_loss_is_the_unexplained_share_of_the_variance() -> None:
     assert float(scalars["explained"]) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_gradient_reaches_all_but_what_makes_the_class_token_alone() -> None:
+def test_gradient_reaches_all_of_the_student_and_none_of_the_teacher() -> None:
     method = Hog(load_model("pico?random"), HogConfig(global_size=32))
     method.loss(views())[0].backward()
     assert {n for n, p in method.student.named_parameters() if p.grad is None} == set()

@@ -17,8 +17,10 @@ from densebench.datasets import DATASETS
 from densebench.datasets.dataset import read_labels
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.methods import SEGMENTERS, pseudolabels
-from densebench.methods.pseudolabels import LabelFolder, merge_patches, nearest_images, pseudolabel, read_map, write_map
+from densebench.methods.label_folder import LabelFolder, read_map, write_map
+from densebench.methods.pseudolabels import nearest_images, pseudolabel
 from densebench.model_zoo import MODELS, load_model, register_model
+from densebench.ops.segments import SEGMENTS, merge_patches
 from tests import toys
 
 from . import toy
@@ -100,7 +102,7 @@ def test_merging_finds_regions_and_cares_for_neither_scale_nor_offset() -> None:
     assert len({(a, b) for a, b in zip(truth.ravel(), found.ravel(), strict=True)}) == 3
     many = merge_patches(features.astype(np.float32))
     assert np.array_equal(many, merge_patches((1000 * features + 7).astype(np.float64)))
-    assert many.max() == pseudolabels.SEGMENTS - 1
+    assert many.max() == SEGMENTS - 1
     assert all(scipy.ndimage.label(many == i)[1] == 1 for i in range(many.max() + 1))
     assert len({(a, b) for a, b in zip(truth.ravel(), many.ravel(), strict=True)}) == many.max() + 1  # none straddles
     assert merge_patches(features[:2, :3].astype(np.float32)).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -108,10 +110,12 @@ def test_merging_finds_regions_and_cares_for_neither_scale_nor_offset() -> None:
 
 def test_nearest_images_are_others_by_cosine() -> None:
     features = torch.randn(23, 6, generator=torch.Generator().manual_seed(0))
-    found = nearest_images(features, 4, chunk=7)
+    found = nearest_images(features, 4)
     cosine = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1).fill_diagonal_(-2)
     assert torch.equal(found, cosine.argsort(dim=1, descending=True)[:, :4])
     assert nearest_images(features[:3], 5).shape == (3, 2)
+    twins = torch.ones(9, 6)
+    assert nearest_images(twins, 2).shape == (9, 2)
 
 
 def test_classes_of_known_colours(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torchvision.ops import roi_align
 
 from densebench.errors import UsageError
 from densebench.ops.kernels import KERNELS, gram, hsic, mmd_poly2, mmd_rbf
-from densebench.ops.neco import Ordering, neco_crop_loss, neco_loss, soft_orders
+from densebench.ops.neco import Ordering, neco_loss, neco_pair_loss, soft_orders
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs, pair_boxes
 from densebench.ops.sorting import soft_sort
 
@@ -99,13 +99,18 @@ def test_neco_loss_of_all_crops(vectors, close):
         torch.stack([vectors["all_boxes"][:, v, g] for g, v in pairs]) / patch,
     )
     steepness = float(vectors["steepness"])
-    loss = neco_crop_loss(
+    seen, predicted = align_pairs(
         maps("teacher_tokens", wide),
         maps("student_global_tokens", wide),
         maps("student_local_tokens", near),
         boxes,
+        int(vectors["roi_kernel"]),
+    )
+    loss = neco_pair_loss(
+        predicted,
+        seen,
+        [g for g, _ in pairs],
         Ordering(steepness=steepness, teacher_steepness=steepness),
-        kernel=int(vectors["roi_kernel"]),
         queue=vectors["queue"] if vectors["queue"].numel() else None,
         filled=int(vectors["entries_in_queue"]),
         permutations=vectors["reference_permutations"],
