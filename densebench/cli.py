@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Names = Annotated[str, arg(metavar="A[,B,...]")]
 Debug = Annotated[bool, arg(help="Show the traceback of errors.")]
+Images = Annotated[
+    str, arg(metavar="A[,B,...]", help="Images: a dataset, with its split (voc:train) or without, or any folder.")
+]
 
 
 @dataclass
@@ -110,7 +113,7 @@ class Train:
     method: Positional[str]
     base: Annotated[str, arg(help="The model to start from; '?random' after it for its random initialisation.")]
     name: Annotated[str, arg(help="The name the checkpoint has from then on.")]
-    data: str = "scenes"
+    data: Images = "scenes"
     data_root: Path | None = None
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
@@ -160,7 +163,7 @@ class Pseudolabel:
 
     model: Annotated[str, arg(help="Whose features make segments and classes: the model to be trained.")]
     out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is gone on with.")]
-    data: str = "scenes"
+    data: Images = "scenes"
     data_root: Path | None = None
     split: Annotated[str | None, arg(help="By default unlabelled, or train where there is none.")] = None
     limit: Annotated[int | None, arg(help="Only the first N images.")] = None
@@ -231,7 +234,7 @@ class Show:
     name: Positional[str]
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
-    data: Annotated[str, arg(help="With --cost: the images that it would be trained on.")] = "scenes"
+    data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
     data_root: Path | None = None
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
@@ -258,7 +261,7 @@ class Show:
 
 @dataclass
 class DataCheck:
-    """Decode every file of a dataset, count labels, print a digest. Exit 1 if anything is wrong."""
+    """Decode every file of a dataset or folder, count labels, print a digest. Exit 1 if anything is wrong."""
 
     name: Positional[str]
     data_root: Path | None = None

@@ -126,9 +126,11 @@ def _config_lines(config: type) -> Iterator[str]:
 
 def _dataset_page(name: str) -> str:
     info = DATASETS[name].info
-    lines = [f"{info.title} ({info.name})", f"classes ({info.n_classes}): {', '.join(info.classes)}"]
+    lines = [f"{info.title} ({info.name})", f"ground truth: {', '.join(sorted(info.targets)) or 'none, images alone'}"]
+    if info.classes:
+        lines += [f"classes ({info.n_classes}): {', '.join(info.classes)}", f"ignored labels: {info.ignored}"]
     lines += [f"split {split}: {n} images as published" for split, n in info.splits.items()]
-    lines += [f"ignored labels: {info.ignored}", f"licence: {info.licence}", f"citation: {info.citation}"]
+    lines += [f"licence: {info.licence}", f"citation: {info.citation}"]
     return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
 
 
@@ -156,17 +158,23 @@ def data_where(name: str, root: Path | None) -> str:
 
 
 def data_report(name: str, root: Path | None, split: str | None) -> int:
-    """Check splits of a dataset, print what was found, and return the exit code."""
+    """Check splits of a dataset, or what else `--data` takes, print what was found, and return the exit code."""
     from densebench.datasets import load_dataset
     from densebench.datasets.checks import check
+    from densebench.datasets.images import load_images
     from densebench.progress import Progress
 
-    info = DATASETS[name].info
     clean = True
-    for part in [split] if split else [info.train, info.val]:
-        report = check(load_dataset(name, part, root), Progress())
+    if name in DATASETS:
+        info = DATASETS[name].info
+        parts = [load_dataset(name, part, root) for part in ([split] if split else [info.train, info.val])]
+    else:
+        parts = [load_images(name, split, root)]
+    for data in parts:
+        report = check(data, Progress())
         of_published = "as published" if report.n_images == report.n_published else f"of {report.n_published} published"
-        print(f"{name} {part}: {report.n_images} images ({of_published}), digest {report.digest[:16]}")
+        counted = f" ({of_published})" if data.info.name in DATASETS else ""
+        print(f"{data.info.name} {data.split}: {report.n_images} images{counted}, digest {report.digest[:16]}")
         total = max(sum(report.pixels.values()), 1)
         for label, pixels in report.pixels.items():
             print(f"  {label:<16} {100 * pixels / total:6.2f} % of pixels  {report.images[label]:6d} images")

@@ -202,12 +202,15 @@ class _Run:
         )
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
+        missing = cell.protocol.needs - DATASETS[cell.dataset].info.targets
+        if missing:
+            raise UsageError(
+                f"{cell.protocol.name} needs {', '.join(sorted(missing))}, which {cell.dataset} does not have. "
+                "Run `densebench list datasets` to see what there is."
+            )
         data = self._splits(cell.dataset)
         if isinstance(data, DensebenchError):
             raise data
-        missing = cell.protocol.needs - data.info.targets
-        if missing:
-            raise UsageError(f"{cell.protocol.name} needs {', '.join(missing)}, which {cell.dataset} does not have.")
         cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
         cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
         cell.score_hash = self._hash(cell, source, data)

@@ -14,6 +14,7 @@ DATASETS: Registry[type[DenseDataset]] = Registry("dataset", group="densebench.d
 DATASETS.add("scenes", "densebench.datasets.scenes.dataset:Scenes", "rendered scenes, built in, nothing to download")
 DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "the same with 1440 validation images")
 DATASETS.add("voc", "densebench.datasets.voc:VOC", "PASCAL VOC 2012 segmentation, VOCdevkit layout")
+DATASETS.add("coco", "densebench.datasets.coco:COCO", "COCO 2017 images to train on, no masks")
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> DenseDataset:

@@ -28,7 +28,7 @@ class CheckReport:
     n_published: int
     digest: str
     pixels: dict[str, int] = field(default_factory=dict)
-    """Pixels per class, and of "ignored"."""
+    """Pixels per class, and of "ignored"; empty where there are no masks."""
     images: dict[str, int] = field(default_factory=dict)
     """Images that hold the class."""
     problems: list[str] = field(default_factory=list)
@@ -53,8 +53,9 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
         pixels += counts
         images += counts > 0
     names = {**dict(enumerate(info.classes)), VOID: "ignored"}
-    report.pixels = {name: int(pixels[label]) for label, name in names.items()}
-    report.images = {name: int(images[label]) for label, name in names.items()}
+    if "mask" in info.targets:
+        report.pixels = {name: int(pixels[label]) for label, name in names.items()}
+        report.images = {name: int(images[label]) for label, name in names.items()}
     return report
 
 

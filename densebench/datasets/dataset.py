@@ -186,7 +186,7 @@ def read_image(path: Path, index: int = -1) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
             f"{path} cannot be decoded as an image ({error}). "
             "Replace the file, or leave such images out with --skip-corrupt.",

@@ -43,6 +43,18 @@ def read_list(info: DatasetInfo, path: Path) -> list[str]:
     return ids
 
 
+def list_stems(info: DatasetInfo, folder: Path, suffix: str) -> list[str]:
+    """Return the sorted names, without `suffix`, of the files that end in it; raises DatasetError where none does."""
+    with os.scandir(folder) as entries:  # no stat per file: COCO has 118,287
+        stems = sorted(e.name.removesuffix(suffix) for e in entries if e.name.endswith(suffix) and e.name[0] != ".")
+    if not stems:
+        raise DatasetError(
+            f"{info.name}: {folder} holds no {suffix} file. {info.how_to_get} "
+            f"Then run `densebench data check {info.name}`."
+        )
+    return stems
+
+
 def require_files(info: DatasetInfo, split: str, folders: Mapping[Path, Sequence[str]]) -> None:
     """Raise DatasetError when files are missing, with how many, of how many, and the first."""
     for folder, names in folders.items():

@@ -41,9 +41,9 @@ class AlignedConfig(TrainConfig):
     seed: int = 400
     # shared by the methods
     hidden: int = 2048
-    """Width of the two hidden layers of the projection head, which is dropped after training."""
+    """Width of the two hidden layers of the projection head, which is dropped after training; 0 = no head."""
     out: int = 256
-    """Width of its output."""
+    """Width of its output; without a head, tokens are compared as they are."""
     normalise: bool = True
     """Scale projected tokens to unit length before they are aligned."""
     clean_teacher: bool = False
@@ -65,8 +65,10 @@ class AlignedConfig(TrainConfig):
             raise UsageError(f"roi_size={self.roi_size}: expected 2 cells a side or more.")
 
 
-def projector(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Return the head: three linear layers with GELU between them, for tokens (..., width)."""
+def projector(width: int, hidden: int, out: int) -> nn.Module:
+    """Return the head for tokens (..., width): three linear layers with GELU between them, or nothing."""
+    if not hidden:
+        return nn.Identity()
     return nn.Sequential(
         nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, out)
     )

@@ -1,7 +1,8 @@
-"""What a training run will need: memory per image, the largest batch that fits, images per second, hours.
+"""What a training run will need: memory and arithmetic per image, the largest batch that fits, speed, hours.
 
 Memory is counted, not sampled: the tensors that autograd keeps for the backward pass of a real step, each storage once.
 It is the same on every device, as far as kernels keep the same things (a fused attention keeps no N x N scores).
+Arithmetic is counted too: matrix products, convolutions and attention, forward and backward, as torch counts them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from densebench.environment import available_memory
 from densebench.methods.crops import Crops, Views, make_views
@@ -38,6 +40,10 @@ class Cost:
     """Bytes whatever the batch: weights of student and teacher, gradients, both moments of AdamW."""
     per_image: int
     """Bytes kept for the backward pass, per image."""
+    flops: int
+    """Floating-point operations per image, forward and backward; a product and its sum are two."""
+    flops_outside: float
+    """Share of these outside the backbone: head and loss."""
     available: int | None
     """Bytes of memory on the device, None where the system does not say."""
     images_per_second: float | None = None
@@ -62,6 +68,10 @@ class Cost:
             ("memory per image", f"{self.per_image / GIB:.3f} GiB for the backward pass"),
             ("memory whatever the batch", f"{self.fixed / GIB:.2f} GiB"),
             ("memory of a step", f"{(self.fixed + self.part * self.per_image) / GIB:.2f} GiB with {self.part} images"),
+            (
+                "arithmetic per image",
+                f"{self.flops / 1e9:.1f} GFLOP, {100 * self.flops_outside:.0f} % outside the backbone",
+            ),
         ]
         if self.available is not None and self.largest is not None:
             fits = f"{self.largest} images of {self.available / GIB:.1f} GiB"
@@ -80,12 +90,14 @@ class Cost:
 
 
 def estimate(trainer: Trainer) -> Cost:
-    """Return the memory needs, from the forward pass of two images."""
-    config = dataclasses.replace(trainer.config, batch=2, accumulate=1)
+    """Return what is counted, from one pass of one image, forward and backward; weights do not change."""
+    config = dataclasses.replace(trainer.config, batch=1, accumulate=1)
     batch = next(batches(trainer.samples, config, 0, 0, pin=False))
     views = make_views(batch, config, (config.seed, 0, 0), trainer.device)
     trainer.method.training_mode()
-    kept = saved_bytes(trainer.method, views)
+    kept, flops = count(trainer.method, views)
+    with FlopCounterMode(display=False) as inner:
+        _backbone_alone(trainer.method, batch, trainer)
     trained = sum(p.numel() for p in trainer.method.student.parameters() if p.requires_grad)
     everything = sum(_bytes(t) for t in (*trainer.method.parameters(), *trainer.method.buffers()))
     return Cost(
@@ -93,7 +105,9 @@ def estimate(trainer: Trainer) -> Cost:
         steps=trainer.steps,
         part=trainer.config.batch // (trainer.config.accumulate * trainer.group.size),
         fixed=everything + 3 * 4 * trained,
-        per_image=kept // 2,
+        per_image=kept,
+        flops=flops,
+        flops_outside=max(0.0, 1 - inner.get_total_flops() / flops),
         available=_device_memory(trainer.device),
     )
 
@@ -115,8 +129,8 @@ def measure(trainer: Trainer, steps: int = 3) -> Cost:
     )
 
 
-def saved_bytes(method: Method, views: Views) -> int:
-    """Return the bytes that autograd keeps between the forward and the backward pass of a loss, weights not counted."""
+def count(method: Method, views: Views) -> tuple[int, int]:
+    """Return the bytes that autograd keeps between the two passes of a loss, weights not counted, and FLOPs of both."""
     weights = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     seen: dict[int, int] = {}
 
@@ -126,11 +140,13 @@ def saved_bytes(method: Method, views: Views) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = method.loss(views)
-    found = sum(seen.values())
-    del loss  # it holds what was kept, so that no address was used twice
-    return found
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss, _ = method.loss(views)  # holds what is kept, so that no address is used twice
+        kept = sum(seen.values())
+        loss.backward()
+    method.zero_grad(set_to_none=True)
+    return kept, counter.get_total_flops()
 
 
 def _backbone_alone(method: Method, batch: Crops, trainer: Trainer) -> None:
@@ -139,8 +155,9 @@ def _backbone_alone(method: Method, batch: Crops, trainer: Trainer) -> None:
     for part in parts(batch, config.accumulate):
         wide, near = (crops.to(device).flatten(0, 1).float() / 255 for crops in (part.globals, part.locals))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            with torch.no_grad():
-                method.teacher.backbone.dense(wide)
+            if method.teacher is not method.student:
+                with torch.no_grad():
+                    method.teacher.backbone.dense(wide)
             total = torch.zeros((), device=device)
             for pixels in (wide, near):
                 if len(pixels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,10 +43,11 @@ class Images:
     """The images of a dataset as (3, H, W) uint8 tensors, decoded at every call; each is a sample."""
 
     def __init__(self, dataset: DenseDataset, n: int | None = None) -> None:
+        what = f"{dataset.info.name}, split {dataset.split},"
         if not len(dataset):
-            raise UsageError(f"{dataset.info.name}/{dataset.split} holds no images.")
+            raise UsageError(f"{what} holds no images.")
         if n is not None and not 1 <= n <= len(dataset):
-            raise UsageError(f"images={n}: {dataset.info.name}/{dataset.split} holds {len(dataset)}.")
+            raise UsageError(f"images={n}: {what} holds {len(dataset)}; images=none takes all.")
         self.dataset = dataset
         self.n = n or len(dataset)
 
@@ -56,9 +58,14 @@ class Images:
         """Decode one image; raises CorruptFileError that names it."""
         try:
             return self.dataset.image(index).convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (CorruptFileError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             id_, name = self.dataset.ids[index], self.dataset.info.name
-            raise CorruptFileError(f"image {id_} of {name} cannot be read ({error}).", id_, index) from error
+            raise CorruptFileError(
+                f"image {id_} of {name} cannot be read ({error.__cause__ or error}). Replace or remove the file, or "
+                "train with --set skip_corrupt=true, which leaves such images out.",
+                id_,
+                index,
+            ) from error
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(np.array(self.pil(index))).permute(2, 0, 1)
@@ -76,23 +83,30 @@ class CachedImages(Images):
     ) -> None:
         super().__init__(dataset, n)
         self.side = side
-        key = f"{dataset.info.name}-{dataset.split}-{dataset.digest()[:16]}-{self.n}-{side}"
+        name = re.sub(r"[^\w.]+", "_", dataset.info.name).strip("._")[-60:]  # of a folder it is a path
+        key = f"{name}-{dataset.split}-{dataset.digest()[:16]}-{self.n}-{side}"
         self.path = cache_dir() / "pixels" / f"{key}.bin"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            if not self.path.exists():
-                self._fill(workers, report)
-        shapes = np.load(self.path.with_suffix(".npy"))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                if not self.path.exists():
+                    self._fill(workers, report)
+            shapes = np.load(self.path.with_suffix(".npy"))
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the image cache {self.path} ({error.strerror or error}). "
+                "Free space, set DENSEBENCH_CACHE to another disk, or train with --set cache=none."
+            ) from error
         self.shapes: NDArray[np.int64] = shapes  # (n, 2) height, width
         self.starts = np.concatenate([[0], np.cumsum(shapes.prod(1) * 3)])
         self.pixels: NDArray[np.uint8] | None = None
 
     def __getitem__(self, index: int) -> Tensor:
-        if self.pixels is None:  # opened late, so that each loader worker maps the file itself
-            self.pixels = np.memmap(self.path, np.uint8, mode="r")
         height, width = self.shapes[index]
         if not height:
-            self.pil(index)  # says what is wrong with it
+            return super().__getitem__(index)  # says what is wrong with it
+        if self.pixels is None:  # opened late, so that each loader worker maps the file itself
+            self.pixels = np.memmap(self.path, np.uint8, mode="r")
         flat = np.array(self.pixels[self.starts[index] : self.starts[index + 1]])
         return torch.from_numpy(flat.reshape(height, width, 3)).permute(2, 0, 1)
 
@@ -113,11 +127,6 @@ class CachedImages(Images):
                 os.fsync(file.fileno())
             np.save(self.path.with_suffix(".npy"), np.array(shapes, dtype=np.int64))
             temporary.replace(self.path)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the image cache {self.path} ({error.strerror or error}). "
-                "Free space, set DENSEBENCH_CACHE to another disk, or train with cache=none."
-            ) from error
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
@@ -162,8 +171,13 @@ class _Cut(Dataset[Any]):
                 return self.samples.crops(index, self.config, rng), left_out
             except CorruptFileError as error:
                 left_out.append(error.path)
-                if not self.config.skip_corrupt or len(left_out) == len(self.samples):
+                if not self.config.skip_corrupt:
                     return error
+                if len(left_out) == len(self.samples):
+                    return CorruptFileError(
+                        f"the images of all {len(left_out)} samples cannot be read (first: {left_out[0]}). "
+                        "`densebench data check` with the dataset or folder says what is wrong with each."
+                    )
             except DensebenchError as error:
                 return error
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, UsageError
 from densebench.methods.crops import CropConfig, Crops, Views
@@ -240,8 +241,8 @@ class Dip(Method):
 
 def _labels(config: DipConfig, base: BackboneInfo, dataset: DenseDataset) -> LabelFolder:
     """Open the folder of labels; every error about it says how to make one."""
-    words = ["densebench", "pseudolabel", "--model", base.name, "--data", dataset.info.name]
-    words += ["--split", config.split] if config.split else []
+    split = f":{dataset.split}" if dataset.info.name in DATASETS else ""
+    words = ["densebench", "pseudolabel", "--model", base.name, "--data", dataset.info.name + split]
     command = f"{shlex.join(words)} --out {shlex.quote(config.labels) if config.labels else 'FOLDER'}"
     if config.labels is None:
         raise UsageError(f"DIP needs pseudo-labels: `{command}` makes them, --set labels=FOLDER names them.")

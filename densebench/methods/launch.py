@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from densebench.config import apply_overrides, as_dict
-from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.images import digest, load_images
 from densebench.environment import pick_device
-from densebench.errors import ModelError, UsageError
+from densebench.errors import CorruptFileError, ModelError, StorageError, UsageError
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
 from densebench.methods.cost import Cost, estimate, measure
@@ -56,7 +56,7 @@ def train(
     Args:
         method: a name in METHODS.
         base: a model name with a timm architecture: `pico`, `pico?random`, `timm/NAME`.
-        data: a dataset name; labels are never read.
+        data: names, folders or several of both, see `datasets/images.py`; labels are never read.
         name: what the checkpoint will be called, and the name of its folder.
         out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
         resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).
@@ -73,7 +73,7 @@ def train(
     job = _job(method, base, data, overrides or {}, data_root, weights)
     if "/" in name or name.startswith("."):
         raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
-    config, origin = job.config, job.origin
+    config = job.config
     n_workers = _workers(workers)
     folder = (zoo_dir() if out is None else Path(out)) / name
     with (
@@ -83,6 +83,7 @@ def train(
         if group.first:
             _check_free(folder, resume, overwrite)
         group.wait()
+        origin = {**job.origin, "data_digest": _digest(job.dataset, progress)}
         if resume and (folder / "card.json").exists() and not states(folder):
             finished = json.loads((folder / "card.json").read_text())
             check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
@@ -91,9 +92,13 @@ def train(
         trainer = Trainer(job.method(), images, folder, where, n_workers, origin, group)
         if states(folder):
             trainer.restore()
-        trainer.run(progress)
         command = _command(method, base, data, name, overrides or {})
-        card = publish(trainer, job.dataset, job.architecture, name, command) if group.first else {}
+        try:
+            trainer.run(progress)
+            card = publish(trainer, job.dataset, job.architecture, name, command) if group.first else {}
+        except StorageError as error:
+            kept = " The last state stays: with --resume the run goes on from it." if states(folder) else ""
+            raise StorageError(f"{error}{kept}") from error
         group.wait()
     return TrainResult(name, folder, card)
 
@@ -149,12 +154,11 @@ def _job(
     architecture = _architecture(base)
     backbone = load_model(base, weights)
     _check_sizes(backbone, config)
-    dataset = load_dataset(data, _split(data, config), data_root)
+    dataset = load_images(data, config.split, data_root)
     origin = {
         "method": method,
         "base": base,
         "base_digest": backbone.weights_digest(),
-        "data_digest": dataset.digest(),
         **kind.inputs(config, backbone.info, dataset),
     }
     if config.unit_gain and parse_spec(base, weights).random:
@@ -215,9 +219,15 @@ def _check_sizes(backbone: Backbone, config: TrainConfig) -> None:
             raise UsageError(f"{field}={size} is no multiple of the patch size of {backbone.info.name}, {patch}.")
 
 
-def _split(data: str, config: TrainConfig) -> str:
-    info = DATASETS[data].info
-    return config.split or ("unlabelled" if "unlabelled" in info.splits else info.train)
+def _digest(dataset: DenseDataset, progress: bool) -> str:
+    """Return the digest of the images, which reads each file in full the first time: as much as an epoch reads.
+
+    Names and sizes would be quicker and would not tell two uncompressed images apart, with pixels cached of the wrong
+    one.
+    """
+    console = Console(stderr=True)
+    with console.status(f"digest of {len(dataset)} images") if progress and console.is_terminal else nullcontext():
+        return digest(dataset)
 
 
 def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: bool) -> Images:
@@ -235,7 +245,11 @@ def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: 
         )
     unreadable = np.flatnonzero(images.shapes[:, 0] == 0)
     if len(unreadable) and not config.skip_corrupt:
-        images.pil(int(unreadable[0]))  # raises, and says what is wrong
+        try:
+            images.pil(int(unreadable[0]))  # raises, and says what is wrong
+        except CorruptFileError as error:
+            others = f"{len(unreadable)} of {len(images)} images cannot be read; the first: "
+            raise CorruptFileError(others + str(error), error.path, error.index) from error
     return images
 
 

@@ -48,12 +48,13 @@ class Neco(Aligned):
     Config: ClassVar[type[TrainConfig]] = NecoConfig
     citation = "Near, far: Patch-ordering enhances vision foundation models' scene understanding (NeCo)"
     config: NecoConfig
-    queue: Tensor  # (G, queue, out), newest first
+    queue: Tensor  # (G, queue, width of the head's output), newest first
     filled: Tensor  # () rows that count as filled
 
     def __init__(self, base: Backbone, config: NecoConfig) -> None:
         super().__init__(base, config)
-        self.register_buffer("queue", torch.zeros(config.global_crops, config.queue, config.out))
+        width = config.out if config.hidden else base.info.width
+        self.register_buffer("queue", torch.zeros(config.global_crops, config.queue, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         pairs = crop_pairs(config.global_crops, config.global_crops + config.local_crops)
         self.sources = [pairs[i][0] for i in self.used]

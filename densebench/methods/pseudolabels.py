@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.images import digest, load_images
 from densebench.environment import environment, pick_device
 from densebench.errors import DensebenchError, FeatureError, UsageError
 from densebench.features import RESAMPLING
@@ -109,7 +109,7 @@ def pseudolabel(
 
     Args:
         model: whose features make segments and classes.
-        data: a dataset name; its labels are never read.
+        data: names, folders or several of both, see `datasets/images.py`; labels are never read.
         out: a folder that is new, or that the same settings have begun to fill.
         split: None = `unlabelled` where the dataset has one, else its train split, as for `densebench train`.
         limit: only the first so many images.
@@ -133,21 +133,22 @@ def pseudolabel(
         raise UsageError(f"--size {side} is no multiple of the patch size of {backbone.info.name}, {patch}.")
     config = LabelConfig(classes=classes, segmenter=segmenter, size=side, share=share, seed=seed)
     segment = SEGMENTERS[segmenter]
-    info = DATASETS[data].info
-    split = split or ("unlabelled" if "unlabelled" in info.splits else info.train)
-    dataset = load_dataset(data, split, data_root)
+    dataset = load_images(data, split, data_root)
     images = Images(dataset, limit)
+    unfit = next((id_ for id_ in dataset.ids if ":" in id_ or not id_.isprintable()), None)
+    if unfit:
+        raise UsageError(f"the image {unfit!r} cannot stand in a list of pairs: a colon, or a line break; rename it.")
     about = {
         "schema": 1,
         "complete": False,
         "command": _command(model, data, out, split, limit, config, size),
         "model": {"name": model, "weights_sha256": backbone.weights_digest()},
         "data": {
-            "name": data,
-            "split": split,
+            "name": dataset.info.name,
+            "split": dataset.split,
             "images": len(images),
             "of": len(dataset),
-            "digest": dataset.digest(),
+            "digest": digest(dataset),
             "version": getattr(dataset, "version", None),
         },
         "settings": asdict(config),
@@ -368,7 +369,7 @@ def nearest_images(features: Tensor, k: int) -> Tensor:
 
 
 def _command(
-    model: str, data: str, out: str | Path, split: str, limit: int | None, config: LabelConfig, size: int | None
+    model: str, data: str, out: str | Path, split: str | None, limit: int | None, config: LabelConfig, size: int | None
 ) -> str:
     """Return the command line that makes these labels."""
     flags = {"model": model, "data": data, "out": out, "split": split, "limit": limit, "size": size}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from densebench.errors import UsageError
+from densebench.methods import METHODS
 from densebench.methods.crops import CropConfig, Views, crop, generator, make_views, stack
 from densebench.methods.neco import Neco, NecoConfig
 from densebench.methods.paka import Paka, PakaConfig
@@ -200,3 +201,15 @@ def test_drop_path_and_recomputation_are_the_students_alone() -> None:
     other.loss(seen)[0].backward()
     for (name, p), q in zip(plain.student.named_parameters(), other.student.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+@pytest.mark.parametrize("name", ["paka", "neco"])
+def test_without_a_head_the_tokens_themselves_are_compared(name: str) -> None:
+    """Loss and gradient are there, nothing but the backbone is trained, and a fresh student agrees with its teacher."""
+    base = load_model("pico?random")
+    kind = METHODS[name]
+    method = kind(base, kind.Config(**{**SMALL, "hidden": 0, "clean_teacher": True, "jitter": 0.0, "grayscale": 0.0}))
+    assert not list(method.student.head.parameters())
+    loss, _ = method.loss(views(method.config, 2))
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.student.backbone.parameters())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from densebench.cli import main
 from densebench.datasets import DATASETS
-from densebench.methods.cost import Cost, saved_bytes
+from densebench.methods.cost import Cost, count
 from densebench.methods.curves import curves
 from densebench.methods.launch import cost
 from densebench.methods.paka import PakaConfig
@@ -42,8 +43,18 @@ def test_what_is_kept_is_counted_once_per_storage() -> None:
             a, b = torch.ones(100, requires_grad=True), torch.ones(100, requires_grad=True)
             return ((a * b) * a.view(10, 10).flatten()).sum(), {}
 
-    kept = saved_bytes(Product(), None)  # type: ignore[arg-type]
+    kept, _ = count(Product(), None)  # type: ignore[arg-type]
     assert kept == 3 * 400  # a, b and their product
+
+
+def test_arithmetic_is_counted_forward_and_backward() -> None:
+    class Matrices(torch.nn.Module):
+        def loss(self, views: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            a, b = torch.ones(3, 5, requires_grad=True), torch.ones(5, 7, requires_grad=True)
+            return (a @ b).sum(), {}
+
+    _, flops = count(Matrices(), None)  # type: ignore[arg-type]
+    assert flops == 3 * (2 * 3 * 5 * 7)  # the product, and one for each factor's gradient
 
 
 def test_memory_grows_with_crops_and_shrinks_with_recomputation() -> None:
@@ -56,14 +67,15 @@ def test_memory_grows_with_crops_and_shrinks_with_recomputation() -> None:
 
 def test_per_image_memory_is_linear_in_the_batch() -> None:
     method = paka()
-    two, four = (saved_bytes(method, views(method.config, n)) for n in (2, 4))
+    (two, few), (four, many) = (count(method, views(method.config, n)) for n in (2, 4))
     assert two * 2 == pytest.approx(four, rel=0.02)
+    assert few * 2 == pytest.approx(many, rel=0.02)
 
 
 def test_the_largest_part_leaves_a_tenth_alone() -> None:
-    found = Cost(images=100, steps=10, part=8, fixed=200, per_image=50, available=1000)
+    found = Cost(images=100, steps=10, part=8, fixed=200, per_image=50, flops=1, flops_outside=0.0, available=1000)
     assert found.largest == 14
-    tight = Cost(images=100, steps=10, part=8, fixed=200, per_image=250, available=1000)
+    tight = replace(found, per_image=250)
     assert any("set accumulate=4" in line for line in tight.lines(PakaConfig(**SMALL)))
 
 

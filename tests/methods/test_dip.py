@@ -282,7 +282,9 @@ def test_frames_are_compared_up_to_rounding() -> None:
 
 
 def test_without_labels_the_command_that_makes_them_is_named() -> None:
-    with pytest.raises(UsageError, match=r"densebench pseudolabel --model 'pico\?random' --data boards --out FOLDER"):
+    with pytest.raises(
+        UsageError, match=r"densebench pseudolabel --model 'pico\?random' --data boards:train --out FOLDER"
+    ):
         toy.run("mine", method="dip", small=small(None))
     assert not (zoo_dir() / "mine").exists()
 

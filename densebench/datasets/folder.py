@@ -1,0 +1,100 @@
+"""The images of any folder, whatever it is called and however it is nested."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.errors import CorruptFileError, DatasetError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings of image files, in any case."""
+
+
+class ImageFolder(DenseDataset):
+    """All images below a folder, without ground truth; an id is the path from the folder on.
+
+    Hidden files and folders are left out, links to folders are not followed (they can run in circles), links to files
+    are.
+    """
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="folder",
+        title="images of a folder",
+        classes=(),
+        palette=(),
+        splits={"all": 0},
+        targets=frozenset(),
+        how_to_get="any folder of images",
+    )
+
+    def __init__(
+        self, root: str | Path, split: str = "all", transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        """Raises DatasetError for a folder that is missing, unreadable or without images, and for links to nothing."""
+        super().__init__(root, split, transforms)
+        self.folder = Path(os.path.expanduser(root))
+        if not self.folder.is_dir():
+            found = "is a file" if self.folder.exists() else "does not exist"
+            raise DatasetError(f"{root} {found}; expected a folder of images.")
+        self.ids = _list(self.folder)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB; raises CorruptFileError also for pixels that 8 bits per channel cannot hold."""
+        path = self.files(index)[0]
+        image = read_image(path, index)
+        with Image.open(path) as header:
+            if header.mode[0] in "IF":  # as RGB all that is above 255 would be white
+                raise CorruptFileError(
+                    f"{path} has pixels of mode {header.mode}; expected 8 bits per channel.", str(path), index
+                )
+        return image
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the file of one image."""
+        return (self.folder / self.ids[index],)
+
+
+def _list(folder: Path) -> list[str]:
+    """Return the sorted paths of all images below a folder, from it on and with slashes."""
+    found: list[str] = []
+    dangling: list[str] = []
+    others = 0
+    todo = [""]
+    while todo:
+        place = todo.pop()
+        try:
+            with os.scandir(folder / place) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(f"{place}{entry.name}/")
+                    elif not entry.name.lower().endswith(SUFFIXES) or entry.is_dir():
+                        others += 1
+                    else:
+                        (found if entry.is_file() else dangling).append(place + entry.name)
+        except OSError as error:
+            raise DatasetError(f"the folder {folder / place} cannot be read ({error.strerror}).") from error
+    if dangling:
+        raise DatasetError(
+            f"{len(dangling)} of {len(dangling) + len(found)} images below {folder} are links to nothing or no files "
+            f"(first: {min(dangling)}). Mend or remove them."
+        )
+    if not found:
+        raise DatasetError(
+            f"{folder} holds no images: looked for {', '.join(SUFFIXES)} in it and its folders, found "
+            f"{others or 'no'} other files. Links to folders are not followed."
+        )
+    found.sort()
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        name = error.object[max(0, error.start - 20) : error.end]
+        raise DatasetError(f"a file name below {folder} is no UTF-8 (it has {name!r} in it); rename it.") from None
+    return found

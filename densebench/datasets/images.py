@@ -1,0 +1,153 @@
+"""Images to train on: named datasets, any folder, or several of them as one. Labels are never read.
+
+    voc    voc:train    coco:train,coco:val    ./photos    ~/photos,/data/frames,voc
+
+Commas separate parts. A part is a folder if it has a slash, begins with `~`, is `.` or `..`, or is there as a folder
+and no dataset's name; everything else is NAME or NAME:SPLIT. A text that is as a whole an existing folder is that one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.datasets.folder import ImageFolder
+from densebench.errors import DatasetError, UsageError
+
+
+def load_images(spec: str, split: str | None = None, root: str | Path | None = None) -> DenseDataset:
+    """Return the images that `spec` asks for: the dataset itself where that is one name, else a `Joined`.
+
+    Args:
+        spec: what `--data` takes, see above.
+        split: of a single name without one; None = `unlabelled` where the dataset has one, else its train split.
+        root: where named datasets live; folders are taken as they are.
+
+    Raises UsageError for names nobody registered, a part given twice, and a `split` beside anything but one name;
+    DatasetError for folders and datasets that are missing or empty.
+
+    >>> load_images("scenes:val,scenes:train").ids[0]
+    'scenes-val/val_000000'
+    """
+    texts = [spec] if is_folder(spec, whole=True) else [text.strip() for text in spec.split(",")]
+    if not all(texts):
+        raise UsageError(f"--data {spec!r} has an empty part; expected names and folders, as in voc:train,./photos.")
+    if split is not None and (len(texts) > 1 or is_folder(spec) or ":" in spec):
+        raise UsageError(
+            f"the split {split!r} goes with a single name; got --data {spec}. Leave it out: a name has its split "
+            "behind a colon, as in voc:train, and a folder has none."
+        )
+    asked = [text if is_folder(text) else _with_split(text, split) for text in texts]
+    same = [os.path.realpath(os.path.expanduser(text)) if is_folder(text) else text for text in asked]
+    twice = next((text for i, text in enumerate(asked) if same[i] in same[:i]), None)
+    if twice:
+        raise UsageError(f"--data {spec} asks for {twice} twice; give each part once.")
+    parts = [_part(text, root) for text in asked]
+    return Joined(",".join(asked), parts) if len(parts) > 1 or is_folder(asked[0]) else parts[0]
+
+
+def is_folder(text: str, whole: bool = False) -> bool:
+    """Tell whether a part of a spec, or a `whole` one, asks for a folder rather than for a dataset."""
+    if text in DATASETS or not text:
+        return False
+    if os.path.isdir(os.path.expanduser(text)):
+        return True
+    return not whole and (text in (".", "..") or text.startswith("~") or "/" in text)
+
+
+def digest(data: DenseDataset) -> str:
+    """Return `data.digest()`; a file that may not be opened raises DatasetError with its name."""
+    try:
+        return data.digest()
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename} cannot be read ({error.strerror}), and every file enters the digest of the images; "
+            "make it readable, or remove it."
+        ) from error
+
+
+class Joined(DenseDataset):
+    """The images of several datasets, or of a folder, under the name that asks for them; no ground truth.
+
+    With several parts, ids begin with the part's name (`voc-train/`, a folder's last name), so that they stay unique.
+    """
+
+    def __init__(self, name: str, parts: Sequence[DenseDataset]) -> None:
+        self.info = DatasetInfo(  # type: ignore[misc]  # each has its own
+            name=name,
+            title=name,
+            classes=(),
+            palette=(),
+            splits={"all": sum(map(len, parts))},
+            targets=frozenset(),
+            licence="; ".join(dict.fromkeys(part.info.licence for part in parts if part.info.licence)),
+            citation="; ".join(dict.fromkeys(part.info.citation for part in parts if part.info.citation)),
+        )
+        super().__init__(None, "all")
+        self.parts = parts
+        self.starts = [0, *itertools.accumulate(map(len, parts))]
+        prefixes = _unlike(map(_name, parts)) if len(parts) > 1 else [""]
+        self.ids = [prefix + id_ for prefix, part in zip(prefixes, parts, strict=True) for id_ in part.ids]
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+        part, i = self._at(index)
+        return part.image(i)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the files of the part's sample; the first is the image."""
+        part, i = self._at(index)
+        return part.files(i)
+
+    def digest(self) -> str:
+        """Return a digest of the parts' digests; one part keeps its own, wherever it lies."""
+        digests = [part.digest() for part in self.parts]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def _at(self, index: int) -> tuple[DenseDataset, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.info.name}: index {index} of {len(self)}")
+        part = bisect.bisect_right(self.starts, index) - 1
+        return self.parts[part], index - self.starts[part]
+
+
+def _with_split(text: str, split: str | None) -> str:
+    """Return NAME:SPLIT of a name that may lack its split; raises UsageError for one that nobody registered."""
+    name, colon, given = text.partition(":")
+    try:
+        info = DATASETS[name].info
+    except UsageError as error:
+        raise UsageError(f"{error} A folder of that name would be ./{name}") from None
+    usual = "unlabelled" if "unlabelled" in info.splits else info.train
+    return f"{name}:{given if colon else split or usual}"
+
+
+def _part(text: str, root: str | Path | None) -> DenseDataset:
+    if is_folder(text):
+        return ImageFolder(text)
+    name, _, split = text.partition(":")
+    return load_dataset(name, split, root)
+
+
+def _name(part: DenseDataset) -> str:
+    """Return a part's name as ids can begin with it."""
+    if isinstance(part, ImageFolder):
+        return part.folder.resolve().name or "root"
+    return f"{part.info.name}-{part.split}"
+
+
+def _unlike(names: Iterable[str]) -> list[str]:
+    """Return the names with a slash behind each, those that repeat numbered."""
+    found: list[str] = []
+    for name in names:
+        numbered = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+        found.append(next(f"{text}/" for text in numbered if f"{text}/" not in found))
+    return found
