@@ -7,11 +7,10 @@ Arithmetic is counted too: matrix products, convolutions and attention, forward 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,25 +89,30 @@ class Cost:
 
 
 def estimate(trainer: Trainer) -> Cost:
-    """Return what is counted, from one pass of one image, forward and backward; weights do not change."""
-    config = dataclasses.replace(trainer.config, batch=1, accumulate=1)
-    batch = next(batches(trainer.samples, config, 0, 0, pin=False))
-    views = make_views(batch, config, (config.seed, 0, 0), trainer.device)
+    """Return what is counted, from passes of one and of two images; weights do not change.
+
+    The second image says what an image takes beside what is kept once, such as weights rounded to bfloat16.
+    """
     trainer.method.training_mode()
-    kept, flops = count(trainer.method, views)
+    config, device = trainer.config, trainer.device
+    one, two = (next(batches(trainer.samples, replace(config, batch=n, accumulate=1), 0, 0, pin=False)) for n in (1, 2))
+    one_views, two_views = (make_views(batch, config, (config.seed, 0, 0), device) for batch in (one, two))
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        first, flops = count(trainer.method, one_views)
+        per_image = count(trainer.method, two_views, backward=False)[0] - first
     with FlopCounterMode(display=False) as inner:
-        _backbone_alone(trainer.method, batch, trainer)
+        _backbone_alone(trainer.method, one, trainer)
     trained = sum(p.numel() for p in trainer.method.student.parameters() if p.requires_grad)
     everything = sum(_bytes(t) for t in (*trainer.method.parameters(), *trainer.method.buffers()))
     return Cost(
         images=len(trainer.samples),
         steps=trainer.steps,
-        part=trainer.config.batch // (trainer.config.accumulate * trainer.group.size),
-        fixed=everything + 3 * 4 * trained,
-        per_image=kept,
+        part=config.batch // (config.accumulate * trainer.group.size),
+        fixed=everything + 3 * 4 * trained + max(0, first - per_image),
+        per_image=per_image,
         flops=flops,
         flops_outside=max(0.0, 1 - inner.get_total_flops() / flops),
-        available=_device_memory(trainer.device),
+        available=_device_memory(device),
     )
 
 
@@ -121,7 +125,7 @@ def measure(trainer: Trainer, steps: int = 3) -> Cost:
     loading = config.batch / (time.perf_counter() - began)
     whole = _seconds(lambda: trainer.update(batch), steps, trainer.device)
     inner = _seconds(lambda: _backbone_alone(trainer.method, batch, trainer), steps, trainer.device)
-    return dataclasses.replace(
+    return replace(
         cost,
         images_per_second=config.batch / whole,
         loading=loading,
@@ -129,8 +133,11 @@ def measure(trainer: Trainer, steps: int = 3) -> Cost:
     )
 
 
-def count(method: Method, views: Views) -> tuple[int, int]:
-    """Return the bytes that autograd keeps between the two passes of a loss, weights not counted, and FLOPs of both."""
+def count(method: Method, views: Views, backward: bool = True) -> tuple[int, int]:
+    """Return the bytes that autograd keeps for the backward pass of a loss, weights not counted, and the FLOPs.
+
+    These are of both passes, or of the forward pass alone.
+    """
     weights = {t.untyped_storage().data_ptr() for t in (*method.parameters(), *method.buffers())}
     seen: dict[int, int] = {}
 
@@ -144,7 +151,8 @@ def count(method: Method, views: Views) -> tuple[int, int]:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss, _ = method.loss(views)  # holds what is kept, so that no address is used twice
         kept = sum(seen.values())
-        loss.backward()
+        if backward:
+            loss.backward()
     method.zero_grad(set_to_none=True)
     return kept, counter.get_total_flops()
 
