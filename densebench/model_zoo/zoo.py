@@ -6,6 +6,7 @@ about. Zoo folders are looked up in the package (`model_zoo/weights`) and in the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,6 +97,7 @@ def load(spec: Any) -> Any:
     weights, card, architecture = find(spec)
     net = build(architecture, spec.random_seed or 0)
     if weights is not None and not spec.random:
+        _check_digest(weights, card)
         load_weights(net, weights, spec.text)
     return TimmBackbone(
         net,
@@ -107,6 +109,16 @@ def load(spec: Any) -> Any:
         licence=card.get("licence", ""),
         citation=card.get("citation", ""),
     )
+
+
+def _check_digest(weights: Path, card: dict[str, Any]) -> None:
+    """Raise ModelError where a card describes other weights than those beside it: a torn copy, a run cut off."""
+    described = card.get("weights", {}).get("sha256")
+    if described and weights.exists() and hashlib.sha256(weights.read_bytes()).hexdigest() != described:
+        raise ModelError(
+            f"{weights} is not the file that the card beside it describes (its SHA-256 begins with {described[:12]}). "
+            "Copy both again, or run `densebench train ... --resume` where a run that replaces them was cut off."
+        )
 
 
 def build(architecture: Architecture, seed: int = 0) -> Any:

@@ -1,7 +1,8 @@
 """K-means as the overclustering protocols run it: standardise, PCA, faiss-style Lloyd iterations.
 
 Source: NeCo / Leopart ``experiments/overcluster`` (``StandardScaler``, ``faiss.PCAMatrix``, ``faiss.Kmeans``). The
-torch backend follows faiss ``Clustering.cpp`` draw by draw, so both start from the same rows and centroids.
+torch backend follows faiss ``Clustering.cpp`` draw by draw: both train on the same rows, start from the same centroids
+and split the same empty clusters. They differ by rounding only, which many iterations can carry to another optimum.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from densebench.ops.search import faiss_installed, load_faiss
+from densebench.ops.lloyd import assign as assign
+from densebench.ops.lloyd import lloyd
+from densebench.ops.search import load_faiss
 
-SPLIT_EPSILON = 1 / 1024  # by how much faiss pushes the halves of a split cluster apart
 REDO_STRIDE = 15486557  # by how much faiss moves the seed from one restart to the next
 
 
@@ -127,7 +128,8 @@ def kmeans(
         seed: >= 0; equal seeds give equal centroids on one backend, and nearly equal ones across backends.
         n_iter: Lloyd iterations per restart.
         n_redo: restarts; the one with the best objective wins.
-        backend: ``auto`` is faiss for rows on a CPU if installed, otherwise torch (which stays on the device).
+        backend: ``auto`` is torch, which stays on the device and, by skipping distances, is faster than faiss on a CPU
+            too (``benchmarks/kmeans.py``); faiss computes on the CPU.
         spherical: normalise the centroids after each iteration.
         max_points_per_centroid: faiss's default 256; the published overclustering keeps it.
     """
@@ -135,14 +137,15 @@ def kmeans(
         raise ValueError(f"k, n_iter and n_redo are at least 1, got {k}, {n_iter} and {n_redo}")
     if len(x) < k:
         raise ValueError(f"{len(x)} rows cannot form {k} clusters")
-    if backend == "auto":
-        backend = "faiss" if faiss_installed() and x.device.type == "cpu" else "torch"
     rows = kmeans_training_rows(len(x), k, seed, max_points_per_centroid)
     train = (x if rows is None else x[rows.to(x.device)]).float()
     if not bool(train.isfinite().all()):
         raise ValueError("k-means got rows that are not finite")
-    if backend == "torch":
-        centroids, objective = _lloyd(train, k, seed, n_iter, n_redo, spherical)
+    if backend in ("auto", "torch"):
+        seeds = [seed + 1 + redo * REDO_STRIDE for redo in range(n_redo)]
+        starts = (train[permutation_head(len(train), k, each).to(x.device)] for each in seeds)
+        outcomes = (lloyd(train, start, n_iter, spherical) for start in starts)
+        centroids, objective = (max if spherical else min)(outcomes, key=lambda outcome: outcome[1])
         return centroids, KMeansInfo(objective, len(train), "torch")
     if backend != "faiss":
         raise ValueError(f"backend is 'auto', 'faiss' or 'torch', got {backend!r}")
@@ -185,53 +188,3 @@ def permutation_head(n: int, m: int, seed: int) -> Tensor:
         head[i] = moved.get(other, other)
         moved[other] = moved.pop(i, i)
     return torch.from_numpy(head)
-
-
-def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
-    """Return the (N,) int64 index of the nearest centroid by Euclidean distance, of rows (N, D)."""
-    centroids = centroids.to(x.device)
-    bias = -centroids.square().sum(1) / 2
-    chunk = chunk or max(1, 2**22 // len(centroids))
-    parts = [torch.addmm(bias, part.to(centroids.dtype), centroids.T).argmax(1) for part in x.split(chunk)]
-    return torch.cat(parts)
-
-
-def _lloyd(x: Tensor, k: int, seed: int, n_iter: int, n_redo: int, spherical: bool) -> tuple[Tensor, float]:
-    """Return the centroids of the best restart and their objective."""
-    outcomes = []
-    for redo in range(n_redo):
-        centroids = x[permutation_head(len(x), k, seed + 1 + redo * REDO_STRIDE).to(x.device)]
-        members, objective = None, float("nan")
-        for _ in range(n_iter):
-            if spherical:
-                centroids = F.normalize(centroids, dim=1)
-            nearest = assign(x, centroids)
-            similar = (x * centroids[nearest]) if spherical else (x - centroids[nearest]).square()
-            objective = float(similar.sum(dtype=torch.float64))
-            if members is not None and torch.equal(nearest, members):
-                break  # converged: further iterations would repeat this one
-            members = nearest
-            sizes = torch.bincount(members, minlength=k)
-            sums = torch.zeros_like(centroids).index_add_(0, members, x)
-            centroids = _split_empty(sums / sizes.clamp(min=1)[:, None], sizes, len(x))
-        outcomes.append((F.normalize(centroids, dim=1) if spherical else centroids, objective))
-    return (max if spherical else min)(outcomes, key=lambda outcome: outcome[1])
-
-
-def _split_empty(centroids: Tensor, sizes: Tensor, n_rows: int) -> Tensor:
-    """Give every empty cluster half of another one, drawn with odds that grow with its size, as faiss does."""
-    empty = (sizes == 0).nonzero().squeeze(1).tolist()
-    if not empty:
-        return centroids
-    size = sizes.tolist()
-    draw = np.random.RandomState(1234)
-    sign = 1 - 2 * (torch.arange(centroids.shape[1], device=centroids.device) % 2)
-    for cluster in empty:
-        donor = 0
-        while draw.randint(2**32, dtype=np.uint32) / (2**32 - 1) >= (size[donor] - 1) / max(1, n_rows - len(size)):
-            donor = (donor + 1) % len(size)
-        centroids[cluster] = centroids[donor] * (1 + SPLIT_EPSILON * sign)
-        centroids[donor] = centroids[donor] * (1 - SPLIT_EPSILON * sign)
-        size[cluster] = size[donor] // 2
-        size[donor] -= size[cluster]
-    return centroids

@@ -6,12 +6,13 @@ matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no se
 one; the code has none). Nothing is held per image: moments, training rows and contingency tables are streamed.
 
 Two things differ from the code and change no result that is reproducible there: PCA is exact over all tokens (faiss
-trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn.
+trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn. Unless faiss is
+asked for, k-means is `ops.lloyd`: faiss's starts, iterations and splits, with other rounding, which many iterations can
+amplify to another local optimum of much the same objective.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -71,7 +72,8 @@ class OverclusteringConfig:
     points_per_centroid: int = 256
     """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
     kmeans: Literal["auto", "faiss", "torch"] = "auto"
-    """Which implementation: their random streams differ, so it is part of the score hash."""
+    """Which implementation; "auto" is torch. Both draw the same rows, starts and splits, but their rounding differs and
+    iterations amplify it, so it is part of the score hash."""
     absent: AbsentRule = "zero"
 
 
@@ -80,6 +82,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
 
     name = "overclustering"
     title = "Overclustering"
+    version = 2
     config = OverclusteringConfig
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
@@ -96,7 +99,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
     shrink_hint = "Take fewer clusters or seeds, such as --set overclustering.clusters='[\"classes\"]'."
 
     def resolve(self, config: OverclusteringConfig, backbone: BackboneInfo, data: DatasetInfo) -> OverclusteringConfig:
-        """Fill in the input size, the numbers of clusters and the k-means at hand."""
+        """Fill in the input size, the numbers of clusters and the k-means."""
         numbers = tuple(data.n_classes if k == "classes" else k for k in config.clusters)
         if min(numbers, default=0) < 1:
             raise UsageError(f"overclustering.clusters={config.clusters}: expected numbers of at least 1.")
@@ -104,7 +107,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
             clusters=tuple(dict.fromkeys(numbers)),
-            kmeans=_kmeans_at_hand() if config.kmeans == "auto" else config.kmeans,
+            kmeans="torch" if config.kmeans == "auto" else config.kmeans,
         )
 
     def estimate(self, config: OverclusteringConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -292,10 +295,6 @@ def _bootstrap(
                 tables = [confusion(c[i], masks[i], info.n_classes, info.n_classes, info.ignored) for c in classes]
                 bootstrap.update(image, torch.stack([torch.stack(counts(t)) for t in tables]))
     return bootstrap.replicates()
-
-
-def _kmeans_at_hand() -> Literal["faiss", "torch"]:
-    return "faiss" if importlib.util.find_spec("faiss") else "torch"
 
 
 def _numbers(config: OverclusteringConfig) -> list[int]:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from densebench.errors import ModelError, UsageError
-from densebench.model_zoo import load_model
+from densebench.model_zoo import load_model, zoo
 from densebench.model_zoo.timm import create
 
 TINY = "vit_tiny_patch16_224"
+SHIPPED = Path(zoo.__file__).parent / "weights"
 
 
 def test_weights_of_another_architecture_name_the_keys(tmp_path):
@@ -48,9 +50,23 @@ def test_a_zoo_checkpoint_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     by_name, by_path = load_model("mine"), load_model(str(tmp_path / "mine" / "weights.safetensors"))
     assert by_name.weights_digest() == by_path.weights_digest()
     assert by_name.info.mean == (0.1, 0.2, 0.3)
+    card["weights"] = {"sha256": "0123456789abcdef"}
+    (tmp_path / "mine" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"not the file that the card beside it describes .* 0123456789ab"):
+        load_model("mine")
     (tmp_path / "mine" / "card.json").unlink()
     with pytest.raises(ModelError, match=r"no card\.json beside it"):
         load_model(str(tmp_path / "mine" / "weights.safetensors"))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED.iterdir()))
+def test_shipped_checkpoints_are_small_and_say_what_made_them(name):
+    folder = SHIPPED / name
+    card = json.loads((folder / "card.json").read_text())
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 4e6
+    assert card["name"] == name
+    assert card["command"].startswith(f"densebench train {card['method']} --base ")
+    assert load_model(name).info.width == 128  # and its digest is the card's
 
 
 def test_the_real_weights_give_the_reference_features(shared_data):
