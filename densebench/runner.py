@@ -94,6 +94,11 @@ def run(request: Request, progress: Progress | None = None, dry_run: bool = Fals
     return _Run(request, progress or Progress(), dry_run).go()
 
 
+def _unserved(protocol: Protocol[Any], dataset: str) -> str:
+    missing = protocol.needs - DATASETS[dataset].info.targets
+    return f"{protocol.name} needs {', '.join(sorted(missing))}, which {dataset} does not have"
+
+
 class _Run:
     """One request on its way."""
 
@@ -115,6 +120,8 @@ class _Run:
         for model in self.request.models:
             parse_spec(model, self.request.weights)
         cells = list(self._cells())
+        if not cells:
+            raise UsageError("; ".join(["nothing can be measured", *self.outcome.skipped]) + ".")
         for model in dict.fromkeys(cell.model for cell in cells):
             mine = [cell for cell in cells if cell.model == model]
             try:
@@ -152,10 +159,17 @@ class _Run:
                     yield Cell(model, protocol, dataset, self.request.preset, config)
 
     def _datasets(self, protocol: Protocol[Any]) -> list[str]:
-        """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs."""
-        if self.request.datasets:
-            return DATASETS.match(self.request.datasets)
+        """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs.
+
+        With `all` protocols, those that a dataset asked for cannot serve are skipped; a protocol asked for is refused.
+        """
         suited = [e.name for e in DATASETS if protocol.needs <= DATASETS[e.name].info.targets]
+        if self.request.datasets:
+            asked = DATASETS.match(self.request.datasets)
+            if list(self.request.protocols) != ["all"]:
+                return asked
+            self.outcome.skipped += [_unserved(protocol, name) for name in asked if name not in suited]
+            return [name for name in asked if name in suited]
         ready = []
         for name in suited:
             found = None if DATASETS[name].info.embedded else self._splits(name)
@@ -202,11 +216,9 @@ class _Run:
         )
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
-        missing = cell.protocol.needs - DATASETS[cell.dataset].info.targets
-        if missing:
+        if cell.protocol.needs - DATASETS[cell.dataset].info.targets:
             raise UsageError(
-                f"{cell.protocol.name} needs {', '.join(sorted(missing))}, which {cell.dataset} does not have. "
-                "Run `densebench list datasets` to see what there is."
+                f"{_unserved(cell.protocol, cell.dataset)}. Run `densebench list datasets` to see what there is."
             )
         data = self._splits(cell.dataset)
         if isinstance(data, DensebenchError):

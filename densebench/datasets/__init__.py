@@ -15,6 +15,9 @@ DATASETS.add("scenes", "densebench.datasets.scenes.dataset:Scenes", "rendered sc
 DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "the same with 1440 validation images")
 DATASETS.add("voc", "densebench.datasets.voc:VOC", "PASCAL VOC 2012 segmentation, VOCdevkit layout")
 DATASETS.add("coco", "densebench.datasets.coco:COCO", "COCO 2017 images to train on, no masks")
+DATASETS.add("spair", "densebench.datasets.spair:SPair", "SPair-71k, pairs of images with key points")
+DATASETS.add("pf_willow", "densebench.datasets.pf_willow:PFWillow", "PF-WILLOW, groups of images with ten key points")
+DATASETS.add("nyu", "densebench.datasets.nyu:NYU", "NYU Depth v2, indoor images with metric depth")
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> DenseDataset:

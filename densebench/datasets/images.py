@@ -127,6 +127,11 @@ def _with_split(text: str, split: str | None) -> str:
     except UsageError as error:
         raise UsageError(f"{error} A folder of that name would be ./{name}") from None
     usual = "unlabelled" if "unlabelled" in info.splits else info.train
+    if usual == info.val and not (colon or split):
+        raise UsageError(
+            f"{name} has no split to train on apart from the one that is measured, {usual}; name one of "
+            f"{', '.join(info.splits)}, as in {name}:{usual}, if that is meant."
+        )
     return f"{name}:{given if colon else split or usual}"
 
 

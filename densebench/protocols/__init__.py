@@ -21,5 +21,8 @@ PROTOCOLS.add(
     "densebench.protocols.positional_effect:PositionalEffect",
     "how much cluster maps depend on position (NMI)",
 )
+PROTOCOLS.add(
+    "correspondence", "densebench.protocols.correspondence:Correspondence", "key points found again in other images (PCK)"
+)
 
 __all__ = ["PROTOCOLS"]

@@ -29,6 +29,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     toys.write_voc(folder / "data")
     save_file(create("vit_tiny_patch16_224").state_dict(), folder / "vit.safetensors")
+    (folder / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
     adapter = re.search(r"```python\n(# my_backbone.py\n.*?)```", README, re.S)
     (folder / "my_backbone.py").write_text(adapter[1])
     return folder

@@ -256,3 +256,17 @@ def test_results_that_cannot_be_written_are_an_error_before_any_work(cli):
     assert done.returncode == 1
     assert "choose another" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_protocols_are_those_that_a_dataset_can_serve(cli):
+    """`all` leaves out, in words, what needs other ground truth; a protocol asked for by name is refused."""
+    done = cli.run("--protocol", "all", "--dry-run")
+    assert done.returncode == 0
+    assert "not run: correspondence needs keypoints, which voc does not have" in done.stdout + done.stderr
+    asked = cli.run("--protocol", "correspondence")
+    assert asked.returncode == 2
+    assert "correspondence needs keypoints, which voc does not have" in asked.stderr
+    nothing = cli("run", "--model", "mine.py:ColorBackbone", "--protocol", "all", "--dataset", "coco")
+    assert nothing.returncode == 2
+    assert "nothing can be measured; " in nothing.stderr
+    assert "hummingbird needs mask, which coco does not have" in nothing.stderr

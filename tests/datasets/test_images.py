@@ -255,3 +255,8 @@ def test_the_real_copies_read_clean(shared_data: Path) -> None:
     assert data.image(len(data) - 1).mode == "RGB"
     for part in (load_images("coco:val", root=shared_data), load_images(str(shared_data / "coco" / "val2017"))):
         assert (len(part), check(part, QUIET).problems) == (138, [])
+
+
+def test_a_dataset_for_evaluation_alone_is_trained_on_by_name_only() -> None:
+    with pytest.raises(UsageError, match="pf_willow has no split to train on apart from the one that is measured"):
+        load_images("pf_willow")

@@ -1,0 +1,170 @@
+"""SPair-71k: pairs of images of 18 categories with up to 30 key points.
+
+Expected below the data root (the root itself or `SPair-71k/`):
+
+    JPEGImages/CATEGORY/ID.jpg   Layout/large/SPLIT.txt   ImageAnnotation/CATEGORY/ID.json
+
+Where there is no `ImageAnnotation/`, key points are put together from `PairAnnotation/SPLIT/PAIR.json`: the points of
+a pair are those that both of its images have, so what the pairs of an image list is what matching it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from densebench.datasets.dataset import DatasetInfo, Keypoints, read_image
+from densebench.datasets.layout import find_root, read_list, require_files
+from densebench.datasets.pairs import PairedDataset
+from densebench.datasets.voc import voc_palette
+from densebench.errors import DatasetError
+
+CATEGORIES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dog", "horse", "motorbike",
+    "person", "pottedplant", "sheep", "train", "tvmonitor",
+)  # fmt: skip
+POINTS = 30
+"""Key point ids of a category run from 0 to 29; the same id is the same part in every image of the category."""
+
+
+class SPair(PairedDataset):
+    """SPair-71k, size `large`; an id is CATEGORY/IMAGE, because one image can be in several categories."""
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="spair",
+        title="SPair-71k",
+        classes=CATEGORIES,
+        palette=voc_palette(len(CATEGORIES)),
+        splits={"trn": 0, "val": 0, "test": 0},  # published in pairs: 53,340, 5,384 and 12,234 of 1,800 images
+        train="test",  # matching learns nothing, so a copy of the test split alone is complete
+        val="test",
+        ignored=(),
+        background=(),
+        targets=frozenset({"keypoints"}),
+        licence="images: Flickr terms, research use; annotations: research use",
+        citation="Min et al., SPair-71k: A Large-scale Benchmark for Semantic Correspondence, 2019",
+        how_to_get="Download SPair-71k.tar.gz from the SPair-71k page of POSTECH's Computer Vision Lab and extract it "
+        "below the data root.",
+    )
+
+    def __init__(
+        self, root: str | Path | None, split: str = "test", transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        """Raises DatasetError for missing files and for pairs that are not named NUMBER-SOURCE-TARGET:CATEGORY."""
+        super().__init__(root, split, transforms)
+        self.folder = find_root(self.info, root, ("SPair-71k", "spair", "."), "Layout/large")
+        self._layout = self.folder / "Layout" / "large" / f"{split}.txt"
+        self._names = read_list(self.info, self._layout)
+        named = [self._parse(name) for name in self._names]
+        self.ids = sorted({image for pair in named for image in pair})
+        where = {image: i for i, image in enumerate(self.ids)}
+        self._pairs = [(where[source], where[target]) for source, target in named]
+        self._require("JPEGImages", ".jpg")
+        self._from_pairs: Mapping[int, Keypoints] | None = None
+        if (self.folder / "ImageAnnotation").is_dir():
+            self._require("ImageAnnotation", ".json")
+        else:
+            require_files(self.info, split, {self._pair_file("").parent: [f"{name}.json" for name in self._names]})
+            self._from_pairs = self._read_pairs()
+
+    def pairs(self) -> Sequence[tuple[int, int]]:
+        """Return the pairs of the split, in the order of their numbers."""
+        return self._pairs
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+        return read_image(self.files(index)[0], index)
+
+    def keypoints(self, index: int) -> Sequence[Keypoints]:
+        """Return the one annotated object of an image, its points (30, 2) by key point id."""
+        if self._from_pairs is not None:
+            return (self._from_pairs[index],)
+        path = self.files(index)[1]
+        state = _read_json(path, ("kps", "bndbox"))
+        points = {number: xy for number, xy in state["kps"].items() if xy is not None}
+        return (_keypoints(self.ids[index].split("/")[0], points, state["bndbox"], path),)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the image, then its annotation or the pair files that name it."""
+        category, name = self.ids[index].split("/")
+        image = self.folder / "JPEGImages" / category / f"{name}.jpg"
+        if self._from_pairs is None:
+            return image, self.folder / "ImageAnnotation" / category / f"{name}.json"
+        mine = (name for name, pair in zip(self._names, self._pairs, strict=True) if index in pair)
+        return image, *(self._pair_file(name) for name in mine)
+
+    def _pair_file(self, name: str) -> Path:
+        return self.folder / "PairAnnotation" / self.split / f"{name}.json"
+
+    def _parse(self, name: str) -> tuple[str, str]:
+        """Return the ids of source and target of a pair's name."""
+        found = re.fullmatch(r"\d+-([^-:/]+)-([^-:/]+):([^-:/]+)", name)
+        if found is None or found[3] not in CATEGORIES:
+            raise DatasetError(
+                f"spair: {self._layout} lists {name!r}; expected NUMBER-SOURCE-TARGET:CATEGORY with one of the 18 "
+                f"categories, such as 005330-2009_004940-2010_002026:cat. {self.info.how_to_get}"
+            )
+        return f"{found[3]}/{found[1]}", f"{found[3]}/{found[2]}"
+
+    def _require(self, folder: str, suffix: str) -> None:
+        by_category: dict[Path, list[str]] = {}
+        for category, name in (image.split("/") for image in self.ids):
+            by_category.setdefault(self.folder / folder / category, []).append(name + suffix)
+        require_files(self.info, self.split, by_category)
+
+    def _read_pairs(self) -> dict[int, Keypoints]:
+        """Put the key points of each image together from all pairs that name it."""
+        points: dict[int, dict[str, list[float]]] = {}
+        boxes: dict[int, list[float]] = {}
+        for name, pair in zip(self._names, self._pairs, strict=True):
+            path = self._pair_file(name)
+            needed = [f"{side}_{what}" for side in ("src", "trg") for what in ("kps", "bndbox")]
+            state = _read_json(path, ("kps_ids", *needed))
+            for side, image in zip(("src", "trg"), pair, strict=True):
+                known = points.setdefault(image, {})
+                found = dict(zip(state["kps_ids"], state[f"{side}_kps"], strict=False))
+                other = [number for number in found.keys() & known.keys() if found[number] != known[number]]
+                box = boxes.setdefault(image, state[f"{side}_bndbox"])
+                if other or box != state[f"{side}_bndbox"] or len(found) != len(state[f"{side}_kps"]):
+                    raise DatasetError(
+                        f"spair: {path} has other key points or another box for {self.ids[image]} than the pairs "
+                        f"before it; expected one annotation per image. {self.info.how_to_get}"
+                    )
+                known.update(found)
+        return {
+            image: _keypoints(self.ids[image].split("/")[0], known, boxes[image], self._pair_file("").parent)
+            for image, known in points.items()
+        }
+
+
+def _keypoints(category: str, points: Mapping[str, Sequence[float]], box: Sequence[float], path: Path) -> Keypoints:
+    xy = np.zeros((POINTS, 2), dtype=np.float32)
+    visible = np.zeros(POINTS, dtype=np.bool_)
+    try:
+        for number, place in points.items():
+            xy[int(number)] = place
+            visible[int(number)] = True
+        x1, y1, x2, y2 = (float(v) for v in box)
+    except (IndexError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"spair: {path} is no annotation of SPair-71k ({error}); expected key points 0..{POINTS - 1} as [x, y] "
+            "and a box of four numbers."
+        ) from None
+    return Keypoints(category, xy, visible, (x1, y1, x2, y2))
+
+
+def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_bytes())
+        missing = [name for name in needed if name not in state]
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(f"spair: {path} cannot be read ({error}). Get the original file.") from None
+    if missing:
+        raise DatasetError(f"spair: {path} has no {', '.join(missing)}. Get the original file.")
+    return state

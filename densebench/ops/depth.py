@@ -1,0 +1,414 @@
+"""Monocular depth: from bins to metres, the losses that heads are trained with, and the errors that are reported.
+
+Sources, by the names used below: D2 is dinov2 ``hub/depth`` and ``eval/depth/models/losses``, D3 is dinov3
+``eval/depth``, MDE is the Monocular-Depth-Estimation-Toolbox (``core/evaluation/metrics.py``, ``datasets/nyu.py``),
+DIP is ``hummingbird/src/hbird_eval.py``. Depth is in metres; 0 in ground truth is a pixel without a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from densebench.ops.confusion import PoissonBootstrap, percentile_interval
+from densebench.ops.resize import resize_maps
+
+BinNorm = Literal["linear", "softmax", "sigmoid"]
+"""How logits become weights of bins that sum to 1: relu + 0.1, exp, or the logistic function, over their sum."""
+
+Schedule = Literal["cosine", "one_cycle"]
+"""Of learning rate and first beta, see `rate_and_beta`."""
+
+LINEAR_FLOOR = 0.1
+"""Added to every rectified logit, so that no weight is zero; it pulls depth towards the middle of the range (D2)."""
+LOG_FLOOR = 1e-3
+"""Metres added before every logarithm of a loss (D2)."""
+MEAN_SHARE = 0.15
+"""Weight of the squared mean log error beside its variance (D2 SigLoss)."""
+
+ERRORS = ("a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel")
+"""What `depth_errors` returns, in MDE's order and by its names."""
+
+
+def uniform_bins(n: int, min_depth: float, max_depth: float) -> Tensor:
+    """Return n equally spaced depths (n,) float32 in metres, both ends included (D2 "UD").
+
+    Raises:
+        ValueError: fewer than two bins, or an empty range.
+    """
+    if n < 2 or not min_depth < max_depth:
+        raise ValueError(f"expected at least 2 bins over a range, got {n} over {min_depth}..{max_depth} m")
+    return torch.linspace(min_depth, max_depth, n)
+
+
+def concat_tokens(maps: Sequence[Tensor], class_tokens: Sequence[Tensor] = ()) -> Tensor:
+    """Return the channels that a linear head reads, (B, C, h, w): layer by layer the patches, then the class token.
+
+    Args:
+        maps: (B, D, h, w) per layer, all of one grid.
+        class_tokens: (B, D) per layer, spread over all positions; empty leaves them out.
+    """
+    if not class_tokens:
+        return torch.cat(list(maps), dim=1)
+    parts = []
+    for patches, token in zip(maps, class_tokens, strict=True):
+        parts += [patches, token[:, :, None, None].expand_as(patches)]
+    return torch.cat(parts, dim=1)
+
+
+def linear_logits(x: Tensor, weight: Tensor, bias: Tensor, upsample: int = 1) -> Tensor:
+    """Return the logits (B, K, upsample * h, upsample * w) of a 1x1 convolution on upsampled maps (B, C, h, w).
+
+    The published head upsamples bilinearly, then convolves. Bilinear weights sum to 1, so the two may trade places:
+    here the convolution goes first, which costs upsample^2 times less and differs by rounding alone.
+
+    Args:
+        x: (B, C, h, w), see :func:`concat_tokens`.
+        weight: (K, C).
+        bias: (K,).
+        upsample: whole factor; 4 in D2, 1 in D3.
+    """
+    logits = torch.einsum("bchw,kc->bkhw", x, weight) + bias[:, None, None]
+    return logits if upsample == 1 else resize_maps(logits, (upsample * x.shape[2], upsample * x.shape[3]))
+
+
+def decode_bins(logits: Tensor, centres: Tensor, norm: BinNorm = "linear") -> Tensor:
+    """Return depth (B, 1, h, w) in metres: the mean of the bins' depths, weighted by the logits (B, K, h, w).
+
+    Args:
+        logits: one per bin.
+        centres: (K,) depths of the bins.
+        norm: see :data:`BinNorm`; "linear" is AdaBins' and the default of D2 and D3.
+
+    Raises:
+        ValueError: another norm, or another number of bins.
+    """
+    if logits.shape[1] != len(centres):
+        raise ValueError(f"{logits.shape[1]} logits for {len(centres)} bins")
+    if norm == "linear":
+        weights, floor = torch.relu(logits), LINEAR_FLOOR
+    elif norm == "softmax":
+        weights, floor = torch.softmax(logits, dim=1), 0.0
+    elif norm == "sigmoid":
+        weights, floor = torch.sigmoid(logits), 0.0
+    else:
+        raise ValueError(f"norm is 'linear', 'softmax' or 'sigmoid', got {norm!r}")
+    # sums of w * depth and of w in one product; the floor enters them as a constant, not once per pixel
+    both = torch.stack([centres, torch.ones_like(centres)])
+    sums = (both @ weights.flatten(2)).unflatten(2, logits.shape[2:]) + floor * both.sum(1)[:, None, None]
+    return sums[:, :1] / sums[:, 1:]
+
+
+def finish_depth(depth: Tensor, min_depth: float, max_depth: float, size: tuple[int, int]) -> Tensor:
+    """Return depth (B, 1, H, W): clamped to the range, then bilinear to ``size`` (D2 ``encode_decode``)."""
+    return resize_maps(depth.clamp(min_depth, max_depth), size)
+
+
+def sig_loss(pred: Tensor, target: Tensor, max_depth: float | None = None, warm_up: bool = False) -> Tensor:
+    """Return the scale-invariant log loss, a scalar >= 0: sqrt(var(g) + 0.15 mean(g)^2) with g = log pred - log target.
+
+    Args:
+        pred: metres > 0, any shape.
+        target: the same shape; pixels without measurement (0) or beyond ``max_depth`` are left out.
+        max_depth: None keeps all measured pixels.
+        warm_up: leave the variance out, as D2 and D3 do in the first 100 steps.
+
+    Without two valid pixels the loss is 0 (the reference is NaN there).
+    """
+    valid = target > 0 if max_depth is None else (target > 0) & (target <= max_depth)
+    if int(valid.sum()) < 2:
+        return (pred * 0).sum()
+    g = torch.log(pred[valid] + LOG_FLOOR) - torch.log(target[valid] + LOG_FLOOR)
+    square = MEAN_SHARE * g.mean().square()
+    square = square if warm_up else square + g.var()
+    # the root has no slope at 0, where nothing is left to learn (D3 returns the square itself there)
+    return square.sqrt() if float(square.detach()) > 0 else square
+
+
+def gradient_loss(
+    pred: Tensor, target: Tensor, max_depth: float | None = None, dims: tuple[int, int] = (-2, -1)
+) -> Tensor:
+    """Return how far differences of log depth between pixels two apart are off, summed over four scales, >= 0.
+
+    Args:
+        pred: metres > 0, (B, 1, H, W).
+        target: the same shape, 0 = not measured.
+        max_depth: None keeps all measured pixels.
+        dims: the two dimensions that differences are taken along. (-2, -1) are the image's, as in D3. D2's code
+            indexes (0, 1), batch and channel, which makes the loss exactly 0 for its two images per GPU.
+    """
+    valid = target > 0 if max_depth is None else (target > 0) & (target <= max_depth)
+    error = (torch.log(pred + LOG_FLOOR) - torch.log(target + LOG_FLOOR)) * valid
+    total = (error * 0).sum()  # stays on the graph where no pair of pixels is left
+    for step in (1, 2, 4, 6):
+        e, v = (_every(_every(t, dims[0], step), dims[1], step) for t in (error, valid))
+        if min(e.shape) == 0:
+            continue
+        apart = [_difference(e, v, dim) for dim in dims]
+        total = total + (apart[0] + apart[1]) / v.sum().clamp(min=1)
+    return total
+
+
+def _every(x: Tensor, dim: int, step: int) -> Tensor:
+    """Return every step-th slice of one dimension."""
+    return x.index_select(dim, torch.arange(0, x.shape[dim], step, device=x.device)) if step > 1 else x
+
+
+def _difference(error: Tensor, valid: Tensor, dim: int) -> Tensor:
+    """Return the sum of |error differences| over pairs two apart along ``dim``, both valid."""
+    n = error.shape[dim] - 2
+    if n <= 0:
+        return error.new_zeros(())
+    pair = valid.narrow(dim, 0, n) & valid.narrow(dim, 2, n)
+    return ((error.narrow(dim, 0, n) - error.narrow(dim, 2, n)).abs() * pair).sum()
+
+
+class LinearHead(nn.Module):
+    """Channels to depth: batch norm where asked for, one linear layer, bins (D2 ``BNHead``, D3 ``LinearHead``).
+
+    Args:
+        channels: C, see :func:`concat_tokens`.
+        centres: (K,) depths of the bins in metres.
+        bin_norm: see :data:`BinNorm`.
+        upsample: see :func:`linear_logits`.
+        batch_norm: normalise the channels first; D3 does, D2 does not.
+        init_std: deviation of the initial weights, with biases 0 (D3 0.01); None: torch's default (D2).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        centres: Tensor,
+        *,
+        bin_norm: BinNorm = "linear",
+        upsample: int = 1,
+        batch_norm: bool = False,
+        init_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.bin_norm, self.upsample = bin_norm, upsample
+        self.range = float(centres[0]), float(centres[-1])
+        self.norm = nn.BatchNorm2d(channels) if batch_norm else None
+        self.linear = nn.Linear(channels, len(centres))
+        if init_std is not None:
+            nn.init.normal_(self.linear.weight, std=init_std)
+            nn.init.zeros_(self.linear.bias)
+        self.centres: Tensor
+        self.register_buffer("centres", centres)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return depth (B, 1, upsample * h, upsample * w) in metres of channels (B, C, h, w)."""
+        return self._decode(x if self.norm is None else self.norm(x))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        logits = linear_logits(x, self.linear.weight, self.linear.bias, self.upsample)
+        return decode_bins(logits, self.centres, self.bin_norm)
+
+    def predict(self, x: Tensor, size: tuple[int, int], at_once: int = 2) -> Tensor:
+        """Return depth (B, H, W) at ``size``, clamped to the bins' range; ``at_once`` images are upsampled at a time.
+
+        Maps of padded images are stretched to the size of the image without cutting the padding off, as published.
+        """
+        return torch.cat([finish_depth(self(part), *self.range, size)[:, 0] for part in x.split(at_once)])
+
+    def add_gradient(
+        self,
+        x: Tensor,
+        target: Tensor,
+        images_per_loss: int = 2,
+        warm_up: bool = False,
+        gradient_weight: float = 0.0,
+    ) -> float:
+        """Add the gradient of the mean loss over groups of images to the parameters' own, and return that loss.
+
+        Groups go through the layer one after the other, so what a step holds does not grow with the batch.
+
+        Args:
+            x: channels (B, C, h, w), no gradient wanted.
+            target: (B, H, W) metres, 0 = not measured; predictions are stretched to its size.
+            images_per_loss: images of a group. The loss is no mean over pixels, so the number matters; the published
+                one is that of a GPU, 2.
+            warm_up: see :func:`sig_loss`.
+            gradient_weight: of :func:`gradient_loss` beside it.
+        """
+        normed = x if self.norm is None else self.norm(x)  # statistics are the whole batch's
+        leaf = normed.detach().requires_grad_(self.norm is not None)
+        groups = list(zip(leaf.split(images_per_loss), target[:, None].split(images_per_loss), strict=True))
+        total = 0.0
+        for some, truth in groups:
+            pred = resize_maps(self._decode(some), (truth.shape[2], truth.shape[3]))
+            loss = sig_loss(pred, truth, warm_up=warm_up)
+            if gradient_weight:
+                loss = loss + gradient_weight * gradient_loss(pred, truth)
+            (loss / len(groups)).backward()
+            total += float(loss.detach()) / len(groups)
+        if self.norm is not None:
+            normed.backward(leaf.grad)
+        return total
+
+
+def rate_and_beta(step: int, steps: int, schedule: Schedule = "cosine", warmup: float = 1 / 3) -> tuple[float, float]:
+    """Return the share of the learning rate and AdamW's first beta at a step, counted from 0.
+
+    Args:
+        step: in [0, steps).
+        steps: of the whole training.
+        schedule: "cosine" is mmcv's cosine to 1e-8 times a linear warm-up from 1e-3, beta between 0.95 and 0.85 with
+            its turn at 0.3 of the steps (Denoising-ViT ``vitb_nyu_linear_config.py``). "one_cycle" is D3's
+            WarmupOneCycleLR, which sets beta to 0 in the warm-up.
+        warmup: share of the steps.
+    """
+    warm = round(warmup * steps)
+    if schedule == "one_cycle":
+        if step < warm:
+            return 1e-3 + _anneal(1.0, 0.0, step / steps) * step / warm, 0.0
+        beta = _anneal(0.85, 0.95, (step - warm) / max(1, steps - warm))
+        return _anneal(1.0, 1 / 25_000, (step + 1) / steps), beta
+    rate = _anneal(1.0, 1e-8, step / steps)
+    if step < warm:
+        rate *= 1 - (1 - step / warm) * (1 - 1e-3)
+    turn = 0.3 * steps - 1
+    if step < turn:
+        return rate, _anneal(0.95, 0.85, step / turn)
+    return rate, _anneal(0.85, 0.95, min(1.0, (step - turn) / max(1.0, steps - 1 - turn)))
+
+
+def _anneal(start: float, end: float, share: float) -> float:
+    """Return the value of a half cosine from ``start`` (share 0) to ``end`` (share 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def centre_pad(images: Tensor, patch: int, colour: Sequence[float]) -> Tensor:
+    """Return images (B, 3, H, W) padded to multiples of the patch, an odd pixel to the right and below (D2, D3).
+
+    The published code pads with 0 after normalisation, which is the weights' mean ``colour`` before it.
+    """
+    height, width = images.shape[-2:]
+    more = [-side % patch for side in (height, width)]
+    if not any(more):
+        return images
+    fill = images.new_tensor(tuple(colour)).view(1, 3, 1, 1)
+    padded = fill.expand(len(images), 3, height + more[0], width + more[1]).clone()
+    top, left = more[0] // 2, more[1] // 2
+    padded[..., top : top + height, left : left + width] = images
+    return padded
+
+
+def eigen_crop(height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns that NYU is evaluated on: 45:471 and 41:601 of 480x640 (MDE), scaled as in D3."""
+    return _scaled(height, 45, 471, 480), _scaled(width, 41, 601, 640)
+
+
+def border_crop(height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns of NYU without the white frame: 45:472 and 43:608 of 480x640 (MDE NYUCrop)."""
+    return _scaled(height, 45, 472, 480), _scaled(width, 43, 608, 640)
+
+
+def _scaled(length: int, start: int, stop: int, of: int) -> slice:
+    return slice(int(start / of * length), int(stop / of * length))
+
+
+def valid_depth(target: Tensor, min_depth: float, max_depth: float, eigen: bool = False) -> Tensor:
+    """Return which pixels of depth maps (..., H, W) are evaluated: inside the open range, and in the Eigen crop."""
+    valid = (target > min_depth) & (target < max_depth)
+    if eigen:
+        inside = torch.zeros_like(valid)
+        inside[(..., *eigen_crop(*target.shape[-2:]))] = True
+        valid &= inside
+    return valid
+
+
+def depth_errors(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the nine errors of :data:`ERRORS` for one image, (9,) float64; NaN for an image without valid pixel.
+
+    a1 to a3 are shares of pixels with max(pred / target, target / pred) below 1.25, 1.25^2 and 1.25^3; abs_rel is the
+    mean of |error| / target; rmse in metres; log_10 the mean of |log10 pred - log10 target|; rmse_log its natural,
+    squared sister; silog 100 times the deviation of the log error; sq_rel the mean of error^2 / target. Source: MDE
+    ``metrics.py:calculate``.
+
+    Args:
+        pred: metres > 0, any shape.
+        target: metres > 0 where valid, the same shape.
+        valid: which pixels count; None: all.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape")
+    if valid is not None:
+        pred, target = pred[valid], target[valid]
+    if not target.numel():
+        return torch.full((len(ERRORS),), math.nan, dtype=torch.float64)
+    p, t = pred.double().flatten(), target.double().flatten()
+    ratio = torch.maximum(p / t, t / p)
+    error, log_error = p - t, p.log() - t.log()
+    spread = (log_error.square().mean() - log_error.mean().square()).clamp(min=0)
+    return torch.stack(
+        [
+            *((ratio < 1.25**i).double().mean() for i in (1, 2, 3)),
+            (error.abs() / t).mean(),
+            error.square().mean().sqrt(),
+            (log_error.abs() / math.log(10)).mean(),
+            log_error.square().mean().sqrt(),
+            100 * spread.sqrt(),
+            (error.square() / t).mean(),
+        ]
+    ).cpu()
+
+
+class ImageMean:
+    """Streams values per image into their mean over images, with bootstrap intervals; NaN values do not count.
+
+    This is how depth is reported: errors are computed per image and averaged over images (MDE ``nanmean``), not
+    pooled over pixels. Memory does not depend on the number of images.
+
+    Args:
+        shape: of one image's values.
+        n_replicates: bootstrap replicates.
+    """
+
+    def __init__(self, shape: tuple[int, ...], n_replicates: int = 1000) -> None:
+        self.sums = torch.zeros(2, *shape, dtype=torch.float64)
+        self._bootstrap = PoissonBootstrap((2, *shape), n_replicates, dtype=torch.float64)
+
+    def update(self, image: int, values: Tensor) -> None:
+        """Add the values of image number ``image`` (its stable index in the data set)."""
+        known = ~values.isnan()
+        added = torch.stack([values.nan_to_num().double(), known.double()]).cpu()
+        self.sums += added
+        self._bootstrap.update(image, added)
+
+    def mean(self) -> Tensor:
+        """Return the means over images, float64; NaN where no image has a value."""
+        return self.sums[0] / self.sums[1]
+
+    def interval(self) -> Tensor:
+        """Return the 95 % bounds (2, *shape) of the mean under resampling of images."""
+        again = self._bootstrap.replicates()
+        return percentile_interval(again[:, 0] / again[:, 1])
+
+
+def unpatchify(values: Tensor, patch: int) -> Tensor:
+    """Return maps (B, h * patch, w * patch) of the pixels of each patch (B, h, w, patch * patch), row-major.
+
+    The inverse of :func:`densebench.ops.sampling.patchify_labels`. DIP's code leaves this step out and upsamples the
+    patch * patch channels as if they were classes.
+    """
+    n, h, w, _ = values.shape
+    return values.unflatten(3, (patch, patch)).transpose(2, 3).reshape(n, h * patch, w * patch)
+
+
+def histogram_bins(depth: Tensor, n_bins: int = 255) -> Tensor:
+    """Return the histogram bin of each depth, int64 in 0..n_bins, between the least and greatest depth of the batch.
+
+    Bins are equally wide; the greatest depth falls into an extra one, so there are n_bins + 1 ids. DIP samples the
+    patches of its depth memory by these ids, as if they were classes.
+    """
+    low, high = torch.aminmax(depth)
+    edges = torch.linspace(float(low), float(high), n_bins + 1, device=depth.device)
+    return torch.bucketize(depth, edges, right=True) - 1

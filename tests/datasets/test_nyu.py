@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.checks import without_corrupt
+from densebench.datasets.nyu import NYU
+from densebench.errors import CorruptFileError, DatasetError, UsageError
+from densebench.progress import Progress
+
+MILLIMETRES = np.array([[0, 1500], [2500, 9000]], dtype=np.uint16)
+
+
+def write(folder, scene, number, values=MILLIMETRES):
+    (folder / scene).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2, 2), (10, 20, 30)).save(folder / scene / f"rgb_{number}.jpg")
+    Image.fromarray(values).save(folder / scene / f"sync_depth_{number}.png")
+    return f"/{scene}/rgb_{number}.jpg /{scene}/sync_depth_{number}.png 518.8579\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "nyu"
+    lines = [write(folder, "kitchen_0028b", "00045"), write(folder, "bath_0001", "00002")]
+    (folder / "nyu_train.txt").write_text("".join(lines) + "/gone/rgb_1.jpg None 518.8579\n\n")
+    (folder / "nyu_test.txt").write_text(write(folder, "bathroom", "00045").replace("/bathroom", "bathroom"))
+    return tmp_path
+
+
+def test_the_real_layout_is_found_from_any_level(root):
+    for place in (root, root / "nyu"):
+        assert NYU(place, "train").ids == ["bath_0001/rgb_00002", "kitchen_0028b/rgb_00045"]
+    (root / "nyu" / "splits").mkdir()
+    for name in ("nyu_train.txt", "nyu_test.txt"):
+        (root / "nyu" / name).rename(root / "nyu" / "splits" / name)
+    assert len(load_dataset("nyu", "test", root)) == 1
+    assert DATASETS["nyu"].info.val == "test"
+
+
+def test_depth_is_metres_with_zero_for_no_measurement(root):
+    sample = NYU(root, "test").sample(0)
+    assert sample.image.mode == "RGB"
+    assert sample.mask is None
+    assert sample.depth.dtype == np.float32
+    assert sample.depth.tolist() == [[0.0, 1.5], [2.5, 9.0]]
+    assert NYU(root, "train").select([1]).depth(0)[1, 1] == 9.0
+
+
+def test_the_digest_follows_the_depth(root):
+    before = NYU(root, "test").digest()
+    write(root / "nyu", "bathroom", "00045", MILLIMETRES + 1)
+    assert NYU(root, "test").digest() != before
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            MILLIMETRES * 5,
+            r"reaches 45\.00 m if 1000 is a metre.*expected 0\.3 to 15\.0 m.*end at 45000.*another scale",
+        ),
+        (MILLIMETRES // 100, r"reaches 0\.09 m"),
+    ],
+)
+def test_another_scale_is_one_clear_error(root, values, said):
+    write(root / "nyu", "bathroom", "00045", values)
+    with pytest.raises(DatasetError, match=said):
+        NYU(root, "test").depth(0)
+
+
+def test_a_map_without_any_measurement_is_none_of_that(root):
+    write(root / "nyu", "bathroom", "00045", MILLIMETRES * 0)
+    assert not NYU(root, "test").depth(0).any()
+
+
+def test_eight_bits_and_broken_files_are_refused(root):
+    path = root / "nyu" / "bathroom" / "sync_depth_00045.png"
+    Image.fromarray(MILLIMETRES.astype(np.uint8)).save(path)
+    with pytest.raises(DatasetError, match=r"is a L image; expected a 16-bit grey PNG"):
+        NYU(root, "test").depth(0)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CorruptFileError, match="cannot be decoded as a depth map"):
+        NYU(root, "test").depth(0)
+    assert without_corrupt(NYU(root, "test"), Progress(quiet=True))[1] == ("bathroom/rgb_00045",)
+
+
+def test_what_is_missing_is_said(root, tmp_path_factory):
+    with pytest.raises(DatasetError, match=r"no data root given.*Monocular-Depth-Estimation-Toolbox"):
+        NYU(None, "test")
+    with pytest.raises(DatasetError, match=r"no split list nyu_test\.txt below .*splits.*data check nyu"):
+        NYU(tmp_path_factory.mktemp("empty"), "test")
+    with pytest.raises(UsageError, match="unknown split 'val'"):
+        NYU(root, "val")
+    (root / "nyu" / "bath_0001" / "sync_depth_00002.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 2 files of split train are missing .*sync_depth_00002\.png"):
+        NYU(root, "train")
+    (root / "nyu" / "nyu_test.txt").write_text("bathroom/rgb_00045.jpg\n")
+    with pytest.raises(DatasetError, match=r"line 1 is .*expected IMAGE DEPTH FOCAL"):
+        NYU(root, "test")
+    (root / "nyu" / "nyu_test.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"nyu_test\.txt is empty"):
+        NYU(root, "test")
+
+
+def test_the_real_labelled_frames_are_metres(shared_data):
+    data = NYU(shared_data, "labeled")
+    assert data.ids == ["labeled/rgb/000433", "labeled/rgb/000464"]
+    for index in range(len(data)):
+        depth = data.depth(index)
+        assert depth.shape == data.image(index).size[::-1] == (480, 640)
+        assert 1 < np.median(depth[depth > 0]) < depth.max() < 10
