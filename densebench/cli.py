@@ -260,6 +260,41 @@ class Show:
 
 
 @dataclass
+class Verify:
+    """Compare the installed numerics with golden vectors: what public reference code made of the same inputs.
+
+    Exit 1 if anything is off.
+    """
+
+    folder: Annotated[
+        Positional[Path | None],
+        arg(metavar="[DIR]", help="Folder of .npz files, or one; by default a set shipped with it."),
+    ] = None
+    device: Annotated[str, arg(help="auto, cpu, cuda, cuda:1, ...")] = "auto"
+    backend: Annotated[
+        Literal["all", "torch", "faiss"], arg(help="Library of exact search; all takes every one that runs here.")
+    ] = "all"
+    json: Annotated[bool, arg(help="Print every comparison as JSON instead of a line per file.")] = False
+    quiet: Annotated[bool, arg(help="No progress.")] = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print a line per file, and how many are ok."""
+        from densebench.environment import pick_device
+        from densebench.progress import Progress
+        from densebench.verify import report
+        from densebench.verify.folder import list_files, pick_backends, verify
+
+        files, device = list_files(self.folder), pick_device(self.device)
+        backends = pick_backends(self.backend, device)
+        found = list(Progress(self.quiet).track(verify(files, device, backends), "verify", len(files), "files"))
+        print(report.as_json(found, device, backends) if self.json else "\n".join(report.lines(found)))
+        for line in (line for each in found for line in report.complaints(each)):
+            print(line, file=sys.stderr)
+        return 0 if all(each.ok for each in found) else 1
+
+
+@dataclass
 class DataCheck:
     """Decode every file of a dataset or folder, count labels, print a digest. Exit 1 if anything is wrong."""
 
@@ -335,6 +370,7 @@ Verb = (
     | Annotated[Leaderboard, subcommand("leaderboard")]
     | Annotated[List, subcommand("list")]
     | Annotated[Show, subcommand("show")]
+    | Annotated[Verify, subcommand("verify")]
     | Annotated[Data, subcommand("data")]
 )
 

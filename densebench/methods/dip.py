@@ -201,7 +201,10 @@ class Dip(Method):
 
     @classmethod
     def inputs(cls, config: DipConfig, base: BackboneInfo, dataset: DenseDataset) -> dict[str, str]:
-        """Return the digest of labels and pairs; raises UsageError where they are missing or of other images."""
+        """Return the digest of labels and pairs, and the command that made them.
+
+        Raises UsageError where they are missing or of other images.
+        """
         labels = _labels(config, base, dataset)
         labels.pairs(dataset.ids[: config.images], config.pairs)
         made = labels.about.get("data", {})
@@ -211,7 +214,8 @@ class Dip(Method):
                 f"the labels in {config.labels} are of other images: {made['name']}/{made['split']} has changed since "
                 f"they were made. {labels.hint}"
             )
-        return {"labels_digest": labels.digest(config.pairs)}
+        how = {"labels_command": labels.about["command"]} if labels.about else {}
+        return {"labels_digest": labels.digest(config.pairs), **how}
 
     def samples(self, images: Images) -> Tasks:
         """Return the pairs among these images."""

@@ -30,6 +30,8 @@ def place(tmp_path_factory):
     toys.write_voc(folder / "data")
     save_file(create("vit_tiny_patch16_224").state_dict(), folder / "vit.safetensors")
     (folder / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "golden").symlink_to(REPOSITORY / "tests" / "golden")
     adapter = re.search(r"```python\n(# my_backbone.py\n.*?)```", README, re.S)
     (folder / "my_backbone.py").write_text(adapter[1])
     return folder
