@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed-$(EXTRA)
 .PHONY: demo install test test-all bench lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/densebench run --model pico --protocol all --dataset scenes
+	$(BIN)/densebench run --model pico,paka_pico --protocol all --dataset scenes
 	$(BIN)/densebench leaderboard
 
 install: $(INSTALLED)

@@ -17,20 +17,21 @@ from scipy.stats import t
 from densebench.leaderboard.rows import Row, leaderboard_rows, select
 
 
-def interval(values: list[float]) -> str:
-    """Return mean and half-width of the 95 % interval of the mean."""
-    mean = statistics.fmean(values)
+def over_seeds(rows: list[Row]) -> str:
+    """Return mean, half-width of the 95 % interval of the mean, and number of trainings."""
+    values, digits = [row.value for row in rows], 2 if rows[0].unit == "%" else 3
     if len(values) < 2:
-        return f"{mean:.2f}"
+        return f"{values[0]:.{digits}f} (1)"
     half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.2f} ± {half:.2f}"
+    return f"{statistics.fmean(values):.{digits}f} ± {half:.{digits}f} ({len(values)})"
 
 
 def over_images(row: Row) -> str:
     """Return a value with the interval over images, or over images and draws, of its record."""
+    digits = 2 if row.unit == "%" else 3
     if row.ci95_low is None or row.ci95_high is None:
-        return f"{row.value:.2f}"
-    return f"{row.value:.2f} [{row.ci95_low:.2f}, {row.ci95_high:.2f}]"
+        return f"{row.value:.{digits}f}"
+    return f"{row.value:.{digits}f} [{row.ci95_low:.{digits}f}, {row.ci95_high:.{digits}f}]"
 
 
 def main(results: str, base: str, *names: str) -> None:
@@ -46,9 +47,7 @@ def main(results: str, base: str, *names: str) -> None:
         print("|---|" + "---|" * (1 + len(names)))
         for metric, rows in metrics.items():
             cells = [over_images(rows[base][0]) if rows[base] else "-"]
-            for name in names:
-                values = [row.value for row in rows[name]]
-                cells.append(f"{interval(values)} ({len(values)})" if values else "-")
+            cells += [over_seeds(rows[name]) if rows[name] else "-" for name in names]
             print(f"| {metric} | " + " | ".join(cells) + " |")
 
 
