@@ -121,7 +121,7 @@ def records_exist(place):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "picoo"], "unknown model 'picoo'; did you mean 'pico'?"),
+        (["--model", "picoo"], "unknown model 'picoo'; did you mean 'pico' or "),
         (["--model", "pico?random", "--protocol", "humingbird"], "did you mean 'hummingbird'?"),
         (["--model", "pico?random", "--dataset", "vok"], "did you mean 'voc'?"),
         (["--model", "pico?random", "--protocol", "hummingbird", "--preset", "papr"], "did you mean 'paper'?"),
