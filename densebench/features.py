@@ -174,8 +174,21 @@ class FeatureSource:
         if stored is not None:
             stored.close()
 
-    def _extract(self, data: DenseDataset, spec: FeatureSpec, chunk: list[int], images: Tensor) -> NDArray[Any]:
-        """Run the backbone on one batch: (B, h, w, D) in the request's dtype."""
+    def dense(
+        self,
+        images: Tensor,
+        names: Sequence[str],
+        layers: Sequence[int],
+        facet: Facet = "token",
+        norm: bool = True,
+        std: Sequence[float] | None = None,
+        class_tokens: bool = False,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run the backbone on images (B, 3, H, W), uint8 or in [0, 1], in this source's precision.
+
+        Returns a map (B, D, h, w) per layer, and its class tokens (B, D) where asked for and there, rounded to this
+        source's type. Raises FeatureError with the `names` of images for which one is not finite.
+        """
         pixels = images.to(self.device, non_blocking=True)
         pixels = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
         autocast = (
@@ -183,13 +196,16 @@ class FeatureSource:
             if self.precision == "float32"
             else torch.autocast(self.device.type, getattr(torch, self.precision))
         )
-        with torch.inference_mode(), autocast:
-            dense = self.backbone.dense(pixels, (spec.layer,), spec.facet, spec.norm, std=spec.std)
-        maps = dense.maps[0].to(getattr(torch, self.dtype))
-        finite = maps.flatten(1).isfinite().all(dim=1)
+        with torch.no_grad(), autocast:
+            found = self.backbone.dense(pixels, layers, facet, norm, std=std)
+        n, raw = len(layers), [*found.maps]
+        if class_tokens:
+            raw += [token for token in found.class_tokens if token is not None]
+        rounded = [x.to(getattr(torch, self.dtype)) for x in raw]
+        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in rounded]).all(dim=0)
         if not finite.all():
-            bad = [data.ids[i] for i, ok in zip(chunk, finite.tolist(), strict=True) if not ok]
-            overflow = dense.maps[0].isfinite().all()
+            bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
+            overflow = all(bool(x.isfinite().all()) for x in raw)
             raise FeatureError(
                 f"{self.info.name} returned features that are not finite for image {', '.join(bad[:3])}"
                 + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
@@ -199,6 +215,13 @@ class FeatureSource:
                     else " (NaN or infinity). No number was written; check the weights and the adapter."
                 )
             )
+        return rounded[:n], rounded[n:]
+
+    def _extract(self, data: DenseDataset, spec: FeatureSpec, chunk: list[int], images: Tensor) -> NDArray[Any]:
+        """Run the backbone on one batch: (B, h, w, D) in the request's dtype."""
+        names = [data.ids[i] for i in chunk]
+        with torch.inference_mode():
+            (maps,), _ = self.dense(images, names, (spec.layer,), spec.facet, spec.norm, spec.std)
         return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _key(self, data: DenseDataset, spec: FeatureSpec) -> str:

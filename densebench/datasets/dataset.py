@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -179,44 +180,45 @@ class _View(DenseDataset):
         return _digest({"base": self.base.digest(), "ids": self.ids})
 
 
-def read_image(path: Path, index: int = -1) -> Image.Image:
-    """Decode an image file as RGB; a file that cannot be decoded raises CorruptFileError with its path."""
+@contextmanager
+def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
+    """Open an image file to be decoded in the block as `what` ("an image").
+
+    Raises DatasetError for a file that is missing, CorruptFileError with its path for one that cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            yield image
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
-            f"{path} cannot be decoded as an image ({error}). "
+            f"{path} cannot be decoded as {what} ({error}). "
             "Replace the file, or leave such images out with --skip-corrupt.",
             str(path),
             index,
         ) from error
+
+
+def read_image(path: Path, index: int = -1) -> Image.Image:
+    """Decode an image file as RGB; raises as `decoding` does."""
+    with decoding(path, "an image", index) as image:
+        return image.convert("RGB")
 
 
 def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8]:
     """Decode a label image (palette or grey PNG) as class ids, (H, W); 255 = ignore.
 
-    Raises DatasetError for a colour image (palette ids lost) and for a label that is neither a class nor 255.
+    Raises as `decoding` does, and DatasetError for a colour image (palette ids lost) and for a label that is neither
+    a class nor 255.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise DatasetError(
-                    f"{path} is a {image.mode} image; expected a palette or grey PNG of class ids. "
-                    "Masks converted to colour have lost their ids: get the original file."
-                )
-            labels = np.array(image, dtype=np.uint8)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptFileError(
-            f"{path} cannot be decoded as a label image ({error}). "
-            "Replace the file, or leave such images out with --skip-corrupt.",
-            str(path),
-            index,
-        ) from error
+    with decoding(path, "a label image", index) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise DatasetError(
+                f"{path} is a {image.mode} image; expected a palette or grey PNG of class ids. "
+                "Masks converted to colour have lost their ids: get the original file."
+            )
+        labels = np.array(image, dtype=np.uint8)
     return check_labels(labels, n_classes, path)
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, decoding
 from densebench.errors import CorruptFileError, DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -47,13 +47,12 @@ class ImageFolder(DenseDataset):
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB; raises CorruptFileError also for pixels that 8 bits per channel cannot hold."""
         path = self.files(index)[0]
-        image = read_image(path, index)
-        with Image.open(path) as header:
-            if header.mode[0] in "IF":  # as RGB all that is above 255 would be white
+        with decoding(path, "an image", index) as image:
+            if image.mode[0] in "IF":  # as RGB all that is above 255 would be white
                 raise CorruptFileError(
-                    f"{path} has pixels of mode {header.mode}; expected 8 bits per channel.", str(path), index
+                    f"{path} has pixels of mode {image.mode}; expected 8 bits per channel.", str(path), index
                 )
-        return image
+            return image.convert("RGB")
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the file of one image."""

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, decoding, read_image
 from densebench.datasets.layout import find_root, list_stems, require_files
-from densebench.errors import CorruptFileError, DatasetError
+from densebench.errors import DatasetError
 
 PLACES = ("nyu", "NYU", "nyu_depth_v2", ".")
 PER_METRE = {"train": 1000.0, "test": 1000.0, "labeled": 5000.0}
@@ -125,21 +125,11 @@ class NYU(DenseDataset):
 
 
 def _read_depth(path: Path, index: int) -> NDArray[np.integer]:
-    """Decode a grey image of 16 or 32 bits; raises DatasetError for another mode, CorruptFileError for a broken one."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("I;16", "I;16B", "I"):
-                raise DatasetError(
-                    f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "
-                    "8 bits has lost its metres: get the original file."
-                )
-            return np.array(image)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing. Run `densebench data check nyu`.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptFileError(
-            f"{path} cannot be decoded as a depth map ({error}). "
-            "Replace the file, or leave such images out with --skip-corrupt.",
-            str(path),
-            index,
-        ) from error
+    """Decode a grey image of 16 or 32 bits; raises as `decoding` does, and DatasetError for another mode."""
+    with decoding(path, "a depth map", index) as image:
+        if image.mode not in ("I;16", "I;16B", "I"):
+            raise DatasetError(
+                f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "
+                "8 bits has lost its metres: get the original file."
+            )
+        return np.array(image)

@@ -432,26 +432,11 @@ class _Encoder:
     def __call__(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
         """Return {layers: (B, C, h, w)} float32 of images (B, 3, H, W) in [0, 1]; raises FeatureError for NaN."""
         padded = ops.centre_pad(images.to(self.source.device), self.backbone.info.patch, self.backbone.info.mean)
-        precision = self.source.precision
-        autocast = (
-            contextlib.nullcontext()
-            if precision == "float32"
-            else torch.autocast(self.source.device.type, getattr(torch, precision))
+        found = self.source.dense(
+            padded, names, self.layers, norm=bool(self.config.norm), class_tokens=bool(self.config.class_token)
         )
-        with torch.no_grad(), autocast:
-            dense = self.backbone.dense(padded, self.layers, norm=bool(self.config.norm))
         # rounded like the features of every other protocol, which go through the cache
-        dtype = getattr(torch, self.source.dtype)
-        maps = [m.to(dtype).float() for m in dense.maps]
-        tokens = [t.to(dtype).float() for t in dense.class_tokens if t is not None] if self.config.class_token else []
-        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in (*maps, *tokens)]).all(dim=0)
-        if not finite.all():
-            bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
-            raise FeatureError(
-                f"{self.backbone.info.name} returned features that are not finite for image {', '.join(bad[:3])} "
-                f"(NaN, infinity, or beyond {self.source.dtype}). No number was written; check the weights and the "
-                "adapter, or run again with --feature-dtype float32."
-            )
+        maps, tokens = ([x.float() for x in some] for some in found)
         return {
             n: ops.concat_tokens([maps[i] for i in rows], [tokens[i] for i in rows] if tokens else ())
             for n, rows in self.rows.items()
