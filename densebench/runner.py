@@ -94,11 +94,6 @@ def run(request: Request, progress: Progress | None = None, dry_run: bool = Fals
     return _Run(request, progress or Progress(), dry_run).go()
 
 
-def _unserved(protocol: Protocol[Any], dataset: str) -> str:
-    missing = protocol.needs - DATASETS[dataset].info.targets
-    return f"{protocol.name} needs {', '.join(sorted(missing))}, which {dataset} does not have"
-
-
 class _Run:
     """One request on its way."""
 
@@ -163,12 +158,12 @@ class _Run:
 
         With `all` protocols, those that a dataset asked for cannot serve are skipped; a protocol asked for is refused.
         """
-        suited = [e.name for e in DATASETS if protocol.needs <= DATASETS[e.name].info.targets]
+        suited = [e.name for e in DATASETS if not protocol.unserved(DATASETS[e.name].info)]
         if self.request.datasets:
             asked = DATASETS.match(self.request.datasets)
             if list(self.request.protocols) != ["all"]:
                 return asked
-            self.outcome.skipped += [_unserved(protocol, name) for name in asked if name not in suited]
+            self.outcome.skipped += [protocol.unserved(DATASETS[name].info) for name in asked if name not in suited]
             return [name for name in asked if name in suited]
         ready = []
         for name in suited:
@@ -216,10 +211,9 @@ class _Run:
         )
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
-        if cell.protocol.needs - DATASETS[cell.dataset].info.targets:
-            raise UsageError(
-                f"{_unserved(cell.protocol, cell.dataset)}. Run `densebench list datasets` to see what there is."
-            )
+        lacking = cell.protocol.unserved(DATASETS[cell.dataset].info)
+        if lacking:
+            raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
         data = self._splits(cell.dataset)
         if isinstance(data, DensebenchError):
             raise data

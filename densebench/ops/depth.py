@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from densebench.ops.confusion import PoissonBootstrap, percentile_interval
 from densebench.ops.resize import resize_maps
@@ -165,90 +165,6 @@ def _difference(error: Tensor, valid: Tensor, dim: int) -> Tensor:
         return error.new_zeros(())
     pair = valid.narrow(dim, 0, n) & valid.narrow(dim, 2, n)
     return ((error.narrow(dim, 0, n) - error.narrow(dim, 2, n)).abs() * pair).sum()
-
-
-class LinearHead(nn.Module):
-    """Channels to depth: batch norm where asked for, one linear layer, bins (D2 ``BNHead``, D3 ``LinearHead``).
-
-    Args:
-        channels: C, see :func:`concat_tokens`.
-        centres: (K,) depths of the bins in metres.
-        bin_norm: see :data:`BinNorm`.
-        upsample: see :func:`linear_logits`.
-        batch_norm: normalise the channels first; D3 does, D2 does not.
-        init_std: deviation of the initial weights, with biases 0 (D3 0.01); None: torch's default (D2).
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        centres: Tensor,
-        *,
-        bin_norm: BinNorm = "linear",
-        upsample: int = 1,
-        batch_norm: bool = False,
-        init_std: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.bin_norm, self.upsample = bin_norm, upsample
-        self.range = float(centres[0]), float(centres[-1])
-        self.norm = nn.BatchNorm2d(channels) if batch_norm else None
-        self.linear = nn.Linear(channels, len(centres))
-        if init_std is not None:
-            nn.init.normal_(self.linear.weight, std=init_std)
-            nn.init.zeros_(self.linear.bias)
-        self.centres: Tensor
-        self.register_buffer("centres", centres)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return depth (B, 1, upsample * h, upsample * w) in metres of channels (B, C, h, w)."""
-        return self._decode(x if self.norm is None else self.norm(x))
-
-    def _decode(self, x: Tensor) -> Tensor:
-        logits = linear_logits(x, self.linear.weight, self.linear.bias, self.upsample)
-        return decode_bins(logits, self.centres, self.bin_norm)
-
-    def predict(self, x: Tensor, size: tuple[int, int], at_once: int = 2) -> Tensor:
-        """Return depth (B, H, W) at ``size``, clamped to the bins' range; ``at_once`` images are upsampled at a time.
-
-        Maps of padded images are stretched to the size of the image without cutting the padding off, as published.
-        """
-        return torch.cat([finish_depth(self(part), *self.range, size)[:, 0] for part in x.split(at_once)])
-
-    def add_gradient(
-        self,
-        x: Tensor,
-        target: Tensor,
-        images_per_loss: int = 2,
-        warm_up: bool = False,
-        gradient_weight: float = 0.0,
-    ) -> float:
-        """Add the gradient of the mean loss over groups of images to the parameters' own, and return that loss.
-
-        Groups go through the layer one after the other, so what a step holds does not grow with the batch.
-
-        Args:
-            x: channels (B, C, h, w), no gradient wanted.
-            target: (B, H, W) metres, 0 = not measured; predictions are stretched to its size.
-            images_per_loss: images of a group. The loss is no mean over pixels, so the number matters; the published
-                one is that of a GPU, 2.
-            warm_up: see :func:`sig_loss`.
-            gradient_weight: of :func:`gradient_loss` beside it.
-        """
-        normed = x if self.norm is None else self.norm(x)  # statistics are the whole batch's
-        leaf = normed.detach().requires_grad_(self.norm is not None)
-        groups = list(zip(leaf.split(images_per_loss), target[:, None].split(images_per_loss), strict=True))
-        total = 0.0
-        for some, truth in groups:
-            pred = resize_maps(self._decode(some), (truth.shape[2], truth.shape[3]))
-            loss = sig_loss(pred, truth, warm_up=warm_up)
-            if gradient_weight:
-                loss = loss + gradient_weight * gradient_loss(pred, truth)
-            (loss / len(groups)).backward()
-            total += float(loss.detach()) / len(groups)
-        if self.norm is not None:
-            normed.backward(leaf.grad)
-        return total
 
 
 def rate_and_beta(step: int, steps: int, schedule: Schedule = "cosine", warmup: float = 1 / 3) -> tuple[float, float]:

@@ -37,16 +37,14 @@ from densebench.errors import DatasetError, DensebenchError, FeatureError, Usage
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
+from densebench.protocols.depth_heads import Encoder, Plan, Trained, choose, errors_of, layers_read, predict, train_heads
 from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
 from densebench.results import Metric
 
 STEPS, BATCH, RATES = 38_400, 16, (1e-3, 2e-3, 5e-3)
 EMBEDDED = {"steps": 200, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)}
-"""Defaults on embedded datasets, chosen so that a run takes about two minutes on two cores."""
+"""Defaults on embedded datasets: few steps, since every one runs the backbone."""
 CROP = (416, 544)
-ROTATION = 2.5
-GAMMA, BRIGHTNESS, COLOUR = (0.9, 1.1), (0.75, 1.25), (0.9, 1.1)
-"""Augmentation of MDE `configs/_base_/datasets/nyu.py`, each with probability 0.5: degrees, and factors."""
 
 NAMES = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1", "delta2": "a2", "delta3": "a3", "log10": "log_10"}
 """Our names of the errors that are reported, and MDE's."""
@@ -158,8 +156,6 @@ class Depth(Protocol[DepthConfig]):
 
     def resolve(self, config: DepthConfig, backbone: BackboneInfo, data: DatasetInfo) -> DepthConfig:
         """Fill in what depends on backbone and dataset."""
-        if not self.needs <= data.targets:
-            raise UsageError(f"depth needs depth, which {data.name} does not have. Run `densebench list datasets`.")
         four = backbone.any_layer and backbone.depth >= 4
         heads = config.heads or ((1, 4) if four else (1,))
         if 4 in heads and not four:
@@ -191,7 +187,7 @@ class Depth(Protocol[DepthConfig]):
 
     def estimate(self, config: DepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, the tensors of a training step, and the arithmetic of the heads."""
-        plan = _Plan.of(config, data.train)
+        plan = Plan.of(config, data.train)
         train, val = (_spec(config, backbone, size) for size in (plan.crop, _val_size(config, data.info)))
         patches, most = (math.prod(spec.grid(backbone)) for spec in (train, val))
         token = backbone.width * (2 if config.class_token else 1)
@@ -211,10 +207,10 @@ class Depth(Protocol[DepthConfig]):
 
     def run(self, config: DepthConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Train the heads on the training split, keep the best learning rate of each, evaluate."""
-        plan = _Plan.of(config, data.train, context.seed)
-        encoder = _Encoder(config, backbone, context)
-        trained, constant, loss = _train(config, plan, encoder, data.train, context)
-        chosen, searched = _choose(config, plan, encoder, trained, data.train, context)
+        plan = Plan.of(config, data.train, context.seed)
+        encoder = Encoder(config, backbone, context)
+        trained, constant, loss = train_heads(config, plan, encoder, data.train, context)
+        chosen, searched = choose(config, plan, encoder, trained, data.train, context)
         read = [h.layers for h in chosen]
         scores = _evaluate(config, encoder, chosen, constant, data.val, context)
         with context.stage("figures"):
@@ -223,7 +219,7 @@ class Depth(Protocol[DepthConfig]):
         return Measurement(
             metrics=tuple(_metrics(by_name, read)),
             facts={
-                "layers": {f"linear{n}": list(_layers(n, backbone.info.depth)) for n in read},
+                "layers": {f"linear{n}": list(layers_read(n, backbone.info.depth)) for n in read},
                 "norm": config.norm,
                 "class_token": config.class_token,
                 "steps": plan.steps,
@@ -284,303 +280,10 @@ def _val_size(config: DepthConfig, data: DatasetInfo) -> tuple[int, int]:
     return (480, 640) if config.nyu_crops else config.crop or CROP
 
 
-def _layers(n: int, depth: int) -> tuple[int, ...]:
-    """Return the blocks that a head of n layers reads, from 0."""
-    if n == 1:
-        return (depth - 1,)
-    return (4, 11, 17, 23) if depth == 24 else tuple(i * depth // 4 - 1 for i in range(1, 5))
-
-
 def _spec(config: DepthConfig, backbone: BackboneInfo, size: tuple[int, int]) -> FeatureSpec:
     """Return the request that stands for a pass in plan and record: images are padded, not resized, to its size."""
     height, width = (-(-side // backbone.patch) * backbone.patch for side in size)
     return FeatureSpec(size=(height, width), norm=bool(config.norm))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is trained on what."""
-
-    steps: int
-    batch: int
-    crop: tuple[int, int]
-    heads: tuple[tuple[int, float], ...]
-    """(layers, learning rate) of each."""
-    images: tuple[int, ...]
-    held_out: tuple[int, ...]
-    seed: int
-
-    @classmethod
-    def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> _Plan:
-        """Split the training images as the config asks."""
-        assert config.steps is not None
-        assert config.batch is not None
-        assert config.crop is not None
-        assert config.heads is not None
-        assert config.learning_rates is not None
-        order = np.random.default_rng((seed, len(train))).permutation(len(train)).tolist()
-        several = len(config.learning_rates) > 1 and len(train) > 4
-        n = min(config.held_out, len(train) // 5) if several else 0
-        return cls(
-            steps=config.steps,
-            batch=config.batch,
-            crop=config.crop,
-            heads=tuple((layers, rate) for layers in config.heads for rate in config.learning_rates),
-            images=tuple(sorted(order[n:])),
-            held_out=tuple(sorted(order[:n])),
-            seed=seed,
-        )
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (epoch, image) pairs of each step: all images in a new order in every epoch."""
-        waiting: list[tuple[int, int]] = []
-        epoch = 0
-        for _ in range(self.steps):
-            while len(waiting) < self.batch:
-                order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-                waiting += [(epoch, self.images[i]) for i in order]
-                epoch += 1
-            yield waiting[: self.batch]
-            waiting = waiting[self.batch :]
-
-    def __len__(self) -> int:
-        return self.steps
-
-
-class _Views(Dataset[Any]):
-    """Decodes images and depth, augmented where an epoch is given; errors travel as values, so workers end quietly."""
-
-    def __init__(self, data: DenseDataset, config: DepthConfig, seed: int) -> None:
-        self.data, self.config, self.seed = data, config, seed
-
-    def __getitem__(self, key: tuple[int, int] | int) -> Any:
-        try:
-            epoch, index = key if isinstance(key, tuple) else (None, key)
-            image, depth = self._read(index)
-            if epoch is not None:
-                rng = np.random.default_rng((self.seed, epoch, index))
-                image, depth = self._augmented(image, depth, rng, self.data.ids[index])
-            pixels = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
-            return index, pixels, torch.from_numpy(np.array(depth))
-        except DensebenchError as error:
-            return error
-
-    def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        image, depth = self.data.image(index), self.data.depth(index)
-        if depth.shape != image.size[::-1]:
-            raise DatasetError(
-                f"{self.data.info.name} image {self.data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-                f"depth {depth.shape[1]}x{depth.shape[0]}; expected the same. Get the original files."
-            )
-        return np.asarray(image), depth
-
-    def _augmented(
-        self, image: NDArray[Any], depth: NDArray[np.float32], rng: np.random.Generator, name: str
-    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return one training view: frame off, rotated, mirrored, cropped, recoloured, in MDE's order."""
-        if self.config.nyu_crops:
-            window = ops.border_crop(*depth.shape)
-            image, depth = image[window], depth[window]
-        assert self.config.crop is not None
-        height, width = self.config.crop
-        if depth.shape[0] < height or depth.shape[1] < width:
-            raise DatasetError(
-                f"{self.data.info.name} image {name} has {depth.shape[1]}x{depth.shape[0]} px to train on, less than "
-                f"the crop of {width}x{height}. Set depth.crop='[HEIGHT, WIDTH]' to at most the smallest image."
-            )
-        turn, flip, recolour = (rng.random(3) < 0.5) & self.config.augment
-        angle = rng.uniform(-ROTATION, ROTATION)
-        if turn:
-            image = np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
-            depth = np.asarray(Image.fromarray(depth).rotate(angle, Image.Resampling.NEAREST))
-        if flip:
-            image, depth = image[:, ::-1], depth[:, ::-1]
-        spare = depth.shape[0] - height, depth.shape[1] - width
-        top, left = rng.integers(0, spare, endpoint=True) if self.config.augment else (spare[0] // 2, spare[1] // 2)
-        image, depth = (x[top : top + height, left : left + width] for x in (image, depth))
-        if recolour:
-            gamma, bright = rng.uniform(*GAMMA), rng.uniform(*BRIGHTNESS)
-            factors = (bright * rng.uniform(*COLOUR, 3)).astype(np.float32)
-            # the power is of values in 0..255, as published: it brightens or darkens by up to 255^0.1
-            image = np.clip(image.astype(np.float32) ** np.float32(gamma) * factors, 0, 255)
-        return image, depth
-
-
-def _load(
-    views: _Views, batches: Iterable[Any], context: Context
-) -> Iterator[tuple[list[int], list[Tensor], list[Tensor]]]:
-    """Yield (image indices, images (3, H, W) in [0, 1], depths (H, W)) of each batch, in order."""
-    loader = DataLoader(views, batch_sampler=batches, num_workers=context.features.workers, collate_fn=list)
-    for items in loader:
-        for item in items:
-            if isinstance(item, DensebenchError):
-                raise item
-        indices, images, depths = zip(*items, strict=True)
-        yield list(indices), list(images), list(depths)
-
-
-class _Encoder:
-    """The frozen backbone as heads read it: padded images in, channels per head out."""
-
-    def __init__(self, config: DepthConfig, backbone: Backbone, context: Context) -> None:
-        self.config, self.backbone, self.source = config, backbone, context.features
-        assert config.heads is not None
-        wanted = {n: _layers(n, backbone.info.depth) for n in config.heads}
-        self.layers = sorted({layer for layers in wanted.values() for layer in layers})
-        self.rows = {n: [self.layers.index(layer) for layer in layers] for n, layers in wanted.items()}
-
-    def __call__(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
-        """Return {layers: (B, C, h, w)} float32 of images (B, 3, H, W) in [0, 1]; raises FeatureError for NaN."""
-        padded = ops.centre_pad(images.to(self.source.device), self.backbone.info.patch, self.backbone.info.mean)
-        found = self.source.dense(
-            padded, names, self.layers, norm=bool(self.config.norm), class_tokens=bool(self.config.class_token)
-        )
-        # rounded like the features of every other protocol, which go through the cache
-        maps, tokens = ([x.float() for x in some] for some in found)
-        return {
-            n: ops.concat_tokens([maps[i] for i in rows], [tokens[i] for i in rows] if tokens else ())
-            for n, rows in self.rows.items()
-        }
-
-    def channels(self, n: int) -> int:
-        """Return the number of channels that a head of n layers reads."""
-        return n * self.backbone.info.width * (2 if self.config.class_token else 1)
-
-
-class _Trained(NamedTuple):
-    """A head, the number of layers it reads, and its learning rate."""
-
-    layers: int
-    rate: float
-    head: ops.LinearHead
-
-    @property
-    def label(self) -> str:
-        """How facts name it."""
-        return f"linear{self.layers} rate {self.rate:g}"
-
-
-def _head(config: DepthConfig, channels: int, seed: int) -> ops.LinearHead:
-    assert config.max_depth is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # heads of one size start alike, whatever is trained beside them
-        return ops.LinearHead(
-            channels,
-            ops.uniform_bins(config.bins, config.min_depth, config.max_depth),
-            bin_norm=config.bin_norm,
-            upsample=config.upsample,
-            batch_norm=config.batch_norm,
-            init_std=config.init_std,
-        )
-
-
-def _train(
-    config: DepthConfig, plan: _Plan, encoder: _Encoder, train: DenseDataset, context: Context
-) -> tuple[list[_Trained], float, dict[str, float]]:
-    """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
-    device = context.features.device
-    heads = [_Trained(n, rate, _head(config, encoder.channels(n), context.seed).to(device)) for n, rate in plan.heads]
-    optimisers = [torch.optim.AdamW(h.head.parameters(), lr=h.rate, weight_decay=config.weight_decay) for h in heads]
-    recent: list[list[float]] = [[] for _ in heads]
-    total, count = 0.0, 0
-    stream = context.timed(_load(_Views(train, config, context.seed), plan, context), "load")
-    for step, batch in enumerate(context.progress.track(stream, "training depth heads", plan.steps, unit="steps")):
-        indices, images, depths = batch
-        with context.stage("features"):
-            found = encoder(torch.stack(images), [train.ids[i] for i in indices])
-        target = torch.stack(depths).to(device)
-        total, count = total + float(target.double().sum()), count + int((target > 0).sum())
-        share, beta = ops.rate_and_beta(step, plan.steps, config.schedule, config.warmup)
-        warm_up = step < round(config.loss_warmup * plan.steps)
-        with context.stage("training"):
-            for h, optimiser, losses in zip(heads, optimisers, recent, strict=True):
-                optimiser.param_groups[0].update(lr=share * h.rate, betas=(beta, config.beta2))
-                optimiser.zero_grad()
-                losses.append(
-                    h.head.add_gradient(found[h.layers], target, config.images_per_loss, warm_up, config.gradient_loss)
-                )
-                nn.utils.clip_grad_norm_(h.head.parameters(), config.clip)
-                optimiser.step()
-                del losses[:-100]
-    if not count:
-        raise DatasetError(f"{train.info.name} {train.split}: no pixel of the training images has a depth above 0.")
-    for h in heads:
-        h.head.eval()
-    return heads, total / count, {h.label: sum(x) / len(x) for h, x in zip(heads, recent, strict=True)}
-
-
-def _choose(
-    config: DepthConfig,
-    plan: _Plan,
-    encoder: _Encoder,
-    trained: list[_Trained],
-    train: DenseDataset,
-    context: Context,
-) -> tuple[list[_Trained], dict[str, float]]:
-    """Return, for each number of layers, the head with the lowest RMSE on held-out training images; and all RMSEs."""
-    rmse = [0.0] * len(trained)  # without images to choose by, the first rate stays
-    if plan.held_out:
-        means = [ops.ImageMean((len(ops.ERRORS),), n_replicates=1) for _ in trained]
-        plain = replace(config, flip_test=False)
-        stream = _predictions(plain, encoder, trained, train, plan.held_out, "choosing learning rates", context)
-        for index, _, depth, predictions in stream:
-            for mean, prediction in zip(means, predictions, strict=True):
-                mean.update(index, _errors(config, prediction, depth))
-        rmse = [float(mean.mean()[ops.ERRORS.index("rmse")]) for mean in means]
-    found: dict[int, tuple[float, _Trained]] = {}
-    for h, value in zip(trained, rmse, strict=True):
-        if h.layers not in found or value < found[h.layers][0]:
-            found[h.layers] = value, h
-    searched = {h.label: value for h, value in zip(trained, rmse, strict=True)} if plan.held_out else {}
-    return [h for _, h in found.values()], searched
-
-
-def _predictions(
-    config: DepthConfig,
-    encoder: _Encoder,
-    heads: list[_Trained],
-    data: DenseDataset,
-    indices: Sequence[int],
-    title: str,
-    context: Context,
-) -> Iterator[tuple[int, Tensor, Tensor, list[Tensor]]]:
-    """Yield (index, image (3, H, W), depth (H, W), prediction of each head (H, W)), all on the CPU."""
-    size = context.features.batch_size
-    batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
-    stream = context.timed(_load(_Views(data, config, context.seed), batches, context), "load")
-    for batch in context.progress.track(stream, title, len(batches), unit="batches"):
-        for rows in _same_size(batch[1]):
-            images = torch.stack([batch[1][i] for i in rows])
-            names = [data.ids[batch[0][i]] for i in rows]
-            predictions: list[Tensor] = []
-            for mirrored in (False, True) if config.flip_test else (False,):
-                with context.stage("features"):
-                    found = encoder(images.flip(-1) if mirrored else images, names)
-                with context.stage("heads"), torch.no_grad():
-                    depth = [h.head.predict(found[h.layers], (images.shape[2], images.shape[3])) for h in heads]
-                predictions = (
-                    [(a + b.flip(-1)) / 2 for a, b in zip(predictions, depth, strict=True)] if mirrored else depth
-                )
-            for place, i in enumerate(rows):
-                yield batch[0][i], batch[1][i], batch[2][i], [p[place].cpu() for p in predictions]
-
-
-def _same_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Yield runs of positions whose images are of one size."""
-    run: list[int] = []
-    for i, image in enumerate(images):
-        if run and image.shape != images[run[-1]].shape:
-            yield run
-            run = []
-        run.append(i)
-    if run:
-        yield run
-
-
-def _errors(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
-    assert config.max_depth is not None
-    valid = ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
-    return ops.depth_errors(prediction, depth, valid)
 
 
 @dataclass
@@ -606,8 +309,8 @@ class _Scores:
 
 def _evaluate(
     config: DepthConfig,
-    encoder: _Encoder,
-    heads: list[_Trained],
+    encoder: Encoder,
+    heads: list[Trained],
     constant: float,
     val: DenseDataset,
     context: Context,
@@ -616,12 +319,12 @@ def _evaluate(
     scores = _Scores(ops.ImageMean((len(heads) + 1, len(ops.ERRORS))))
     shown = set(np.linspace(0, len(val) - 1, min(config.examples, len(val))).astype(int).tolist())
     everything = range(len(val))
-    for index, image, depth, predictions in _predictions(
+    for index, image, depth, predictions in predict(
         config, encoder, heads, val, everything, "depth of validation images", context
     ):
         with context.stage("score"):
             flat = torch.full_like(depth, min(constant, config.max_depth or constant))
-            errors = torch.stack([_errors(config, p, depth) for p in (*predictions, flat)])
+            errors = torch.stack([errors_of(config, p, depth) for p in (*predictions, flat)])
             scores.hollow += int(errors.isnan().any())
             scores.means.update(index, errors)
         if index in shown:

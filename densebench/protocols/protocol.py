@@ -129,6 +129,11 @@ class Protocol(ABC, Generic[C]):
     shrink_hint: ClassVar[str] = "Try a smaller input size or --limit."
     """What to change when a cell does not fit into memory."""
 
+    def unserved(self, data: DatasetInfo) -> str:
+        """Return in words which ground truth a dataset lacks, "" where it has all."""
+        missing = ", ".join(sorted(self.needs - data.targets))
+        return missing and f"{self.name} needs {missing}, which {data.name} does not have"
+
     def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> C:
         """Return the config of a preset with overrides applied."""
         if preset not in self.presets:

@@ -151,33 +151,6 @@ def test_bins_of_a_histogram_and_patches_there_and_back():
     assert torch.equal(depth.unpatchify(patchify_labels(maps, 3), 3), maps)
 
 
-def test_gradients_of_groups_are_those_of_the_mean_loss():
-    torch.manual_seed(0)
-    x, target = torch.randn(5, 6, 3, 4), torch.rand(5, 12, 16) * 5 + 0.5
-    for batch_norm in (False, True):
-        heads = []
-        for _ in range(2):
-            torch.manual_seed(1)
-            heads.append(depth.LinearHead(6, depth.uniform_bins(8, 0.1, 10.0), upsample=2, batch_norm=batch_norm))
-        loss = heads[0].add_gradient(x, target, 2, gradient_weight=0.5)
-        pred = torch.nn.functional.interpolate(heads[1](x), (12, 16), mode="bilinear")
-        groups = [(pred[i : i + 2], target[i : i + 2, None]) for i in (0, 2, 4)]
-        whole = torch.stack([depth.sig_loss(*pair) + 0.5 * depth.gradient_loss(*pair) for pair in groups]).mean()
-        whole.backward()
-        assert loss == pytest.approx(whole.item(), rel=1e-5)
-        for ours, theirs in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_a_head_predicts_image_by_image_what_it_predicts_at_once():
-    head = depth.LinearHead(3, depth.uniform_bins(8, 0.1, 10.0), upsample=4, init_std=0.01).eval()
-    assert head.linear.bias.abs().max() == 0
-    x = torch.randn(5, 3, 4, 5)
-    found = head.predict(x, (30, 39))
-    assert found.shape == (5, 30, 39)
-    torch.testing.assert_close(found, depth.finish_depth(head(x), 0.1, 10.0, (30, 39))[:, 0])
-
-
 def test_padding_is_central_and_of_the_mean_colour():
     images = torch.ones(1, 3, 5, 8)
     padded = depth.centre_pad(images, 4, (0.1, 0.2, 0.3))

@@ -14,7 +14,9 @@ from densebench.errors import DatasetError, FeatureError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.progress import Progress
-from densebench.protocols.depth import Depth, DepthConfig, _layers, _Views
+from densebench.protocols.depth import Depth, DepthConfig
+from densebench.ops import depth as ops
+from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 
@@ -160,7 +162,7 @@ def test_the_preset_of_dinov3_normalises_by_batch(data):
 def test_image_and_depth_move_together():
     data = Ramps(None, "train")
     config = DepthConfig(crop=(32, 40), nyu_crops=False, max_depth=10.0)
-    views = _Views(data, config, seed=3)
+    views = views_of(data, config, seed=3)
     drawn, plain = [], 0
     for epoch in range(20):
         _, image, depth = views[epoch, 0]
@@ -181,16 +183,16 @@ def test_image_and_depth_move_together():
 def test_the_central_crop_is_taken_without_augmentation():
     data = Ramps(None, "train")
     config = DepthConfig(crop=(32, 40), nyu_crops=False, max_depth=10.0, augment=False)
-    _, image, depth = _Views(data, config, seed=0)[5, 1]
+    _, image, depth = views_of(data, config, seed=0)[5, 1]
     assert torch.equal(depth, torch.from_numpy(data.depth(1)[8:40, 4:44]))
     assert torch.equal((image[0] * 255).round(), (depth * 25).round())
-    _, image, depth = _Views(data, config, seed=0)[1]
+    _, image, depth = views_of(data, config, seed=0)[1]
     assert depth.shape == (SIDE, SIDE)
 
 
 def test_four_layers_end_the_quarters():
-    assert [_layers(4, depth) for depth in (12, 24, 40)] == [(2, 5, 8, 11), (4, 11, 17, 23), (9, 19, 29, 39)]
-    assert _layers(1, 12) == (11,)
+    assert [layers_read(4, depth) for depth in (12, 24, 40)] == [(2, 5, 8, 11), (4, 11, 17, 23), (9, 19, 29, 39)]
+    assert layers_read(1, 12) == (11,)
 
 
 def test_defaults_follow_backbone_and_dataset():
@@ -243,8 +245,8 @@ def test_settings_that_cannot_work_say_why(data):
     ):
         with pytest.raises(UsageError, match=message):
             protocol.resolve(protocol.configure("paper", settings), backbone.info, data.info)
-    with pytest.raises(UsageError, match="depth needs depth, which voc does not have"):
-        protocol.resolve(protocol.configure(), TrueDepth.info, VOC.info)
+    assert protocol.unserved(VOC.info) == "depth needs depth, which voc does not have"
+    assert protocol.unserved(data.info) == ""
     assert Depth.needs == {"depth"}
 
 
@@ -287,3 +289,30 @@ def test_the_estimate_is_of_the_right_order(data):
     assert estimate.search_flops > 0
     more = dataclasses.replace(config, steps=1500)
     assert protocol.estimate(more, TrueDepth.info, data).bank_bytes == estimate.bank_bytes
+
+
+def test_gradients_of_groups_are_those_of_the_mean_loss():
+    torch.manual_seed(0)
+    x, target = torch.randn(5, 6, 3, 4), torch.rand(5, 12, 16) * 5 + 0.5
+    for batch_norm in (False, True):
+        heads = []
+        for _ in range(2):
+            torch.manual_seed(1)
+            heads.append(LinearHead(6, ops.uniform_bins(8, 0.1, 10.0), upsample=2, batch_norm=batch_norm))
+        loss = heads[0].add_gradient(x, target, 2, gradient_weight=0.5)
+        pred = torch.nn.functional.interpolate(heads[1](x), (12, 16), mode="bilinear")
+        groups = [(pred[i : i + 2], target[i : i + 2, None]) for i in (0, 2, 4)]
+        whole = torch.stack([ops.sig_loss(*pair) + 0.5 * ops.gradient_loss(*pair) for pair in groups]).mean()
+        whole.backward()
+        assert loss == pytest.approx(whole.item(), rel=1e-5)
+        for ours, theirs in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_predicts_image_by_image_what_it_predicts_at_once():
+    head = LinearHead(3, ops.uniform_bins(8, 0.1, 10.0), upsample=4, init_std=0.01).eval()
+    assert head.linear.bias.abs().max() == 0
+    x = torch.randn(5, 3, 4, 5)
+    found = head.predict(x, (30, 39))
+    assert found.shape == (5, 30, 39)
+    torch.testing.assert_close(found, ops.finish_depth(head(x), 0.1, 10.0, (30, 39))[:, 0])

@@ -1,0 +1,351 @@
+"""Linear depth heads on a frozen backbone: what they read, how they are trained, and what they predict.
+
+`depth.py` has the settings and their sources; the numerics are in `ops/depth.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.depth_views import DepthViews
+from densebench.errors import DatasetError, DensebenchError
+from densebench.model_zoo.backbone import Backbone
+from densebench.ops import depth as ops
+from densebench.ops.depth import BinNorm
+from densebench.ops.resize import resize_maps
+from densebench.protocols.protocol import Context
+
+if TYPE_CHECKING:
+    from densebench.protocols.depth import DepthConfig
+
+
+def layers_read(n: int, depth: int) -> tuple[int, ...]:
+    """Return the blocks that a head of n layers reads, from 0."""
+    if n == 1:
+        return (depth - 1,)
+    return (4, 11, 17, 23) if depth == 24 else tuple(i * depth // 4 - 1 for i in range(1, 5))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on what."""
+
+    steps: int
+    batch: int
+    crop: tuple[int, int]
+    heads: tuple[tuple[int, float], ...]
+    """(layers, learning rate) of each."""
+    images: tuple[int, ...]
+    held_out: tuple[int, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> Plan:
+        """Split the training images as the config asks."""
+        assert config.steps is not None
+        assert config.batch is not None
+        assert config.crop is not None
+        assert config.heads is not None
+        assert config.learning_rates is not None
+        order = np.random.default_rng((seed, len(train))).permutation(len(train)).tolist()
+        several = len(config.learning_rates) > 1 and len(train) > 4
+        n = min(config.held_out, len(train) // 5) if several else 0
+        return cls(
+            steps=config.steps,
+            batch=config.batch,
+            crop=config.crop,
+            heads=tuple((layers, rate) for layers in config.heads for rate in config.learning_rates),
+            images=tuple(sorted(order[n:])),
+            held_out=tuple(sorted(order[:n])),
+            seed=seed,
+        )
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (epoch, image) pairs of each step: all images in a new order in every epoch."""
+        waiting: list[tuple[int, int]] = []
+        epoch = 0
+        for _ in range(self.steps):
+            while len(waiting) < self.batch:
+                order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+                waiting += [(epoch, self.images[i]) for i in order]
+                epoch += 1
+            yield waiting[: self.batch]
+            waiting = waiting[self.batch :]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class LinearHead(nn.Module):
+    """Channels to depth: batch norm where asked for, one linear layer, bins (D2 ``BNHead``, D3 ``LinearHead``).
+
+    Args:
+        channels: C, see `ops.depth.concat_tokens`.
+        centres: (K,) depths of the bins in metres.
+        bin_norm: see `ops.depth.BinNorm`.
+        upsample: see `ops.depth.linear_logits`.
+        batch_norm: normalise the channels first; D3 does, D2 does not.
+        init_std: deviation of the initial weights, with biases 0 (D3 0.01); None: torch's default (D2).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        centres: Tensor,
+        *,
+        bin_norm: BinNorm = "linear",
+        upsample: int = 1,
+        batch_norm: bool = False,
+        init_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.bin_norm, self.upsample = bin_norm, upsample
+        self.range = float(centres[0]), float(centres[-1])
+        self.norm = nn.BatchNorm2d(channels) if batch_norm else None
+        self.linear = nn.Linear(channels, len(centres))
+        if init_std is not None:
+            nn.init.normal_(self.linear.weight, std=init_std)
+            nn.init.zeros_(self.linear.bias)
+        self.centres: Tensor
+        self.register_buffer("centres", centres)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return depth (B, 1, upsample * h, upsample * w) in metres of channels (B, C, h, w)."""
+        return self._decode(x if self.norm is None else self.norm(x))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        logits = ops.linear_logits(x, self.linear.weight, self.linear.bias, self.upsample)
+        return ops.decode_bins(logits, self.centres, self.bin_norm)
+
+    def predict(self, x: Tensor, size: tuple[int, int], at_once: int = 2) -> Tensor:
+        """Return depth (B, H, W) at ``size``, clamped to the bins' range; ``at_once`` images are upsampled at a time.
+
+        Maps of padded images are stretched to the size of the image without cutting the padding off, as published.
+        """
+        return torch.cat([ops.finish_depth(self(part), *self.range, size)[:, 0] for part in x.split(at_once)])
+
+    def add_gradient(
+        self,
+        x: Tensor,
+        target: Tensor,
+        images_per_loss: int = 2,
+        warm_up: bool = False,
+        gradient_weight: float = 0.0,
+    ) -> float:
+        """Add the gradient of the mean loss over groups of images to the parameters' own, and return that loss.
+
+        Groups go through the layer one after the other, so what a step holds does not grow with the batch.
+
+        Args:
+            x: channels (B, C, h, w), no gradient wanted.
+            target: (B, H, W) metres, 0 = not measured; predictions are stretched to its size.
+            images_per_loss: images of a group. The loss is no mean over pixels, so the number matters; the published
+                one is that of a GPU, 2.
+            warm_up: see `ops.depth.sig_loss`.
+            gradient_weight: of `ops.depth.gradient_loss` beside it.
+        """
+        normed = x if self.norm is None else self.norm(x)  # statistics are the whole batch's
+        leaf = normed.detach().requires_grad_(self.norm is not None)
+        groups = list(zip(leaf.split(images_per_loss), target[:, None].split(images_per_loss), strict=True))
+        total = 0.0
+        for some, truth in groups:
+            pred = resize_maps(self._decode(some), (truth.shape[2], truth.shape[3]))
+            loss = ops.sig_loss(pred, truth, warm_up=warm_up)
+            if gradient_weight:
+                loss = loss + gradient_weight * ops.gradient_loss(pred, truth)
+            (loss / len(groups)).backward()
+            total += float(loss.detach()) / len(groups)
+        if self.norm is not None:
+            normed.backward(leaf.grad)
+        return total
+
+
+def views_of(data: DenseDataset, config: DepthConfig, seed: int) -> DepthViews:
+    """Return the views of a dataset that the config asks for."""
+    assert config.crop is not None
+    return DepthViews(data, config.crop, seed, frame_off=bool(config.nyu_crops), augment=config.augment)
+
+
+def load_views(
+    views: DepthViews, batches: Iterable[Any], context: Context
+) -> Iterator[tuple[list[int], list[Tensor], list[Tensor]]]:
+    """Yield (image indices, images (3, H, W) in [0, 1], depths (H, W)) of each batch, in order."""
+    loader = DataLoader(views, batch_sampler=batches, num_workers=context.features.workers, collate_fn=list)
+    for items in loader:
+        for item in items:
+            if isinstance(item, DensebenchError):
+                raise item
+        indices, images, depths = zip(*items, strict=True)
+        yield list(indices), list(images), list(depths)
+
+
+class Encoder:
+    """The frozen backbone as heads read it: padded images in, channels per head out."""
+
+    def __init__(self, config: DepthConfig, backbone: Backbone, context: Context) -> None:
+        self.config, self.backbone, self.source = config, backbone, context.features
+        assert config.heads is not None
+        wanted = {n: layers_read(n, backbone.info.depth) for n in config.heads}
+        self.layers = sorted({layer for layers in wanted.values() for layer in layers})
+        self.rows = {n: [self.layers.index(layer) for layer in layers] for n, layers in wanted.items()}
+
+    def __call__(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
+        """Return {layers: (B, C, h, w)} float32 of images (B, 3, H, W) in [0, 1]; raises FeatureError for NaN."""
+        padded = ops.centre_pad(images.to(self.source.device), self.backbone.info.patch, self.backbone.info.mean)
+        found = self.source.dense(
+            padded, names, self.layers, norm=bool(self.config.norm), class_tokens=bool(self.config.class_token)
+        )
+        # rounded like the features of every other protocol, which go through the cache
+        maps, tokens = ([x.float() for x in some] for some in found)
+        return {
+            n: ops.concat_tokens([maps[i] for i in rows], [tokens[i] for i in rows] if tokens else ())
+            for n, rows in self.rows.items()
+        }
+
+    def channels(self, n: int) -> int:
+        """Return the number of channels that a head of n layers reads."""
+        return n * self.backbone.info.width * (2 if self.config.class_token else 1)
+
+
+class Trained(NamedTuple):
+    """A head, the number of layers it reads, and its learning rate."""
+
+    layers: int
+    rate: float
+    head: LinearHead
+
+    @property
+    def label(self) -> str:
+        """How facts name it."""
+        return f"linear{self.layers} rate {self.rate:g}"
+
+
+def _head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
+    assert config.max_depth is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # heads of one size start alike, whatever is trained beside them
+        return LinearHead(
+            channels,
+            ops.uniform_bins(config.bins, config.min_depth, config.max_depth),
+            bin_norm=config.bin_norm,
+            upsample=config.upsample,
+            batch_norm=config.batch_norm,
+            init_std=config.init_std,
+        )
+
+
+def train_heads(
+    config: DepthConfig, plan: Plan, encoder: Encoder, train: DenseDataset, context: Context
+) -> tuple[list[Trained], float, dict[str, float]]:
+    """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
+    device = context.features.device
+    heads = [Trained(n, rate, _head(config, encoder.channels(n), context.seed).to(device)) for n, rate in plan.heads]
+    optimisers = [torch.optim.AdamW(h.head.parameters(), lr=h.rate, weight_decay=config.weight_decay) for h in heads]
+    recent: list[list[float]] = [[] for _ in heads]
+    total, count = 0.0, 0
+    stream = context.timed(load_views(views_of(train, config, context.seed), plan, context), "load")
+    for step, batch in enumerate(context.progress.track(stream, "training depth heads", plan.steps, unit="steps")):
+        indices, images, depths = batch
+        with context.stage("features"):
+            found = encoder(torch.stack(images), [train.ids[i] for i in indices])
+        target = torch.stack(depths).to(device)
+        total, count = total + float(target.double().sum()), count + int((target > 0).sum())
+        share, beta = ops.rate_and_beta(step, plan.steps, config.schedule, config.warmup)
+        warm_up = step < round(config.loss_warmup * plan.steps)
+        with context.stage("training"):
+            for h, optimiser, losses in zip(heads, optimisers, recent, strict=True):
+                optimiser.param_groups[0].update(lr=share * h.rate, betas=(beta, config.beta2))
+                optimiser.zero_grad()
+                losses.append(
+                    h.head.add_gradient(found[h.layers], target, config.images_per_loss, warm_up, config.gradient_loss)
+                )
+                nn.utils.clip_grad_norm_(h.head.parameters(), config.clip)
+                optimiser.step()
+                del losses[:-100]
+    if not count:
+        raise DatasetError(f"{train.info.name} {train.split}: no pixel of the training images has a depth above 0.")
+    for h in heads:
+        h.head.eval()
+    return heads, total / count, {h.label: sum(x) / len(x) for h, x in zip(heads, recent, strict=True)}
+
+
+def choose(
+    config: DepthConfig,
+    plan: Plan,
+    encoder: Encoder,
+    trained: list[Trained],
+    train: DenseDataset,
+    context: Context,
+) -> tuple[list[Trained], dict[str, float]]:
+    """Return, for each number of layers, the head with the lowest RMSE on held-out training images; and all RMSEs."""
+    rmse = [0.0] * len(trained)  # without images to choose by, the first rate stays
+    if plan.held_out:
+        means = [ops.ImageMean((len(ops.ERRORS),), n_replicates=1) for _ in trained]
+        plain = replace(config, flip_test=False)
+        stream = predict(plain, encoder, trained, train, plan.held_out, "choosing learning rates", context)
+        for index, _, depth, predictions in stream:
+            for mean, prediction in zip(means, predictions, strict=True):
+                mean.update(index, errors_of(config, prediction, depth))
+        rmse = [float(mean.mean()[ops.ERRORS.index("rmse")]) for mean in means]
+    found: dict[int, tuple[float, Trained]] = {}
+    for h, value in zip(trained, rmse, strict=True):
+        if h.layers not in found or value < found[h.layers][0]:
+            found[h.layers] = value, h
+    searched = {h.label: value for h, value in zip(trained, rmse, strict=True)} if plan.held_out else {}
+    return [h for _, h in found.values()], searched
+
+
+def predict(
+    config: DepthConfig,
+    encoder: Encoder,
+    heads: list[Trained],
+    data: DenseDataset,
+    indices: Sequence[int],
+    title: str,
+    context: Context,
+) -> Iterator[tuple[int, Tensor, Tensor, list[Tensor]]]:
+    """Yield (index, image (3, H, W), depth (H, W), prediction of each head (H, W)), all on the CPU."""
+    size = context.features.batch_size
+    batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+    stream = context.timed(load_views(views_of(data, config, context.seed), batches, context), "load")
+    for batch in context.progress.track(stream, title, len(batches), unit="batches"):
+        for rows in _same_size(batch[1]):
+            images = torch.stack([batch[1][i] for i in rows])
+            names = [data.ids[batch[0][i]] for i in rows]
+            predictions: list[Tensor] = []
+            for mirrored in (False, True) if config.flip_test else (False,):
+                with context.stage("features"):
+                    found = encoder(images.flip(-1) if mirrored else images, names)
+                with context.stage("heads"), torch.no_grad():
+                    depth = [h.head.predict(found[h.layers], (images.shape[2], images.shape[3])) for h in heads]
+                predictions = (
+                    [(a + b.flip(-1)) / 2 for a, b in zip(predictions, depth, strict=True)] if mirrored else depth
+                )
+            for place, i in enumerate(rows):
+                yield batch[0][i], batch[1][i], batch[2][i], [p[place].cpu() for p in predictions]
+
+
+def _same_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Yield runs of positions whose images are of one size."""
+    run: list[int] = []
+    for i, image in enumerate(images):
+        if run and image.shape != images[run[-1]].shape:
+            yield run
+            run = []
+        run.append(i)
+    if run:
+        yield run
+
+
+def errors_of(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
+    assert config.max_depth is not None
+    valid = ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
+    return ops.depth_errors(prediction, depth, valid)
