@@ -105,10 +105,7 @@ class TimmBackbone(Backbone):
             seen[index] = args[0] if args else kwargs["x"]
 
         blocks = self.net.blocks
-        handles = [
-            blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True)
-            for i in layers
-        ]
+        handles = [blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True) for i in layers]
         try:
             self.net.forward_intermediates(pixels, indices=[max(layers)], stop_early=True, intermediates_only=True)
         finally:

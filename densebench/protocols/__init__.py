@@ -22,7 +22,9 @@ PROTOCOLS.add(
     "how much cluster maps depend on position (NMI)",
 )
 PROTOCOLS.add(
-    "correspondence", "densebench.protocols.correspondence:Correspondence", "key points found again in other images (PCK)"
+    "correspondence",
+    "densebench.protocols.correspondence:Correspondence",
+    "key points found again in other images (PCK)",
 )
 
 __all__ = ["PROTOCOLS"]

@@ -15,29 +15,34 @@ learning rates on the same features, which is the same as training each on its o
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from densebench import figures
 from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import DatasetError, DensebenchError, FeatureError, UsageError
+from densebench.errors import DatasetError, UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
-from densebench.protocols.depth_heads import Encoder, Plan, Trained, choose, errors_of, layers_read, predict, train_heads
+from densebench.protocols.depth_heads import (
+    Encoder,
+    Plan,
+    Trained,
+    choose,
+    errors_of,
+    layers_read,
+    predict,
+    train_heads,
+)
 from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
 from densebench.results import Metric
 

@@ -346,6 +346,7 @@ def _same_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def errors_of(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
+    """Return the errors of one prediction (H, W), where the config says that pixels count."""
     assert config.max_depth is not None
     valid = ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
     return ops.depth_errors(prediction, depth, valid)

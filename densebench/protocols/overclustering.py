@@ -28,15 +28,12 @@ from densebench.ops import clustering, matching
 from densebench.ops.confusion import (
     AbsentRule,
     ConfusionMatrix,
-    Counts,
     PoissonBootstrap,
     confusion,
     counts,
-    iou,
-    mean_iou,
-    percentile_interval,
 )
 from densebench.ops.resize import resize_labels
+from densebench.protocols.clusters import Fit, KMeansConfig, Run, fit_clusters, miou_over_seeds
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -45,14 +42,12 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
-    by_class,
     input_size,
 )
-from densebench.results import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverclusteringConfig:
+class OverclusteringConfig(KMeansConfig):
     """Settings of overclustering, with the names of the published configs where they have one."""
 
     input_size: int | None = None
@@ -67,13 +62,6 @@ class OverclusteringConfig:
     clusters: tuple[int | Literal["classes"], ...] = ("classes", 300, 500)
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    n_iter: int = 100
-    n_redo: int = 5
-    points_per_centroid: int = 256
-    """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
-    kmeans: Literal["auto", "faiss", "torch"] = "auto"
-    """Which implementation; "auto" is torch. Both draw the same rows, starts and splits, but their rounding differs and
-    iterations amplify it, so it is part of the score hash."""
     absent: AbsentRule = "zero"
 
 
@@ -107,7 +95,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
             clusters=tuple(dict.fromkeys(numbers)),
-            kmeans="torch" if config.kmeans == "auto" else config.kmeans,
+            kmeans=config.backend,
         )
 
     def estimate(self, config: OverclusteringConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -145,29 +133,14 @@ class Overclustering(Protocol[OverclusteringConfig]):
         metrics = []
         for k in _numbers(config):
             mine = [i for i, fit in enumerate(fits) if fit.k == k]
-            scored = [counts(tables[i], mappings[i]) for i in mine]
-            values = {
-                str(fits[i].seed): 100 * float(mean_iou(*c, absent=config.absent))
-                for i, c in zip(mine, scored, strict=True)
-            }
-            again = [mean_iou(*Counts(*replicates[:, i].unbind(1)), absent=config.absent) for i in mine]
-            low, high = percentile_interval(100 * torch.stack(again).mean(0)).tolist()
-            classes = torch.stack([iou(*c, absent=config.absent) for c in scored]).mean(0)
+            scored = {str(fits[i].seed): counts(tables[i], mappings[i]) for i in mine}
             metrics.append(
-                Metric(
-                    name=f"miou@K={k}",
-                    value=sum(values.values()) / len(values),
-                    main=True,
-                    ci95=(low, high),
-                    ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
-                    seeds=values,
-                    per_class=by_class(data.info, classes),
-                )
+                miou_over_seeds(f"miou@K={k}", data.info, scored, replicates[:, mine], config.absent, main=True)
             )
         return Measurement(
             metrics=tuple(metrics),
             facts={
-                "kmeans": [{"k": f.k, "seed": f.seed, "objective": f.objective, "trained_on": f.n_train} for f in fits],
+                "kmeans": [fit.facts() for fit in fits],
                 "tokens": projection.n_tokens,
                 "dimensions": projection.n_dims,
                 "matching": {
@@ -191,17 +164,6 @@ class _Projection:
         return tokens if self.project is None else self.project(tokens)
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """One k-means result."""
-
-    k: int
-    seed: int
-    centroids: Tensor  # (K, d)
-    objective: float
-    n_train: int
-
-
 def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) -> _Projection:
     moments = clustering.StreamingMoments(context.features.info.width)
     for batch in context.timed(context.features.stream(data.val, _spec(config), title="moments"), "features"):
@@ -214,42 +176,17 @@ def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) 
     return _Projection(project, moments.count, project.components.shape[1])
 
 
-def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: Data, context: Context) -> list[_Fit]:
-    """Gather, in one pass, the union of the rows that each k-means trains on; then fit them all."""
-    runs = [(k, seed) for k in _numbers(config) for seed in config.seeds]
-    n, most = projection.n_tokens, config.points_per_centroid
-    drawn = [clustering.kmeans_training_rows(n, k, seed, most) for k, seed in runs]
-    rows = [torch.arange(n) if some is None else some for some in drawn]
-    union = torch.cat(rows).unique()
-    points = torch.empty(len(union), projection.n_dims)
-    seen = filled = 0
+def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: Data, context: Context) -> list[Fit]:
+    """Cluster the tokens, every one a row."""
     stream = context.features.stream(data.val, _spec(config), title="training rows")
-    for batch in context.timed(stream, "features"):
-        tokens = projection(batch.tokens).cpu()
-        inside = union[filled : torch.searchsorted(union, torch.tensor(seen + len(tokens)))] - seen
-        points[filled : filled + len(inside)] = tokens[inside]
-        filled += len(inside)
-        seen += len(tokens)
-    fits = []
-    for (k, seed), mine in context.progress.track(
-        list(zip(runs, rows, strict=True)), "k-means", len(runs), unit="fits"
-    ):
-        with context.stage("k-means"):
-            centroids, info = clustering.kmeans(
-                points[torch.searchsorted(union, mine)],
-                k,
-                seed=seed,
-                n_iter=config.n_iter,
-                n_redo=config.n_redo,
-                backend=config.kmeans,
-                max_points_per_centroid=config.points_per_centroid,
-            )
-        fits.append(_Fit(k, seed, centroids.to(context.features.device), info.objective, len(mine)))
-    return fits
+    projected = (projection(batch.tokens) for batch in context.timed(stream, "features"))
+    rows = ((tokens, torch.arange(len(tokens))) for tokens in projected)
+    runs = [Run(k, seed) for k in _numbers(config) for seed in config.seeds]
+    return fit_clusters(config, runs, rows, projection.n_tokens, projection.n_dims, context)
 
 
 def _cluster_maps(
-    config: OverclusteringConfig, projection: _Projection, fits: list[_Fit], data: Data, context: Context, title: str
+    config: OverclusteringConfig, projection: _Projection, fits: list[Fit], data: Data, context: Context, title: str
 ) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
     """Yield (image indices, cluster maps per fit, masks), all at the evaluation size."""
     side = (config.eval_size, config.eval_size)
@@ -265,7 +202,7 @@ def _cluster_maps(
 
 
 def _count(
-    config: OverclusteringConfig, projection: _Projection, fits: list[_Fit], data: Data, context: Context
+    config: OverclusteringConfig, projection: _Projection, fits: list[Fit], data: Data, context: Context
 ) -> list[Tensor]:
     """Return the contingency table (C, K) of every fit."""
     info = data.info
@@ -280,7 +217,7 @@ def _count(
 def _bootstrap(
     config: OverclusteringConfig,
     projection: _Projection,
-    fits: list[_Fit],
+    fits: list[Fit],
     mappings: list[Tensor],
     data: Data,
     context: Context,

@@ -15,31 +15,42 @@ float16 keeps it), and is therefore streamed and cached like any other. Against 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import ModelError, UsageError
-from densebench.features import Batch, FeatureSource, FeatureSpec, Labels
+from densebench.datasets.dataset import DatasetInfo
+from densebench.errors import UsageError
+from densebench.features import Batch
+from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.ops import cbfe, clustering, matching
+from densebench.ops import cbfe, matching
 from densebench.ops.confusion import (
     AbsentRule,
     ConfusionMatrix,
-    Counts,
     PoissonBootstrap,
     confusion,
     counts,
-    iou,
-    mean_iou,
     percentile_interval,
 )
 from densebench.ops.resize import resize_labels
-from densebench.progress import Progress
+from densebench.protocols.clusters import Fit, KMeansConfig, Run, fit_clusters, miou_over_seeds
+from densebench.protocols.foreground import (
+    ATTENTION_BYTES,
+    Foreground,
+    Images,
+    Part,
+    attention_precision,
+    dims_of,
+    find_threshold,
+    fit_base,
+    fit_projection,
+    parts_of,
+    spec_of,
+)
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -48,18 +59,15 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
-    by_class,
     input_size,
 )
 from densebench.results import Metric
 
-ATTENTION_BYTES = 2**28
-"""The largest attention tensor made at once."""
 MAIN = ("miou", "miou_cbfe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnsupervisedSegmentationConfig:
+class UnsupervisedSegmentationConfig(KMeansConfig):
     """Settings of CBFE and community detection, with the names of the published code where it has one."""
 
     input_size: int | None = None
@@ -101,12 +109,6 @@ class UnsupervisedSegmentationConfig:
     community_seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     """Of Infomap. Published: 0 to 9; the package has since come to refuse 0."""
     clustering_seed: int = 0
-    n_iter: int = 100
-    n_redo: int = 5
-    points_per_centroid: int = 256
-    """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
-    kmeans: Literal["auto", "faiss", "torch"] = "auto"
-    """Which implementation; "auto" is torch."""
     absent: AbsentRule = "zero"
 
 
@@ -171,19 +173,19 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             input_size=input_size(config.input_size, 448, backbone, data),
             train_split=split,
             objects=config.objects or data.n_classes - len(background),
-            kmeans="torch" if config.kmeans == "auto" else config.kmeans,
+            kmeans=config.backend,
         )
         _check(resolved)
         return resolved
 
     def estimate(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, k-means' training rows and the arithmetic of clustering and attention."""
-        spec = _spec(config)
+        spec = spec_of(config)
         height, width = spec.grid(backbone)
-        n_train, n_val = (len(part.indices) for part in _parts(config, data))
+        n_train, n_val = (len(part.indices) for part in parts_of(config, data))
         n = n_train + n_val
         dims = min(config.pca or backbone.width, backbone.width)
-        runs = [_Run(config.k_fg_extraction, config.clustering_seed), *_foreground_runs(config)]
+        runs = [Run(config.k_fg_extraction, config.clustering_seed), *_foreground_runs(config)]
         rows = [config.points_per_centroid * run.k for run in runs]
         lloyd = sum(2.0 * dims * run.k * r * config.n_iter * config.n_redo for run, r in zip(runs, rows, strict=True))
         assign = 2.0 * dims * n * height * width * sum(run.k * 3 for run in runs)
@@ -199,14 +201,14 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         self, config: UnsupervisedSegmentationConfig, backbone: Backbone, data: Data, context: Context
     ) -> Measurement:
         """Pass over the features for moments, rows, attention, threshold, rows again, graph and tables, bootstrap."""
-        _check_attention(backbone)
-        train, val = _parts(config, data)
-        images = _Images(config, context, _projection(config, (train, val), context))
-        base = _fit_base(images, (train, val))
-        precisions = [_precision(images, base, part) for part in (train, val)]
-        threshold, train_iou = _threshold(images, base, train, precisions[0].compute())
+        check_attention(backbone)
+        train, val = parts_of(config, data)
+        images = Images(config, context, fit_projection(config, (train, val), context))
+        base = fit_base(images, (train, val))
+        precisions = [attention_precision(images, base, part) for part in (train, val)]
+        threshold, train_iou = find_threshold(images, base, train, precisions[0].compute())
         chosen = [p.compute() >= threshold for p in precisions]
-        foreground = _Foreground(base, dict(zip((train, val), chosen, strict=True)))
+        foreground = Foreground(base, dict(zip((train, val), chosen, strict=True)))
         n_rows = sum(int(p.pixels[ids].sum()) for p, ids in zip(precisions, chosen, strict=True))
         fits = _fit_foreground(images, foreground, (train, val), n_rows)
         tables = _tables(images, foreground, fits, val)
@@ -218,9 +220,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             metrics=(*_metrics(config, data.info, tables, scored, replicates), saliency),
             facts={
                 "images": {"train": len(train.indices), "val": len(val.indices), "train_split": config.train_split},
-                "kmeans": [
-                    {"k": f.k, "seed": f.seed, "objective": f.objective, "trained_on": f.n_train} for f in (base, *fits)
-                ],
+                "kmeans": [fit.facts() for fit in (base, *fits)],
                 "foreground": {
                     "threshold": threshold,
                     "clusters": {"train": int(chosen[0].sum()), "val": int(chosen[1].sum())},
@@ -236,97 +236,6 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
                 "attention is the evaluated backbone's own, last layer, class token, mean of heads",
             ),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Some images of a dataset."""
-
-    data: DenseDataset
-    indices: list[int]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A k-means to do."""
-
-    k: int
-    seed: int
-    spherical: bool = False
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A k-means done."""
-
-    k: int
-    seed: int
-    centroids: Tensor  # (k, d)
-    objective: float
-    n_train: int
-
-
-@dataclass(frozen=True)
-class _Images:
-    """How images become rows to cluster and maps of clusters."""
-
-    config: UnsupervisedSegmentationConfig
-    context: Context
-    projection: clustering.Projection | None
-
-    def stream(self, part: _Part, title: str, labels: bool = False) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield (batch, tokens (N, d) as they are clustered); masks come at the input size."""
-        spec = _spec(self.config)
-        wanted = Labels(spec.size, "centre") if labels else None
-        stream = self.context.features.stream(part.data, spec, part.indices, labels=wanted, title=title)
-        for batch in self.context.timed(stream, "features"):
-            with self.context.stage("projection"):
-                tokens = batch.tokens if self.projection is None else self.projection(batch.tokens)
-            yield batch, tokens
-
-    def maps(self, batch: Batch, tokens: Tensor, fit: _Fit) -> Tensor:
-        """Return the clusters (B, S, S) of a batch on the CPU, at the evaluation size."""
-        with self.context.stage("assign"):
-            grid = (len(batch.indices), *batch.maps.shape[2:])
-            return resize_labels(clustering.assign(tokens, fit.centroids).view(grid), self.config.eval_size).cpu()
-
-    def masks(self, batch: Batch) -> Tensor:
-        """Return the ground truth (B, S, S) of a batch at the evaluation size."""
-        assert batch.labels is not None
-        return resize_labels(batch.labels, self.config.eval_size)
-
-
-@dataclass(frozen=True)
-class _Foreground:
-    """The clusters that are foreground; training and validation images have precisions of their own."""
-
-    base: _Fit
-    clusters: Mapping[_Part, Tensor]  # bool (K,) each
-
-    def __call__(self, images: _Images, part: _Part, batch: Batch, tokens: Tensor) -> Tensor:
-        """Return the foreground (B, S, S)."""
-        return self.clusters[part][images.maps(batch, tokens, self.base)]
-
-
-class _ClassAttention(Backbone):
-    """A backbone whose feature is how much its class token attends to each token, 1 where attention is even."""
-
-    def __init__(self, backbone: Backbone, digest: str) -> None:
-        super().__init__()
-        self.backbone, self.digest = backbone, digest
-        given = backbone.info
-        self.info = replace(
-            given, name=f"attention of {given.name}", width=1, mean=(0.0,) * 3, std=(1.0,) * 3, facets=("token",)
-        )
-
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return (B, prefix + h*w, 1) per layer; `attention` wants images as they are, hence no mean and deviation."""
-        each = (self.backbone.attention(pixels, layer) for layer in layers)
-        return [(cbfe.class_attention(a, 0) * a.shape[-1])[..., None] for a in each]
-
-    def weights_digest(self) -> str:
-        """Return the digest of the backbone, which is known already."""
-        return self.digest
 
 
 def _check(config: UnsupervisedSegmentationConfig) -> None:
@@ -352,170 +261,14 @@ def _check(config: UnsupervisedSegmentationConfig) -> None:
         )
 
 
-def _check_attention(backbone: Backbone) -> None:
-    """Raise ModelError for a backbone whose attention cannot be read, before anything is computed."""
-    info = backbone.info
-    if type(backbone).attention is Backbone.attention:
-        raise ModelError(
-            f"{info.name} gives no attention maps. Its adapter would need a method `attention(images, layer)` "
-            "that returns the softmaxed attention (B, heads, N, N) of one layer on images in [0, 1], class token "
-            "first, then registers, then patches; see `Backbone.attention`. `overclustering` runs without."
-        )
-    side = 2 * info.patch
-    with torch.inference_mode():
-        found = backbone.attention(torch.zeros(1, 3, side, side, device=backbone.device), info.depth - 1)
-    want = info.prefix + 4
-    if found.ndim != 4 or found.shape[-2:] != (want, want):
-        raise ModelError(
-            f"{info.name} returned attention {tuple(found.shape)} for {side}x{side} pixels; expected "
-            f"(1, heads, {want}, {want}), where {want} = {info.prefix} prefix + 2x2 patches."
-        )
-
-
-def _parts(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[_Part, _Part]:
-    """Return the images of the training split asked for, and all validation images."""
-    train = _Part(data.train, list(range(len(data.train))))
-    if config.train_split != data.train.split:
-        whole: DenseDataset = getattr(data.train, "base", data.train)  # a view, such as --limit makes, has a base
-        assert config.train_split is not None, "resolve() fills it in"
-        listed = set(type(whole)(whole.root, config.train_split).ids)
-        inside = [i for i, name in enumerate(data.train.ids) if name in listed]
-        if not inside:
-            raise UsageError(
-                f"none of the {len(data.train)} training images is in {data.info.name}'s split {config.train_split}. "
-                "Raise --limit, or set unsupervised_segmentation.train_split=" + data.train.split + "."
-            )
-        train = _Part(data.train, inside)
-    return train, _Part(data.val, list(range(len(data.val))))
-
-
-def _projection(
-    config: UnsupervisedSegmentationConfig, parts: Iterable[_Part], context: Context
-) -> clustering.Projection | None:
-    if config.pca is None:
-        return None
-    moments = clustering.StreamingMoments(context.features.info.width)
-    for part in parts:
-        for _, tokens in _Images(config, context, None).stream(part, "moments"):
-            with context.stage("projection"):
-                moments.update(tokens)
-    with context.stage("projection"):
-        return moments.pca(config.pca)
-
-
-def _fit(
-    images: _Images, runs: Sequence[_Run], n_rows: int, rows: Iterable[tuple[Tensor, Tensor]], dims: int
-) -> list[_Fit]:
-    """Gather the union of the rows that each k-means trains on, then fit them all.
-
-    `rows` yields (tokens (N, d), index (M,) of the token of each row), `n_rows` rows in all or very nearly so.
-    """
-    config, context = images.config, images.context
-    most = config.points_per_centroid
-    drawn = [clustering.kmeans_training_rows(n_rows, run.k, run.seed, most) for run in runs]
-    wanted = [torch.arange(n_rows) if some is None else some for some in drawn]
-    union = torch.cat(wanted).unique()
-    points = torch.empty(len(union), dims)
-    seen = filled = 0
-    for tokens, index in rows:
-        inside = union[filled : int(torch.searchsorted(union, seen + len(index)))] - seen
-        points[filled : filled + len(inside)] = tokens[index[inside].to(tokens.device)].cpu()
-        filled += len(inside)
-        seen += len(index)
-    # a tie between clusters can fall otherwise in another pass, whose batches differ while the cache fills
-    wanted = [some[some < seen] for some in wanted]
-    fits = []
-    todo = list(zip(runs, wanted, strict=True))
-    for run, mine in context.progress.track(todo, "k-means", len(todo), unit="fits"):
-        with context.stage("k-means"):
-            centroids, info = clustering.kmeans(
-                points[torch.searchsorted(union, mine)],
-                run.k,
-                seed=run.seed,
-                n_iter=config.n_iter,
-                n_redo=config.n_redo,
-                backend=config.kmeans,
-                spherical=run.spherical,
-                max_points_per_centroid=most,
-            )
-        fits.append(_Fit(run.k, run.seed, centroids.to(context.features.device), info.objective, len(mine)))
-    return fits
-
-
-def _fit_base(images: _Images, parts: Sequence[_Part]) -> _Fit:
-    """Cluster all tokens; centroids of length 1 make the nearest one that of the greatest dot product."""
-    config, features = images.config, images.context.features
-    height, width = _spec(config).grid(features.info)
-    n_rows = height * width * sum(len(part.indices) for part in parts)
-    if n_rows < config.k_fg_extraction:
-        raise UsageError(
-            f"{config.k_fg_extraction} clusters need as many patches; there are {n_rows}. "
-            "Lower unsupervised_segmentation.k_fg_extraction, or raise --limit."
-        )
-    rows = ((tokens, torch.arange(len(tokens))) for part in parts for _, tokens in images.stream(part, "training rows"))
-    run = _Run(config.k_fg_extraction, config.clustering_seed, spherical=True)
-    return _fit(images, [run], n_rows, rows, _dims(images))[0]
-
-
-def _attention_masks(images: _Images, part: _Part) -> Iterator[Tensor]:
-    """Yield the attention's foreground (S, S) of one image after another."""
-    config, features = images.config, images.context.features
-    info, spec = features.info, FeatureSpec(size=_spec(config).size)
-    height, width = spec.grid(info)
-    each = 4 * info.heads * (info.prefix + height * width) ** 2
-    source = FeatureSource(
-        _ClassAttention(features.backbone, features.weights_digest),
-        cache=features.cache,
-        progress=Progress(quiet=True),
-        device=str(features.device),
-        precision=features.precision,
-        dtype=features.dtype,
-        batch_size=max(1, min(features.batch_size, ATTENTION_BYTES // each)),
-        workers=features.workers,
-    )
-    for batch in images.context.timed(source.stream(part.data, spec, part.indices), "attention"):
-        with images.context.stage("attention"):
-            masks = cbfe.attention_mask(
-                batch.maps[:, 0].cpu(), config.attention_mass, config.blur_sigma, min_component=config.min_component
-            )
-            masks = resize_labels(masks, config.eval_size)
-        yield from masks
-
-
-def _precision(images: _Images, base: _Fit, part: _Part) -> cbfe.ClusterPrecision:
-    """Return how precisely each cluster lies in the attention's foreground."""
-    precision = cbfe.ClusterPrecision(base.k)
-    masks = _attention_masks(images, part)
-    for batch, tokens in images.stream(part, "attention"):
-        for clusters in images.maps(batch, tokens, base):
-            mask = next(masks)
-            with images.context.stage("score"):
-                precision.update(clusters, mask)
-    return precision
-
-
-def _threshold(images: _Images, base: _Fit, train: _Part, precisions: Tensor) -> tuple[float, float | None]:
-    """Return the threshold and the training images' foreground IoU it was chosen for, None where it was given."""
-    if images.config.threshold is not None:
-        return images.config.threshold, None
-    search = cbfe.ThresholdSearch(precisions)
-    for batch, tokens in images.stream(train, "threshold", labels=True):
-        maps = images.maps(batch, tokens, base)
-        with images.context.stage("score"):
-            truth = cbfe.label_foreground(images.masks(batch), train.data.info.background)
-            for clusters, target in zip(maps, truth, strict=True):
-                search.update(clusters, target)
-    return search.compute()
-
-
-def _foreground_runs(config: UnsupervisedSegmentationConfig) -> list[_Run]:
+def _foreground_runs(config: UnsupervisedSegmentationConfig) -> list[Run]:
     """Return the k-means of the foreground: the one for communities first, if any."""
     assert config.objects is not None, "resolve() fills it in"
-    fine = [_Run(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
-    return [*fine, *(_Run(config.objects, seed) for seed in config.object_seeds)]
+    fine = [Run(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
+    return [*fine, *(Run(config.objects, seed) for seed in config.object_seeds)]
 
 
-def _fit_foreground(images: _Images, foreground: _Foreground, parts: Sequence[_Part], n_rows: int) -> list[_Fit]:
+def _fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part], n_rows: int) -> list[Fit]:
     """Cluster the foreground, every pixel of the evaluation size one row, as the code does."""
     runs = _foreground_runs(images.config)
     most = max(run.k for run in runs)
@@ -532,18 +285,18 @@ def _fit_foreground(images: _Images, foreground: _Foreground, parts: Sequence[_P
                 places = torch.arange(len(tokens)).view(len(batch.indices), *batch.maps.shape[2:])
                 yield tokens, resize_labels(places, images.config.eval_size)[inside]
 
-    return _fit(images, runs, n_rows, rows(), _dims(images))
+    return fit_clusters(images.config, runs, rows(), n_rows, dims_of(images), images.context)
 
 
 def _segments(
-    images: _Images, foreground: _Foreground, fits: Sequence[_Fit], part: _Part, batch: Batch, tokens: Tensor
+    images: Images, foreground: Foreground, fits: Sequence[Fit], part: Part, batch: Batch, tokens: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the foreground (B, S, S) and the clusters of each fit, background being the last id of each."""
     inside = foreground(images, part, batch, tokens)
     return inside, [images.maps(batch, tokens, fit).masked_fill(~inside, fit.k) for fit in fits]
 
 
-def _tables(images: _Images, foreground: _Foreground, fits: Sequence[_Fit], val: _Part) -> list[Tensor]:
+def _tables(images: Images, foreground: Foreground, fits: Sequence[Fit], val: Part) -> list[Tensor]:
     """Return the contingency table (C, k + 1) of every fit."""
     info = val.data.info
     matrices = [ConfusionMatrix(fit.k + 1, info.n_classes, info.ignored) for fit in fits]
@@ -556,7 +309,7 @@ def _tables(images: _Images, foreground: _Foreground, fits: Sequence[_Fit], val:
 
 
 def _communities(
-    images: _Images, foreground: _Foreground, fits: Sequence[_Fit], parts: Sequence[_Part]
+    images: Images, foreground: Foreground, fits: Sequence[Fit], parts: Sequence[Part]
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Return the community (k + 1,) of every cluster by Infomap's seed, and facts on the graph."""
     config = images.config
@@ -601,7 +354,7 @@ class _Scored:
 def _mappings(
     config: UnsupervisedSegmentationConfig,
     info: DatasetInfo,
-    fits: Sequence[_Fit],
+    fits: Sequence[Fit],
     tables: Sequence[Tensor],
     found: Mapping[str, Tensor],
 ) -> list[_Scored]:
@@ -625,10 +378,10 @@ def _mappings(
 
 
 def _bootstrap(
-    images: _Images, foreground: _Foreground, fits: Sequence[_Fit], scored: Sequence[_Scored], val: _Part
+    images: Images, foreground: Foreground, fits: Sequence[Fit], scored: Sequence[_Scored], val: Part
 ) -> tuple[Tensor, Metric]:
     """Return replicates (B, scored, 3, C) of counts, and the foreground's metric, which is a mean over images."""
-    info, side = val.data.info, _spec(images.config).size
+    info, side = val.data.info, spec_of(images.config).size
     bootstrap = PoissonBootstrap((len(scored), 3, info.n_classes))
     saliency = PoissonBootstrap((2,), dtype=torch.float64)
     total = torch.zeros(2, dtype=torch.float64)
@@ -669,21 +422,8 @@ def _metrics(
 ) -> Iterator[Metric]:
     for name in dict.fromkeys(s.metric for s in scored):
         mine = [i for i, s in enumerate(scored) if s.metric == name]
-        found = [counts(tables[scored[i].fit], scored[i].mapping) for i in mine]
-        values = {
-            scored[i].seed: 100 * float(mean_iou(*c, absent=config.absent)) for i, c in zip(mine, found, strict=True)
-        }
-        again = [mean_iou(*Counts(*replicates[:, i].unbind(1)), absent=config.absent) for i in mine]
-        low, high = percentile_interval(100 * torch.stack(again).mean(0)).tolist()
-        yield Metric(
-            name=name,
-            value=sum(values.values()) / len(values),
-            main=name in MAIN,
-            ci95=(low, high),
-            ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
-            seeds=values,
-            per_class=by_class(info, torch.stack([iou(*c, absent=config.absent) for c in found]).mean(0)),
-        )
+        found = {scored[i].seed: counts(tables[scored[i].fit], scored[i].mapping) for i in mine}
+        yield miou_over_seeds(name, info, found, replicates[:, mine], config.absent, main=name in MAIN)
 
 
 def _labels_used(config: UnsupervisedSegmentationConfig, threshold: float, n_train: int) -> list[str]:
@@ -698,15 +438,3 @@ def _labels_used(config: UnsupervisedSegmentationConfig, threshold: float, n_tra
         )
     uses.append("clusters and communities are matched to classes on the validation masks that they are scored on")
     return uses
-
-
-def _dims(images: _Images) -> int:
-    if images.projection is None:
-        return images.context.features.info.width
-    return images.projection.components.shape[1]
-
-
-def _spec(config: UnsupervisedSegmentationConfig) -> FeatureSpec:
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

@@ -34,7 +34,7 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest(pico, size, messa
 
 def test_requests_outside_the_declaration_are_refused(pico):
     image = torch.rand(1, 3, 32, 32)
-    with pytest.raises(ModelError, match="layers 0..5"):
+    with pytest.raises(ModelError, match=r"layers 0\.\.5"):
         pico.dense(image, layers=(6,))
     with pytest.raises(ModelError, match="no facet 'keys'"):
         pico.dense(image, facet="keys")

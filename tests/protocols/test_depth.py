@@ -13,9 +13,9 @@ from densebench.datasets.voc import VOC
 from densebench.errors import DatasetError, FeatureError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
+from densebench.ops import depth as ops
 from densebench.progress import Progress
 from densebench.protocols.depth import Depth, DepthConfig
-from densebench.ops import depth as ops
 from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
 from densebench.protocols.protocol import Context, Data
 from tests import toys

@@ -1,0 +1,192 @@
+"""Cluster-based foreground extraction (CBFE): clusters of tokens that lie where the class token attends.
+
+The first half of `unsupervised_segmentation.py`, which has the settings and their sources; the numerics are in
+`ops/cbfe.py`. Passes stream: nothing is held per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import UsageError
+from densebench.features import Batch, FeatureSource, FeatureSpec, Labels
+from densebench.model_zoo.attention import ClassAttention
+from densebench.ops import cbfe, clustering
+from densebench.ops.resize import resize_labels
+from densebench.progress import Progress
+from densebench.protocols.clusters import Fit, Run, fit_clusters
+from densebench.protocols.protocol import Context, Data
+
+if TYPE_CHECKING:
+    from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentationConfig
+
+ATTENTION_BYTES = 2**28
+"""The largest attention tensor made at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images of a dataset."""
+
+    data: DenseDataset
+    indices: list[int]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images become rows to cluster and maps of clusters."""
+
+    config: UnsupervisedSegmentationConfig
+    context: Context
+    projection: clustering.Projection | None
+
+    def stream(self, part: Part, title: str, labels: bool = False) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield (batch, tokens (N, d) as they are clustered); masks come at the input size."""
+        spec = spec_of(self.config)
+        wanted = Labels(spec.size, "centre") if labels else None
+        stream = self.context.features.stream(part.data, spec, part.indices, labels=wanted, title=title)
+        for batch in self.context.timed(stream, "features"):
+            with self.context.stage("projection"):
+                tokens = batch.tokens if self.projection is None else self.projection(batch.tokens)
+            yield batch, tokens
+
+    def maps(self, batch: Batch, tokens: Tensor, fit: Fit) -> Tensor:
+        """Return the clusters (B, S, S) of a batch on the CPU, at the evaluation size."""
+        with self.context.stage("assign"):
+            grid = (len(batch.indices), *batch.maps.shape[2:])
+            return resize_labels(clustering.assign(tokens, fit.centroids).view(grid), self.config.eval_size).cpu()
+
+    def masks(self, batch: Batch) -> Tensor:
+        """Return the ground truth (B, S, S) of a batch at the evaluation size."""
+        assert batch.labels is not None
+        return resize_labels(batch.labels, self.config.eval_size)
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The clusters that are foreground; training and validation images have precisions of their own."""
+
+    base: Fit
+    clusters: Mapping[Part, Tensor]  # bool (K,) each
+
+    def __call__(self, images: Images, part: Part, batch: Batch, tokens: Tensor) -> Tensor:
+        """Return the foreground (B, S, S)."""
+        return self.clusters[part][images.maps(batch, tokens, self.base)]
+
+
+def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, Part]:
+    """Return the images of the training split asked for, and all validation images."""
+    train = Part(data.train, list(range(len(data.train))))
+    if config.train_split != data.train.split:
+        whole: DenseDataset = getattr(data.train, "base", data.train)  # a view, such as --limit makes, has a base
+        assert config.train_split is not None, "resolve() fills it in"
+        listed = set(type(whole)(whole.root, config.train_split).ids)
+        inside = [i for i, name in enumerate(data.train.ids) if name in listed]
+        if not inside:
+            raise UsageError(
+                f"none of the {len(data.train)} training images is in {data.info.name}'s split {config.train_split}. "
+                "Raise --limit, or set unsupervised_segmentation.train_split=" + data.train.split + "."
+            )
+        train = Part(data.train, inside)
+    return train, Part(data.val, list(range(len(data.val))))
+
+
+def fit_projection(
+    config: UnsupervisedSegmentationConfig, parts: Iterable[Part], context: Context
+) -> clustering.Projection | None:
+    """Return standardisation and PCA over the tokens of all parts, None where tokens are clustered as they are."""
+    if config.pca is None:
+        return None
+    moments = clustering.StreamingMoments(context.features.info.width)
+    for part in parts:
+        for _, tokens in Images(config, context, None).stream(part, "moments"):
+            with context.stage("projection"):
+                moments.update(tokens)
+    with context.stage("projection"):
+        return moments.pca(config.pca)
+
+
+def fit_base(images: Images, parts: Sequence[Part]) -> Fit:
+    """Cluster all tokens; centroids of length 1 make the nearest one that of the greatest dot product."""
+    config, features = images.config, images.context.features
+    height, width = spec_of(config).grid(features.info)
+    n_rows = height * width * sum(len(part.indices) for part in parts)
+    if n_rows < config.k_fg_extraction:
+        raise UsageError(
+            f"{config.k_fg_extraction} clusters need as many patches; there are {n_rows}. "
+            "Lower unsupervised_segmentation.k_fg_extraction, or raise --limit."
+        )
+    rows = ((tokens, torch.arange(len(tokens))) for part in parts for _, tokens in images.stream(part, "training rows"))
+    run = Run(config.k_fg_extraction, config.clustering_seed, spherical=True)
+    return fit_clusters(config, [run], rows, n_rows, dims_of(images), images.context)[0]
+
+
+def _attention_masks(images: Images, part: Part) -> Iterator[Tensor]:
+    """Yield the attention's foreground (S, S) of one image after another."""
+    config, features = images.config, images.context.features
+    info, spec = features.info, FeatureSpec(size=spec_of(config).size)
+    height, width = spec.grid(info)
+    each = 4 * info.heads * (info.prefix + height * width) ** 2
+    source = FeatureSource(
+        ClassAttention(features.backbone, features.weights_digest),
+        cache=features.cache,
+        progress=Progress(quiet=True),
+        device=str(features.device),
+        precision=features.precision,
+        dtype=features.dtype,
+        batch_size=max(1, min(features.batch_size, ATTENTION_BYTES // each)),
+        workers=features.workers,
+    )
+    for batch in images.context.timed(source.stream(part.data, spec, part.indices), "attention"):
+        with images.context.stage("attention"):
+            masks = cbfe.attention_mask(
+                batch.maps[:, 0].cpu(), config.attention_mass, config.blur_sigma, min_component=config.min_component
+            )
+            masks = resize_labels(masks, config.eval_size)
+        yield from masks
+
+
+def attention_precision(images: Images, base: Fit, part: Part) -> cbfe.ClusterPrecision:
+    """Return how precisely each cluster lies in the attention's foreground."""
+    precision = cbfe.ClusterPrecision(base.k)
+    masks = _attention_masks(images, part)
+    for batch, tokens in images.stream(part, "attention"):
+        for clusters in images.maps(batch, tokens, base):
+            mask = next(masks)
+            with images.context.stage("score"):
+                precision.update(clusters, mask)
+    return precision
+
+
+def find_threshold(images: Images, base: Fit, train: Part, precisions: Tensor) -> tuple[float, float | None]:
+    """Return the threshold and the training images' foreground IoU it was chosen for, None where it was given."""
+    if images.config.threshold is not None:
+        return images.config.threshold, None
+    search = cbfe.ThresholdSearch(precisions)
+    for batch, tokens in images.stream(train, "threshold", labels=True):
+        maps = images.maps(batch, tokens, base)
+        with images.context.stage("score"):
+            truth = cbfe.label_foreground(images.masks(batch), train.data.info.background)
+            for clusters, target in zip(maps, truth, strict=True):
+                search.update(clusters, target)
+    return search.compute()
+
+
+def dims_of(images: Images) -> int:
+    """Return the dimensions of a token as it is clustered."""
+    if images.projection is None:
+        return images.context.features.info.width
+    return images.projection.components.shape[1]
+
+
+def spec_of(config: UnsupervisedSegmentationConfig) -> FeatureSpec:
+    """Return what is asked of the backbone."""
+    assert config.input_size is not None, "resolve() fills it in"
+    side = config.input_size
+    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)
