@@ -9,30 +9,26 @@ around random centres with a spectrum that falls off as that of PCA-ed tokens; `
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Callable
 from statistics import median
 
+from interleave import interleave, options, ratio, set_threads
+
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, threads=1, rounds=3)
     parser.add_argument("--n", type=int, default=128_000, help="rows, at most 256 for each cluster are used")
     parser.add_argument("--clusters", type=int, nargs="+", default=[23, 300, 500])
     parser.add_argument("--dim", type=int, default=50)
     parser.add_argument("--n-iter", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spread", type=float, default=1.0, help="of a cloud; small: separated clusters")
     parser.add_argument("--rows", help="a .npy file of rows (N, D), instead of random ones")
-    parser.add_argument("--clock", choices=["wall", "process"], default="wall", help="process: CPU seconds, summed")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
+    set_threads(args.threads)
     import numpy as np
     import torch
 
@@ -40,8 +36,6 @@ def main() -> None:
     from densebench.ops.lloyd import lloyd
     from densebench.ops.search import faiss_installed
 
-    torch.set_num_threads(args.threads)
-    clock = {"wall": time.perf_counter, "process": time.process_time}[args.clock]
     table = torch.from_numpy(np.load(args.rows)).float() if args.rows else clouds(args.n, args.dim, args.spread)
     print(f"{args.n_iter} iterations, {args.threads} threads, {args.rounds} rounds, {args.clock} clock")
     print(f"{'K':>5} {'rows':>8} {'dim':>4} {'k-means':>8} {'seconds':>9} {'/ ours':>7} {'objective':>14}")
@@ -54,18 +48,11 @@ def main() -> None:
         }
         if faiss_installed():
             runs["faiss"] = lambda x=x, start=start: with_faiss(x, start, args.n_iter)
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        objectives = {}
-        for _ in range(args.rounds):
-            for name, run in runs.items():
-                begin = clock()
-                objectives[name] = run()
-                seconds[name].append(clock() - begin)
+        seconds, objectives = interleave(runs, args)
         for name, times in seconds.items():
-            ratio = median(t / ours for t, ours in zip(times, seconds["ours"], strict=True))
             print(
-                f"{k:>5} {len(x):>8} {x.shape[1]:>4} {name:>8} {median(times):9.3f} {ratio:7.2f} "
-                f"{objectives[name]:14.8g}",
+                f"{k:>5} {len(x):>8} {x.shape[1]:>4} {name:>8} {median(times):9.3f} "
+                f"{ratio(seconds, name, 'ours'):7.2f} {objectives[name]:14.8g}",
                 flush=True,
             )
 

@@ -43,7 +43,16 @@ from densebench.protocols.depth_heads import (
     predict,
     train_heads,
 )
-from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Preset,
+    Protocol,
+    refuse_nonsense,
+)
 from densebench.results import Metric
 
 STEPS, BATCH, RATES = 38_400, 16, (1e-3, 2e-3, 5e-3)
@@ -250,25 +259,23 @@ def _check(config: DepthConfig) -> None:
     """Raise UsageError for numbers that mean nothing."""
     assert config.max_depth is not None
     assert config.crop is not None
-    wrong = [
-        f"{name}={value}"
-        for name, value, ok in (
-            ("steps", config.steps, (config.steps or 0) > 0),
-            ("batch", config.batch, (config.batch or 0) > 0),
-            ("images_per_loss", config.images_per_loss, config.images_per_loss > 0),
-            ("upsample", config.upsample, config.upsample > 0),
-            ("bins", config.bins, config.bins > 1),
-            ("max_depth", config.max_depth, config.max_depth > config.min_depth > 0),
-            ("learning_rates", config.learning_rates, min(config.learning_rates or (0,)) > 0),
-            ("held_out", config.held_out, config.held_out > 0),
-            ("warmup", config.warmup, 0 <= config.warmup < 1),
-            ("loss_warmup", config.loss_warmup, 0 <= config.loss_warmup <= 1),
-            ("crop", config.crop, min(config.crop) > 0),
-        )
-        if not ok
-    ]
-    if wrong:
-        raise UsageError(f"depth.{', depth.'.join(wrong)}: expected positive numbers, shares below 1 and 2 bins.")
+    refuse_nonsense(
+        "depth",
+        "positive numbers, shares below 1 and 2 bins",
+        {
+            "steps": (config.steps, (config.steps or 0) > 0),
+            "batch": (config.batch, (config.batch or 0) > 0),
+            "images_per_loss": (config.images_per_loss, config.images_per_loss > 0),
+            "upsample": (config.upsample, config.upsample > 0),
+            "bins": (config.bins, config.bins > 1),
+            "max_depth": (config.max_depth, config.max_depth > config.min_depth > 0),
+            "learning_rates": (config.learning_rates, min(config.learning_rates or (0,)) > 0),
+            "held_out": (config.held_out, config.held_out > 0),
+            "warmup": (config.warmup, 0 <= config.warmup < 1),
+            "loss_warmup": (config.loss_warmup, 0 <= config.loss_warmup <= 1),
+            "crop": (config.crop, min(config.crop) > 0),
+        },
+    )
 
 
 def _default_crop(backbone: BackboneInfo, data: DatasetInfo) -> tuple[int, int]:

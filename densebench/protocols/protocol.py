@@ -157,6 +157,13 @@ class Protocol(ABC, Generic[C]):
         """Measure."""
 
 
+def refuse_nonsense(protocol: str, expected: str, settings: Mapping[str, tuple[object, bool]]) -> None:
+    """Raise UsageError naming all settings, {field: (value, whether it makes sense)}, that do not."""
+    wrong = ", ".join(f"{protocol}.{field}={value}" for field, (value, sensible) in settings.items() if not sensible)
+    if wrong:
+        raise UsageError(f"{wrong}: expected {expected}.")
+
+
 def by_class(info: DatasetInfo, scores: Tensor) -> dict[str, float | None]:
     """Return scores per class (C,) in [0, 1] as percent by class name, None where there is no score (NaN)."""
     return {

@@ -60,6 +60,7 @@ from densebench.protocols.protocol import (
     Preset,
     Protocol,
     input_size,
+    refuse_nonsense,
 )
 from densebench.results import Metric
 
@@ -240,25 +241,20 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
 
 def _check(config: UnsupervisedSegmentationConfig) -> None:
     """Raise UsageError for settings that mean nothing."""
-    wrong = [
-        f"{name}={value}"
-        for name, value, ok in (
-            ("attention_mass", config.attention_mass, 0 < config.attention_mass <= 1),
-            ("blur_sigma", config.blur_sigma, config.blur_sigma > 0),
-            ("k_fg_extraction", config.k_fg_extraction, config.k_fg_extraction > 1),
-            ("k_community", config.k_community, config.k_community > 0),
-            ("objects", config.objects, (config.objects or 0) > 0),
-            ("markov_time", config.markov_time, config.markov_time > 0),
-            ("community_seeds", config.community_seeds, min(config.community_seeds, default=0) > 0),
-            ("object_seeds", config.object_seeds, min(config.object_seeds, default=-1) >= 0),
-        )
-        if not ok
-    ]
-    if wrong:
-        raise UsageError(
-            f"unsupervised_segmentation.{', unsupervised_segmentation.'.join(wrong)}: expected positive numbers, a "
-            "mass of at most 1, and at least one seed, of Infomap from 1."
-        )
+    refuse_nonsense(
+        "unsupervised_segmentation",
+        "positive numbers, a mass of at most 1, and at least one seed, of Infomap from 1",
+        {
+            "attention_mass": (config.attention_mass, 0 < config.attention_mass <= 1),
+            "blur_sigma": (config.blur_sigma, config.blur_sigma > 0),
+            "k_fg_extraction": (config.k_fg_extraction, config.k_fg_extraction > 1),
+            "k_community": (config.k_community, config.k_community > 0),
+            "objects": (config.objects, (config.objects or 0) > 0),
+            "markov_time": (config.markov_time, config.markov_time > 0),
+            "community_seeds": (config.community_seeds, min(config.community_seeds, default=0) > 0),
+            "object_seeds": (config.object_seeds, min(config.object_seeds, default=-1) >= 0),
+        },
+    )
 
 
 def _foreground_runs(config: UnsupervisedSegmentationConfig) -> list[Run]:
