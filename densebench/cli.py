@@ -38,6 +38,9 @@ class Run:
     ]
     protocol: Annotated[Names, arg(help="Protocols, or all.")] = "all"
     dataset: Annotated[Names | None, arg(help="Datasets; by default all that are ready, scenes when none is.")] = None
+    train_dataset: Annotated[
+        str, arg(metavar="NAME", help="Take memories and heads from this dataset's training images: domain shift.")
+    ] = ""
     preset: Annotated[str, arg(help="A published setting of the protocols.")] = "paper"
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
@@ -99,8 +102,8 @@ class Run:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "preset", "weights", "data_root", "limit", "seed", "skip_corrupt", "out", "overwrite", "device",
-                    "precision", "feature_dtype", "batch_size", "workers", "cache_size",
+                    "train_dataset", "preset", "weights", "data_root", "limit", "seed", "skip_corrupt", "out",
+                    "overwrite", "device", "precision", "feature_dtype", "batch_size", "workers", "cache_size",
                 )
             },
         )  # fmt: skip

@@ -24,6 +24,8 @@ class Cell:
     dataset: str
     preset: str
     config: Any = None
+    train_dataset: str = ""
+    """Where the training images come from, if not from `dataset` (domain shift)."""
     estimate: Estimate | None = None
     score_hash: str = ""
     path: Path = Path()
@@ -31,8 +33,13 @@ class Cell:
     """Rough estimate, filled in by a dry run; so is what follows."""
     cache_bytes: int = 0
 
+    @property
+    def data_name(self) -> str:
+        """The dataset, with the one trained on before it where that is another."""
+        return f"{self.train_dataset}->{self.dataset}" if self.train_dataset else self.dataset
+
     def __str__(self) -> str:
-        return f"{self.model} / {self.protocol.name} / {self.dataset}"
+        return f"{self.model} / {self.protocol.name} / {self.data_name}"
 
 
 def check_fits(cell: Cell) -> None:

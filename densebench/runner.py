@@ -7,6 +7,8 @@ and what fails costs only its own cell.
 from __future__ import annotations
 
 import datetime
+import itertools
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +49,8 @@ class Request:
     protocols: Sequence[str] = ("all",)
     datasets: Sequence[str] = ()
     """Empty: every dataset that is ready on this machine, `scenes` when none is."""
+    train_dataset: str = ""
+    """Take the training images (memory, heads) from this dataset instead: domain shift."""
     preset: str = "paper"
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Overrides per protocol, such as {"hummingbird": {"neighbours": 50}}."""
@@ -127,23 +131,34 @@ class _Run:
                 self.outcome.failed += [(str(cell), error) for cell in mine]
                 continue
             for cell in mine:
+                lacking = cell.protocol.unfit(cell.config, source.info)
+                if lacking and self._everything:
+                    if lacking not in self.outcome.skipped:
+                        self.outcome.skipped.append(lacking)
+                    continue
                 try:
+                    if lacking:
+                        raise UsageError(lacking)
                     self._cell(cell, source)
                 except DensebenchError as error:
                     self.progress.say(f"{cell}: {error}")
                     self.outcome.failed.append((str(cell), error))
         return self.outcome
 
+    @property
+    def _everything(self) -> bool:
+        """Whether all protocols are asked for: what cannot be run is then left out, in words, and is no failure."""
+        return list(self.request.protocols) == ["all"]
+
     def _cells(self) -> Iterator[Cell]:
-        wanted = self.request.protocols
-        names = PROTOCOLS.names() if list(wanted) == ["all"] else PROTOCOLS.match(wanted)
+        names = PROTOCOLS.names() if self._everything else PROTOCOLS.match(self.request.protocols)
         unknown = set(self.request.settings) - set(PROTOCOLS.names())
         for name in unknown:
             PROTOCOLS[name]  # raises with the nearest names
         pairs = []
         for name in names:
             protocol = PROTOCOLS[name]()
-            if list(wanted) == ["all"] and self.request.preset not in protocol.presets:
+            if self._everything and self.request.preset not in protocol.presets:
                 self.outcome.skipped.append(f"{name}: has no preset {self.request.preset!r}")
                 continue
             config = protocol.configure(self.request.preset, self.request.settings.get(name))
@@ -151,7 +166,8 @@ class _Run:
         for model in self.request.models:
             for protocol, config in pairs:
                 for dataset in self._datasets(protocol):
-                    yield Cell(model, protocol, dataset, self.request.preset, config)
+                    train = self.request.train_dataset if self.request.train_dataset != dataset else ""
+                    yield Cell(model, protocol, dataset, self.request.preset, config, train)
 
     def _datasets(self, protocol: Protocol[Any]) -> list[str]:
         """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs.
@@ -161,7 +177,7 @@ class _Run:
         suited = [e.name for e in DATASETS if not protocol.unserved(DATASETS[e.name].info)]
         if self.request.datasets:
             asked = DATASETS.match(self.request.datasets)
-            if list(self.request.protocols) != ["all"]:
+            if not self._everything:
                 return asked
             self.outcome.skipped += [protocol.unserved(DATASETS[name].info) for name in asked if name not in suited]
             return [name for name in asked if name in suited]
@@ -178,9 +194,9 @@ class _Run:
         """Return train and val of a dataset, limited and without corrupt files as asked; or why there are none."""
         if name not in self._data:
             try:
-                info = DATASETS[name].info
-                train, val = (self._split(name, split) for split in (info.train, info.val))
-                self._data[name] = Data(train, val)
+                trained = self.request.train_dataset or name
+                train = self._split(trained, DATASETS[trained].info.train)
+                self._data[name] = Data(train, self._split(name, DATASETS[name].info.val))
             except DatasetError as error:
                 self._data[name] = error
         return self._data[name]
@@ -211,17 +227,20 @@ class _Run:
         )
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
-        lacking = cell.protocol.unserved(DATASETS[cell.dataset].info)
-        if lacking:
-            raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
+        for name in filter(None, (cell.dataset, cell.train_dataset)):
+            lacking = cell.protocol.unserved(DATASETS[name].info)
+            if lacking:
+                raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
         data = self._splits(cell.dataset)
         if isinstance(data, DensebenchError):
             raise data
+        if "mask" in cell.protocol.needs:
+            _check_same_classes(data)
         cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
         cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
         cell.score_hash = self._hash(cell, source, data)
         cell.path = self.store.path(
-            dataset=cell.dataset,
+            dataset=cell.data_name,
             protocol=cell.protocol.name,
             model=cell.model,
             preset=cell.preset,
@@ -240,8 +259,12 @@ class _Run:
         with self.store.lock(cell.path):
             if self._kept(cell):  # another process finished it while this one waited
                 return
-            record, artifacts = self._measure(cell, source, data)
+            workspace = cache_dir() / "cells" / cell.score_hash
+            if self.request.overwrite:
+                shutil.rmtree(workspace, ignore_errors=True)
+            record, artifacts = self._measure(cell, source, data, workspace)
             self.store.write(cell.path, record, artifacts)
+            shutil.rmtree(workspace, ignore_errors=True)
         self.outcome.done.append(record)
 
     def _kept(self, cell: Cell) -> bool:
@@ -269,9 +292,11 @@ class _Run:
             }
         )
 
-    def _measure(self, cell: Cell, source: FeatureSource, data: Data) -> tuple[Record, Mapping[str, bytes]]:
+    def _measure(
+        self, cell: Cell, source: FeatureSource, data: Data, workspace: Path
+    ) -> tuple[Record, Mapping[str, bytes]]:
         self.progress.say(f"{cell} ({cell.preset})")
-        context = Context(source, self.progress, self.request.seed)
+        context = Context(source, self.progress, self.request.seed, workspace)
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()
@@ -312,13 +337,15 @@ class _Run:
                 citation=info.citation,
             ),
             data=DataRecord(
-                name=cell.dataset,
+                name=cell.data_name,
                 n_classes=data.info.n_classes,
                 ignored=data.info.ignored,
                 train=_split_record(data.train),
                 val=_split_record(data.val),
                 limit=self.request.limit,
-                skipped=self._skipped_ids.get(cell.dataset, ()),
+                skipped=tuple(
+                    id_ for name in {cell.dataset, cell.train_dataset} for id_ in self._skipped_ids.get(name, ())
+                ),
             ),
             protocol=ProtocolRecord(
                 name=cell.protocol.name,
@@ -339,6 +366,17 @@ class _Run:
             environment=environment(self.device),
             cost=cost,
         )
+
+
+def _check_same_classes(data: Data) -> None:
+    """Raise UsageError where training and validation labels do not mean the same classes."""
+    train, val = data.train.info, data.val.info
+    for index, names in enumerate(itertools.zip_longest(train.classes, val.classes, fillvalue="nothing")):
+        if names[0] != names[1]:
+            raise UsageError(
+                f"{train.name} and {val.name} have different classes (class {index} is {names[0]} in one, {names[1]} "
+                "in the other); training on one and evaluating on the other needs the same list."
+            )
 
 
 def _split_record(data: DenseDataset) -> SplitRecord:

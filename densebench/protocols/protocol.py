@@ -20,6 +20,8 @@ from densebench.registry import unknown_name
 from densebench.results import Metric
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
@@ -81,6 +83,9 @@ class Context:
     features: FeatureSource
     progress: Progress
     seed: int = 0
+    workspace: Path | None = None
+    """Folder for what the cell needs to go on after a kill, not yet made; gone once there is a record. None: nothing is
+    kept."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -133,6 +138,10 @@ class Protocol(ABC, Generic[C]):
         """Return in words which ground truth a dataset lacks, "" where it has all."""
         missing = ", ".join(sorted(self.needs - data.targets))
         return missing and f"{self.name} needs {missing}, which {data.name} does not have"
+
+    def unfit(self, config: C, backbone: BackboneInfo) -> str:
+        """Return in words what this backbone or this machine lacks for the protocol, "" where nothing."""
+        return ""
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> C:
         """Return the config of a preset with overrides applied."""

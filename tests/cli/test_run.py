@@ -1,5 +1,6 @@
 """`densebench run` as a user meets it: a second run, a kill, wrong requests, broken data. One process per command."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.datasets import DATASETS
+from densebench.datasets.voc import VOC
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -270,3 +273,30 @@ def test_all_protocols_are_those_that_a_dataset_can_serve(cli):
     assert nothing.returncode == 2
     assert "nothing can be measured; " in nothing.stderr
     assert "hummingbird needs mask, which coco does not have" in nothing.stderr
+
+
+class Night(VOC):
+    """Other training images with the classes of VOC."""
+
+    info = dataclasses.replace(VOC.info, name="night", train="val")
+
+
+def test_training_images_may_come_from_another_dataset(cli, monkeypatch):
+    """Domain shift: a record of its own, named after both; datasets whose classes differ are refused."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+    DATASETS.add("night", Night)
+    assert cli.run("--protocol", "hummingbird").returncode == 0
+    done = cli.run("--protocol", "hummingbird", "--train-dataset", "night")
+    assert done.returncode == 0, done.stderr
+    (moved,), (plain,) = (
+        [json.loads(p.read_text()) for p in cli.folder.glob(f"results/records/{name}/*/*.json")]
+        for name in ("night--voc", "voc")
+    )
+    assert moved["data"]["name"] == "night->voc"
+    assert moved["data"]["val"] == plain["data"]["val"]
+    assert moved["data"]["train"]["n_images"] == 6
+    assert plain["data"]["train"]["n_images"] == 8
+    assert "night->voc" in (cli.folder / "results" / "leaderboard.csv").read_text()
+    refused = cli.run("--protocol", "hummingbird", "--train-dataset", "scenes")
+    assert refused.returncode == 2
+    assert "scenes and voc have different classes (class 1 is " in refused.stderr
