@@ -95,6 +95,8 @@ class Cost(_Strict):
     """Per stage; "total" is the whole cell."""
     peak_memory_bytes: int
     peak_gpu_bytes: int = 0
+    bank_bytes: int = 0
+    """The largest structure beside the model, as estimated before the run: the bound that `run` checks."""
 
 
 class Record(_Strict):

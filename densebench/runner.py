@@ -303,7 +303,13 @@ class _Run:
         measurement = cell.protocol.run(cell.config, source.backbone, data, context)
         seconds = {**context.seconds, "total": time.perf_counter() - start}
         peak, gpu = memory.read()
-        cost = Cost(seconds={k: round(v, 3) for k, v in seconds.items()}, peak_memory_bytes=peak, peak_gpu_bytes=gpu)
+        assert cell.estimate is not None
+        cost = Cost(
+            seconds={k: round(v, 3) for k, v in seconds.items()},
+            peak_memory_bytes=peak,
+            peak_gpu_bytes=gpu,
+            bank_bytes=cell.estimate.bank_bytes,
+        )
         artifacts = {f"{cell.path.stem}/{name}": content for name, content in measurement.artifacts.items()}
         return self._record(cell, source.backbone, source, data, measurement, tuple(artifacts), cost), artifacts
 

@@ -69,13 +69,14 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
     assert all(name in first.stdout for name in ("miou@1", "miou@K=21", "nmi"))
     assert (cli.folder / "results" / "leaderboard.csv").read_text().count("\n") > 5
     assert list((cli.folder / "results" / "plots").glob("*.png"))
-    for record in found.values():
+    for name, record in found.items():
         assert record["cost"]["seconds"]["total"] > 0
         assert record["cost"]["peak_memory_bytes"] > 1e7
+        assert record["cost"]["bank_bytes"] > 0
         assert record["data"]["val"]["n_images"] == 6
         assert record["model"]["weights_sha256"]
         for artifact in record["artifacts"]:
-            assert (cli.folder / "results/records/voc/positional_effect" / artifact).stat().st_size > 1000
+            assert (cli.folder / "results/records/voc" / name / artifact).stat().st_size > 1000
     before = {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
     second = cli.run()
     assert second.returncode == 0
