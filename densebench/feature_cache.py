@@ -28,7 +28,7 @@ from densebench.progress import Progress
 
 SHARD_IMAGES = 64
 SHARD_BYTES = 64 << 20
-OPEN_SHARDS = 16
+OPEN_SHARDS = 2
 
 
 class FeatureCache:

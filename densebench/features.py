@@ -9,6 +9,7 @@ part of the request, not of chance.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, DensebenchError, FeatureError
 from densebench.feature_cache import FeatureCache
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops.resize import nearest_index
 from densebench.progress import Progress
 
@@ -91,6 +92,27 @@ class Batch:
         return self.maps.flatten(2).transpose(1, 2).flatten(0, 1)
 
 
+@dataclass(frozen=True)
+class ReadBatch:
+    """Some images' maps of several reads, in the order asked for, and labels."""
+
+    indices: list[int]
+    """Positions in the dataset."""
+    maps: tuple[Tensor, ...]
+    """(B, D, h, w) per read, on the source's device and in its type: many of them are too many in float32."""
+    labels: Tensor | None
+    """(B, H, W) uint8 on the CPU."""
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """Some images' attention, layer after layer: read it once, before the next batch."""
+
+    indices: list[int]
+    layers: Iterator[Tensor]
+    """(B, heads, N, N) per layer asked for, rows = queries, prefix tokens first; only one is held at a time."""
+
+
 class FeatureSource:
     """Streams features of one backbone; the only place where images meet the model."""
 
@@ -107,7 +129,7 @@ class FeatureSource:
         workers: int = 0,
     ) -> None:
         self.backbone = backbone.to(device).eval()
-        self.info = backbone.info
+        self.info = dataclasses.replace(backbone.info, attention=backbone.has_attention)
         self.cache = cache
         self.progress = progress or Progress(quiet=True)
         self.device = torch.device(device)
@@ -189,19 +211,99 @@ class FeatureSource:
         Returns a map (B, D, h, w) per layer, and its class tokens (B, D) where asked for and there, rounded to this
         source's type. Raises FeatureError with the `names` of images for which one is not finite.
         """
-        pixels = images.to(self.device, non_blocking=True)
-        pixels = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
-        autocast = (
-            contextlib.nullcontext()
-            if self.precision == "float32"
-            else torch.autocast(self.device.type, getattr(torch, self.precision))
-        )
-        with torch.no_grad(), autocast:
-            found = self.backbone.dense(pixels, layers, facet, norm, std=std)
+        with torch.no_grad(), self._autocast():
+            found = self.backbone.dense(self._pixels(images), layers, facet, norm, std=std)
         n, raw = len(layers), [*found.maps]
         if class_tokens:
             raw += [token for token in found.class_tokens if token is not None]
+        rounded = self._rounded(raw, names)
+        return rounded[:n], rounded[n:]
+
+    def dense_many(
+        self, images: Tensor, names: Sequence[str], reads: Sequence[Read], std: Sequence[float] | None = None
+    ) -> list[Tensor]:
+        """Return a map (B, D, h, w) per read of one forward pass; images, rounding and errors are as in `dense`."""
+        with torch.no_grad(), self._autocast():
+            found = self.backbone.dense_many(self._pixels(images), reads, std=std)
+        return self._rounded(found, names)
+
+    def stream_many(
+        self,
+        data: DenseDataset,
+        spec: FeatureSpec,
+        reads: Sequence[Read],
+        indices: Sequence[int] | None = None,
+        *,
+        labels: Labels | None = None,
+        batch_size: int | None = None,
+        title: str = "features",
+    ) -> Iterator[ReadBatch]:
+        """Yield maps of several reads of each image from one forward pass, in order, in batches.
+
+        `spec` gives everything but layer, facet and norm. Nothing is cached: the four facets of twelve layers of one
+        thousand images are some 60 GB at 448 pixels and width 768. Features are those of `stream`, rounded alike.
+        Raises what `stream` raises.
+        """
+        wanted = list(range(len(data))) if indices is None else list(indices)
+
+        def batches() -> Iterator[ReadBatch]:
+            for chunk, images, masks in self._load(data, spec, wanted, labels, batch_size or self.batch_size):
+                assert images is not None
+                maps = self.dense_many(images, [data.ids[i] for i in chunk], reads, spec.std)
+                yield ReadBatch(chunk, tuple(maps), masks)
+
+        yield from self.progress.track(batches(), title, len(wanted), size="indices")
+
+    def stream_attention(
+        self,
+        data: DenseDataset,
+        spec: FeatureSpec,
+        layers: Sequence[int],
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        title: str = "attention",
+    ) -> Iterator[AttentionBatch]:
+        """Yield softmaxed attention of several layers of each image, in order, in batches; nothing is cached.
+
+        Raises ModelError for a backbone without attention, FeatureError for values that are not finite, and what
+        `stream` raises.
+        """
+        wanted = list(range(len(data))) if indices is None else list(indices)
+
+        def finite(maps: Iterator[Tensor], names: list[str]) -> Iterator[Tensor]:
+            while True:
+                with torch.no_grad(), self._autocast():  # not around the yield: it would hold for the caller too
+                    attention = next(maps, None)
+                if attention is None:
+                    return
+                self._refuse_infinite([attention], [attention], names)
+                yield attention
+
+        def batches() -> Iterator[AttentionBatch]:
+            for chunk, images, _ in self._load(data, spec, wanted, None, batch_size or self.batch_size):
+                assert images is not None
+                found = self.backbone.attentions(self._pixels(images), layers)
+                yield AttentionBatch(chunk, finite(found, [data.ids[i] for i in chunk]))
+
+        yield from self.progress.track(batches(), title, len(wanted), size="indices")
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.device, non_blocking=True)
+        return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.precision))
+
+    def _rounded(self, raw: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+        """Return features in this source's type; raises FeatureError where that or the backbone makes infinities."""
         rounded = [x.to(getattr(torch, self.dtype)) for x in raw]
+        self._refuse_infinite(rounded, raw, names)
+        return rounded
+
+    def _refuse_infinite(self, rounded: Sequence[Tensor], raw: Sequence[Tensor], names: Sequence[str]) -> None:
         finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in rounded]).all(dim=0)
         if not finite.all():
             bad = [name for name, ok in zip(names, finite.tolist(), strict=True) if not ok]
@@ -215,7 +317,6 @@ class FeatureSource:
                     else " (NaN or infinity). No number was written; check the weights and the adapter."
                 )
             )
-        return rounded[:n], rounded[n:]
 
     def _extract(self, data: DenseDataset, spec: FeatureSpec, chunk: list[int], images: Tensor) -> NDArray[Any]:
         """Run the backbone on one batch: (B, h, w, D) in the request's dtype."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 Palette = Sequence[tuple[int, int, int]]
 VOID_COLOR = (235, 235, 235)
+FACET_COLORS = {"token": "#1b1b1b", "key": "#d62728", "query": "#ff9f1c", "value": "#1f77b4"}
+"""One colour per facet in every chart."""
+OTHER_COLORS = ("#7b3fa0", "#2a9d5c", "#8c564b", "#e377c2", "#17becf", "#7f7f7f", "#bcbd22", "#9467bd")
+"""For series that are no facets."""
 
 
 def colorize(labels: NDArray[np.integer], palette: Palette) -> NDArray[np.uint8]:
@@ -56,6 +63,147 @@ def segmentations(
             axis.spines[:].set_visible(False)
     _legend(figure, classes, palette, sorted(shown))
     return png(figure)
+
+
+class Marked(NamedTuple):
+    """An image (H, W, 3) with a square in it, (left, top, side) in pixels, and a word below it."""
+
+    image: NDArray[np.uint8]
+    box: tuple[int, int, int]
+    caption: str
+    color: str = "black"
+
+
+def marked_patches(rows: Sequence[Sequence[Marked]], titles: Sequence[str]) -> bytes:
+    """Return rows of images, each with a patch marked and a caption in the colour of its mark, under titles."""
+    figure = Figure(figsize=(1.6 * len(titles), 1.85 * len(rows) + 0.2), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, row in zip(axes, rows, strict=True):
+        for axis, shown in zip(line, row, strict=False):
+            left, top, side = shown.box
+            axis.set_axis_on()
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            axis.imshow(shown.image)
+            margin = shown.image.shape[1] / 50  # the patch itself stays visible
+            corner, length = (left - 0.5 - margin, top - 0.5 - margin), side + 2 * margin
+            for color, width in ((shown.color, 2.4), ("white", 0.8)):  # visible on any ground
+                axis.add_patch(Rectangle(corner, length, length, fill=False, edgecolor=color, linewidth=width))
+            axis.set_xlabel(shown.caption, fontsize=7, color=shown.color)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    return png(figure)
+
+
+def depths(examples: Sequence[tuple[NDArray[Any], Sequence[NDArray[Any]]]], titles: Sequence[str]) -> bytes:
+    """Return images (H, W, 3), and depth maps (H, W) in metres below each, in one colour bar; 0 is grey.
+
+    The bar spans the first map of every example, the truth, without its outermost hundredths. `titles` name the rows.
+    """
+    truths = [maps[0][maps[0] > 0] for _, maps in examples]
+    seen = np.concatenate(truths) if truths else np.empty(0)
+    low, high = np.percentile(seen, [1, 99]) if seen.size else (0.0, 1.0)
+    colors = colormaps["viridis_r"].with_extremes(bad="#ebebeb")
+    figure = Figure(figsize=(1.6 * len(examples) + 1.2, 1.45 * len(titles)), layout="constrained")
+    axes = figure.subplots(len(titles), len(examples), squeeze=False)
+    for column, (image, maps) in enumerate(examples):
+        axes[0, column].imshow(image)
+        for axis, depth in zip(axes[1:, column], maps, strict=True):
+            drawn = axis.imshow(np.ma.masked_less_equal(depth, 0), cmap=colors, vmin=low, vmax=high)
+    for row, title in zip(axes, titles, strict=True):
+        row[0].set_ylabel(title, fontsize=8)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.7, extend="both")
+    bar.set_label("metres (grey: not measured)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return png(figure)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    xlabel: str,
+    levels: Mapping[str, tuple[str, float]] | None = None,
+) -> bytes:
+    """Return line charts side by side, {title: {series: {x: y}}}; `levels` adds a dashed (name, y) by title."""
+    figure = Figure(figsize=(3.7 * len(panels), 3.0), layout="constrained")
+    for axis, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for color, (name, line) in zip(_colors(series), series.items(), strict=True):
+            xs = sorted(line)
+            axis.plot(xs, [line[x] for x in xs], marker="o", markersize=3, color=color, label=name)
+        if levels and title in levels:
+            name, y = levels[title]
+            axis.axhline(y, color="#7f7f7f", linestyle="--", linewidth=1, label=name)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(xlabel, fontsize=8)
+        _quiet(axis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=7, frameon=False)
+    return png(figure)
+
+
+def scatters(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], labels: Mapping[str, tuple[str, str]]
+) -> bytes:
+    """Return point charts side by side, {title: {series: [(x, y)]}}, with the (x, y) labels of each title.
+
+    A point that is not finite is left out.
+    """
+    figure = Figure(figsize=(3.9 * len(panels), 3.3), layout="constrained")
+    for axis, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for color, (name, points) in zip(_colors(series), series.items(), strict=True):
+            xs, ys = zip(*points, strict=True) if points else ((), ())
+            axis.scatter(xs, ys, s=16, alpha=0.8, linewidths=0, color=color, label=name)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(labels[title][0], fontsize=8)
+        axis.set_ylabel(labels[title][1], fontsize=8)
+        _quiet(axis)
+        axis.legend(fontsize=7, frameon=False)
+    return png(figure)
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence[NDArray[np.uint8] | None]],
+    columns: Sequence[str] = (),
+    legend: tuple[Sequence[str], Palette, Sequence[int]] | None = None,
+) -> bytes:
+    """Return pictures (H, W, 3) in a grid with names of rows and columns; None leaves a place empty.
+
+    `legend` is (class names, palette, which of them are shown).
+    """
+    n = max(len(row) for row in rows.values())
+    side = 1.15 if n > 8 else 1.35
+    width = 1.9 if legend else 0.5
+    figure = Figure(figsize=(side * n + width, side * len(rows) + 0.3 * bool(columns)), layout="constrained")
+    axes = figure.subplots(len(rows), n, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        for axis, picture in zip(line, row, strict=False):
+            if picture is not None:
+                axis.imshow(picture)
+        line[0].set_ylabel(name, fontsize=7)
+    for axis, name in zip(axes[0], columns, strict=False):
+        axis.set_title(name, fontsize=7)
+    if legend:
+        _legend(figure, *legend)
+    return png(figure)
+
+
+def _colors(series: Iterable[str]) -> list[str]:
+    """Return the colour of each series: a facet's own, else the next of the others."""
+    others = itertools.cycle(OTHER_COLORS)
+    return [FACET_COLORS.get(name) or next(others) for name in series]
+
+
+def _quiet(axis: Any) -> None:
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25, linewidth=0.5)
 
 
 def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Sequence[int]) -> None:

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from densebench import feature_cache
 from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
 from densebench.errors import FeatureError, ModelError
@@ -172,3 +175,18 @@ def test_nearest_rules_are_those_of_torch_and_pil():
     centre = resize_mask(mask, Labels((100, 64), "centre"))
     assert np.array_equal(centre, np.asarray(Image.fromarray(mask).resize((64, 100), Image.Resampling.NEAREST)))
     assert not np.array_equal(floor, centre)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc/self/maps, which only Linux has")
+def test_few_shards_stay_mapped_however_many_are_read(tmp_path, monkeypatch):
+    """Mapped pages count as memory of the process: they must not grow with the number of images."""
+    monkeypatch.setattr(feature_cache, "SHARD_IMAGES", 1)
+    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), 1000)
+    for i in range(12):
+        entry.append([i], np.ones((1, 2, 2, 3), np.float16))
+    entry.close()
+    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), 1000)
+    for i in range(12):
+        entry.read([i])
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}
+    assert len(mapped) <= feature_cache.OPEN_SHARDS == 2

@@ -37,7 +37,7 @@ class ClassAttention(Backbone):
 def check_attention(backbone: Backbone) -> None:
     """Raise ModelError for a backbone whose attention cannot be read, before anything is computed."""
     info = backbone.info
-    if type(backbone).attention is Backbone.attention:
+    if not backbone.has_attention:
         raise ModelError(
             f"{info.name} gives no attention maps. Its adapter would need a method `attention(images, layer)` "
             "that returns the softmaxed attention (B, heads, N, N) of one layer on images in [0, 1], class token "

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class BackboneInfo:
     """Which facets `tokens` can return."""
     any_layer: bool = False
     """Whether `tokens` can return layers other than the last, and leave the final norm out."""
+    attention: bool | None = None
+    """Whether `attention` can be read; None: where the adapter's class defines that method."""
     licence: str = ""
     citation: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +63,15 @@ class DenseFeatures:
 
     maps: tuple[Tensor, ...]
     class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the facet or the model has none
+
+
+class Read(NamedTuple):
+    """One map among several that are asked of one forward pass."""
+
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    """The final norm; it belongs to the last layer's tokens and says nothing elsewhere."""
 
 
 class Backbone(nn.Module, ABC):
@@ -87,9 +98,42 @@ class Backbone(nn.Module, ABC):
         on the last layer's tokens (facet "token" only).
         """
 
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> Sequence[Tensor]:
+        """Return one (B, prefix + h*w, D) tensor per read; `layer` is within 0..depth-1.
+
+        This calls `tokens` once per facet, and once more for tokens without the final norm. An adapter that can give
+        several facets of one forward pass overrides it. Optional.
+        """
+        last = self.info.depth - 1
+        # where the final norm has no say, a read joins those with it
+        wanted = [r._replace(norm=r.norm or r.facet != "token" or r.layer != last) for r in reads]
+        groups: dict[tuple[Facet, bool], dict[int, None]] = {}
+        for layer, facet, norm in wanted:
+            groups.setdefault((facet, norm), {})[layer] = None
+        found: dict[Read, Tensor] = {}
+        for (facet, norm), layers in groups.items():
+            answer = self.tokens(pixels, list(layers), facet, norm)
+            self._refuse_count(answer, len(layers))
+            found.update((Read(layer, facet, norm), tokens) for layer, tokens in zip(layers, answer, strict=True))
+        return [found[read] for read in wanted]
+
     def attention(self, images: Tensor, layer: int) -> Tensor:
         """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first. Optional."""
         raise ModelError(f"{self.info.name} gives no attention maps; protocols that read them cannot run on it.")
+
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield `attention` of several layers, one at a time so that no more than one is held.
+
+        An adapter that can read all layers in one forward pass overrides it. Optional.
+        """
+        for layer in layers:
+            yield self.attention(images, layer)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether `attention` can be read: as declared, else whether the adapter's class defines it."""
+        declared = self.info.attention
+        return type(self).attention is not Backbone.attention if declared is None else declared
 
     @final
     def dense(
@@ -116,21 +160,47 @@ class Backbone(nn.Module, ABC):
         grid = self._check(images, facet, layers, norm)
         indices = [layer % info.depth for layer in layers]
         outputs = self.tokens(self.normalise(images, std), indices, facet, norm)
+        maps = self._maps(outputs, len(images), grid, len(indices))
+        has_class_token = info.has_class_token and info.prefix
+        return DenseFeatures(maps, tuple(tokens[:, 0] if has_class_token else None for tokens in outputs))
+
+    @final
+    def dense_many(
+        self, images: Tensor, reads: Sequence[Read], *, std: Sequence[float] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return a feature map (B, D, h, w) per read: layers and facets of one forward pass, where the adapter can.
+
+        Args:
+            images: as in `dense`.
+            reads: which layers, facets and norms; negative layers count from the end.
+            std: as in `dense`.
+
+        Raises ModelError as `dense` does.
+        """
+        grid = (0, 0)
+        for layer, facet, norm in reads:
+            grid = self._check(images, facet, (layer,), norm)
+        wanted = [read._replace(layer=read.layer % self.info.depth) for read in reads]
+        outputs = self.tokens_many(self.normalise(images, std), wanted) if wanted else ()
+        return self._maps(outputs, len(images), grid, len(wanted))
+
+    def _maps(self, outputs: Sequence[Tensor], n: int, grid: tuple[int, int], count: int) -> tuple[Tensor, ...]:
+        """Return tokens (n, prefix + h*w, D) as maps (n, D, h, w), checked against what the adapter declares."""
+        info = self.info
         want = info.prefix + grid[0] * grid[1]
-        maps, class_tokens = [], []
         for tokens in outputs:
-            if tokens.shape != (len(images), want, info.width):
+            if tokens.shape != (n, want, info.width):
                 raise ModelError(
-                    f"{info.name} returned features {tuple(tokens.shape)}; expected ({len(images)}, {want}, "
+                    f"{info.name} returned features {tuple(tokens.shape)}; expected ({n}, {want}, "
                     f"{info.width}) = (batch, {info.prefix} prefix + {grid[0]}x{grid[1]} patches, width). "
                     "Check `prefix` (registers?), `patch` and `width` in its info."
                 )
-            patches = tokens[:, info.prefix :]
-            maps.append(patches.transpose(1, 2).unflatten(2, grid))
-            class_tokens.append(tokens[:, 0] if info.has_class_token and info.prefix else None)
-        if len(maps) != len(indices):
-            raise ModelError(f"{info.name} returned {len(maps)} layers; {len(indices)} were asked for.")
-        return DenseFeatures(tuple(maps), tuple(class_tokens))
+        self._refuse_count(outputs, count)
+        return tuple(tokens[:, info.prefix :].transpose(1, 2).unflatten(2, grid) for tokens in outputs)
+
+    def _refuse_count(self, outputs: Sequence[Tensor], count: int) -> None:
+        if len(outputs) != count:
+            raise ModelError(f"{self.info.name} returned {len(outputs)} layers; {count} were asked for.")
 
     def normalise(self, images: Tensor, std: Sequence[float] | None = None) -> Tensor:
         """Subtract the weights' mean and divide by their (or the given) deviation."""

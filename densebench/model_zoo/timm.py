@@ -7,19 +7,18 @@ projections, with or without bias vectors of their own, all give the same facet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densebench.errors import ModelError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
 from densebench.registry import unknown_name
 
 QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
@@ -55,6 +54,7 @@ class TimmBackbone(Backbone):
             "native_size": int(config["input_size"][-1]),
             "facets": FACETS,
             "any_layer": True,
+            "attention": all(_is_plain(block.attn) for block in net.blocks),
             "licence": str(net.pretrained_cfg.get("license", "")),
             "citation": str(net.pretrained_cfg.get("origin_url", "")),
         }
@@ -62,56 +62,107 @@ class TimmBackbone(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections, of the requested layers."""
-        unique = sorted(set(layers))
-        if facet == "token":
-            found = dict(zip(unique, self._block_outputs(pixels, unique), strict=True))
-            last = self.info.depth - 1
-            if norm and last in found:
-                found[last] = self.net.norm(found[last])
-        else:
-            inputs = self._attention_inputs(pixels, unique)
-            found = {i: _project(self.net.blocks[i].attn, inputs[i], facet) for i in unique}
-        return [found[layer] for layer in layers]
+        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
+
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+        """Return block outputs and projections of all reads from exactly one forward pass."""
+        outputs, inputs = self._forward(
+            pixels,
+            sorted({read.layer for read in reads if read.facet == "token"}),
+            sorted({read.layer for read in reads if read.facet != "token"}),
+        )
+        last = self.info.depth - 1
+        found: dict[Read, Tensor] = {}
+        for read in reads:
+            if read in found:
+                continue
+            if read.facet != "token":
+                found[read] = _project(self.net.blocks[read.layer].attn, inputs[read.layer][0], read.facet)
+            else:
+                tokens = outputs[read.layer]
+                found[read] = self.net.norm(tokens) if read.norm and read.layer == last else tokens
+        return [found[read] for read in reads]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
         """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
-        layer = layer % self.info.depth
-        block = self.net.blocks[layer].attn
-        if getattr(self.net, "rope", None) is not None:
-            raise ModelError(f"{self.info.name} rotates its keys and queries (RoPE); its attention cannot be read yet.")
-        x = self._attention_inputs(self.normalise(images), [layer])[layer]
-        heads = self.info.heads
-        query, key = (
-            getattr(block, f"{facet[0]}_norm", nn.Identity())(
-                _project(block, x, facet).unflatten(2, (heads, -1)).transpose(1, 2)
+        return next(self.attentions(images, [layer]))
+
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the attention of each layer; one forward pass gives what enters all of them."""
+        if not self.info.attention:
+            kind = type(self.net.blocks[0].attn).__name__
+            raise ModelError(
+                f"{self.info.name} has attention of a kind ({kind}) that its keys and queries do not tell. "
+                "Wrap it in an adapter with a method `attention` of its own."
             )
-            for facet in QUERY_AND_KEY
-        )
-        return (query @ key.transpose(2, 3) * block.scale).softmax(dim=-1)
+        indices = [layer % self.info.depth for layer in layers]
+        _, inputs = self._forward(self.normalise(images), [], sorted(set(indices)))
+        for index in indices:
+            yield _attend(self.net.blocks[index].attn, *inputs[index])
 
-    def _block_outputs(self, pixels: Tensor, layers: list[int]) -> list[Tensor]:
-        outputs = self.net.forward_intermediates(
-            pixels, indices=layers, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
-        )
-        if not self.info.prefix:
-            return [out[0] if isinstance(out, tuple) else out for out in outputs]
-        return [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs]
+    def _forward(
+        self, pixels: Tensor, outputs: list[int], inputs: list[int]
+    ) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor | None]]]:
+        """Run the net once, up to the last layer asked for.
 
-    def _attention_inputs(self, pixels: Tensor, layers: list[int]) -> dict[int, Tensor]:
-        """Run the net up to the last layer asked for and keep what enters each layer's attention."""
-        seen: dict[int, Tensor] = {}
+        Returns the outputs (B, N, D) of some blocks, and what enters the attention of some: its input (B, N, D) and
+        the angles by which keys and queries are rotated, None where they are not.
+        """
+        seen: dict[int, tuple[Tensor, Tensor | None]] = {}
 
-        def keep(index: int, module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> None:
-            seen[index] = args[0] if args else kwargs["x"]
+        def keep(index: int, module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> None:
+            seen[index] = args[0] if args else kwargs["x"], kwargs.get("rope")
 
-        blocks = self.net.blocks
-        handles = [blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True) for i in layers]
+        blocks, prefix = self.net.blocks, self.info.prefix
+        indices = sorted({*outputs, max([*outputs, *inputs])})
+        handles = [blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True) for i in inputs]
         try:
-            self.net.forward_intermediates(pixels, indices=[max(layers)], stop_early=True, intermediates_only=True)
+            found = self.net.forward_intermediates(
+                pixels,
+                indices=indices,
+                norm=False,
+                stop_early=True,
+                output_fmt="NLC",
+                return_prefix_tokens=prefix > 0,
+                intermediates_only=True,
+            )
         finally:
             for handle in handles:
                 handle.remove()
-        return seen
+        tokens = [torch.cat([first, patches], dim=1) for patches, first in found] if prefix else found
+        return dict(zip(indices, tokens, strict=True)), seen
+
+
+def _attend(attention: Any, x: Tensor, rope: Tensor | None) -> Tensor:
+    """Return softmaxed attention (B, heads, N, N) of an attention module from its input, as its `forward` has it."""
+    query, key = (
+        getattr(attention, f"{facet[0]}_norm")(
+            _project(attention, x, facet).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+        )
+        for facet in QUERY_AND_KEY
+    )
+    if rope is not None:
+        from timm.layers import apply_rot_embed_cat
+
+        half, n = getattr(attention, "rotate_half", False), attention.num_prefix_tokens
+        query, key = (
+            torch.cat([part[:, :, :n], apply_rot_embed_cat(part[:, :, n:], rope, half=half)], dim=2).type_as(part)
+            for part in (query, key)
+        )
+    return (query @ key.transpose(2, 3) * attention.scale).softmax(dim=-1)
+
+
+def _is_plain(attention: Any) -> bool:
+    """Return whether attention is the softmax of keys and queries, rotated or not, and nothing else.
+
+    Modules with biases of relative position, other kernels or shared keys are of other classes.
+    """
+    from timm.layers import AttentionRope
+    from timm.models.eva import EvaAttention
+    from timm.models.vision_transformer import Attention
+
+    shared = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
+    return type(attention) in (Attention, AttentionRope, EvaAttention) and not shared
 
 
 def _project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
@@ -129,15 +180,26 @@ def _project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
     return F.linear(x, weight[part], bias)
 
 
+class FixedSizeError(ModelError):
+    """A net that does not take `dynamic_img_size`: no plain ViT, perhaps a CNN."""
+
+
 def load(spec: ModelSpec) -> Backbone:
-    """Build `timm/NAME` with hub weights, a local safetensors file, or random weights."""
+    """Build `timm/NAME` with hub weights, a local file, or random weights; nets without patch tokens are stages."""
     import timm
 
+    from densebench.model_zoo import cnn
+
+    if ":" in spec.name:
+        return cnn.load(spec)
     if not timm.is_model(spec.name):
         known = timm.list_models(pretrained=False) + timm.list_pretrained()
         raise unknown_name("model", spec.text, [f"timm/{name}" for name in known])
     from_hub = not spec.random and spec.weights is None
-    net = _from_hub(spec) if from_hub else create(spec.name, spec.random_seed or 0)
+    try:
+        net = _from_hub(spec) if from_hub else create(spec.name, spec.random_seed or 0)
+    except FixedSizeError:
+        return cnn.load(spec)
     if spec.weights is not None:
         load_weights(net, spec.weights, spec.text)
     return TimmBackbone(net, spec.text)
@@ -156,7 +218,7 @@ def _build(make: Callable[..., nn.Module], name: str) -> nn.Module:
     try:
         return make(num_classes=0, dynamic_img_size=True)
     except TypeError as error:
-        raise ModelError(
+        raise FixedSizeError(
             f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "
             "Wrap it in an adapter of your own (docs/models.md) to evaluate it at its native size."
         ) from error
@@ -176,34 +238,13 @@ def _from_hub(spec: ModelSpec) -> nn.Module:
 
 
 def load_weights(net: nn.Module, path: Path, name: str) -> None:
-    """Load a safetensors file into `net`; missing, unexpected or misshapen keys raise ModelError and are named.
+    """Load a safetensors or torch file into `net`; raises ModelError that names keys it lacks, or has too many.
 
     Classifier keys are dropped: densebench builds backbones without one.
     """
-    if not path.exists():
-        raise ModelError(f"weights {path} do not exist.")
-    try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises its own type, without a public name
-        raise ModelError(f"{path} is no readable safetensors file ({error}). Was the download cut short?") from error
+    from densebench.model_zoo.checkpoint import fit, read
+
     heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
-    state = {k: v for k, v in state.items() if not any(k.startswith(f"{head}.") for head in heads)}
-    own = net.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misshapen = [
-        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-        for k in sorted(own.keys() & state.keys())
-        if own[k].shape != state[k].shape
-    ]
-    problems = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if keys
-    ]
-    if problems:
-        raise ModelError(
-            f"{path.name} does not hold the weights of {name}: of {len(own)} expected keys, {'; '.join(problems)}. "
-            "Is it a checkpoint of another architecture?"
-        )
-    net.load_state_dict(state)
+    state = {k: v for k, v in read(path).items() if not any(k.startswith(f"{head}.") for head in heads)}
+    fit(net, state, name, path.name)

@@ -1,0 +1,111 @@
+"""Adapter over timm's networks whose features are a map with a stride: convolutional ones, and pyramids of attention.
+
+`timm/NAME` takes the map of the last stage, `timm/NAME:STAGE` that of another, counted as timm counts its
+`out_indices`. The patch is the stage's stride, there is no prefix and no class token, and the map is the stage's raw
+output: these networks normalise, if at all, after pooling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densebench.errors import ModelError, UsageError
+from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.registry import unknown_name
+
+
+class StageBackbone(Backbone):
+    """One stage of a timm network with `feature_info` behind the backbone contract; the stages after it are dropped."""
+
+    def __init__(self, net: Any, name: str, stage: int = -1, **info: Any) -> None:
+        super().__init__()
+        if hasattr(net, "num_prefix_tokens"):
+            raise ModelError(
+                f"{name} is a ViT, whose blocks are layers and no stages. Name it without a stage; where it takes one "
+                "input size only, wrap it in an adapter of your own (docs/adapters.md)."
+            )
+        stages = getattr(net, "feature_info", None)
+        if not stages or not hasattr(net, "forward_intermediates"):
+            raise ModelError(f"{name} names no stages (`feature_info`): timm gives no feature maps of it.")
+        stages = stages if isinstance(stages, list) else stages.info
+        if not -len(stages) <= stage < len(stages):
+            found = ", ".join(f"{i}: {s['num_chs']} channels, stride {s['reduction']}" for i, s in enumerate(stages))
+            raise UsageError(f"{name} has no stage {stage}; it has {found}.")
+        import timm.data
+
+        self.stage = stage % len(stages)
+        # dropped so that the digest, the memory and the parameter count are those of what is measured
+        with contextlib.suppress(AttributeError):
+            net.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
+        self.net: Any = net  # timm's attributes are not typed
+        config = timm.data.resolve_model_data_config(net)
+        declared: dict[str, Any] = {
+            "name": name,
+            "patch": int(stages[self.stage]["reduction"]),
+            "width": int(stages[self.stage]["num_chs"]),
+            "prefix": 0,
+            "has_class_token": False,
+            "mean": tuple(config["mean"]),
+            "std": tuple(config["std"]),
+            "interpolation": config["interpolation"],
+            "native_size": int(config["input_size"][-1]),
+            "licence": str(net.pretrained_cfg.get("license", "")),
+            "citation": str(net.pretrained_cfg.get("origin_url", "")),
+        }
+        self.info = BackboneInfo(**{**declared, **info})
+
+    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+        """Return the stage's map as rows (B, h*w, D)."""
+        try:
+            (found,) = self.net.forward_intermediates(
+                pixels, indices=[self.stage], output_fmt="NCHW", stop_early=True, intermediates_only=True
+            )
+        except AssertionError as error:  # how timm refuses a size
+            raise ModelError(f"{self.info.name} cannot encode {tuple(pixels.shape[-2:])} pixels: {error}") from error
+        return [found.flatten(2).transpose(1, 2) for _ in layers]
+
+
+def load(spec: ModelSpec) -> Backbone:
+    """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
+    import timm
+
+    from densebench.model_zoo.timm import load_weights
+
+    name, colon, stage = spec.name.partition(":")
+    if colon and not stage.lstrip("-").isdigit():
+        raise UsageError(f"{spec.text!r}: expected the number of a stage after the colon, such as timm/{name}:-1.")
+    if not timm.is_model(name):
+        raise unknown_name(
+            "model", spec.text, [f"timm/{known}" for known in timm.list_models() + timm.list_pretrained()]
+        )
+    from_hub = not spec.random and spec.weights is None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.random_seed or 0)
+            net = _create(name, from_hub)
+    except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError without weights
+        if not from_hub:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE, "
+            f"or ask for random weights with '{spec.text}?random'."
+        ) from error
+    if spec.weights is not None:
+        load_weights(net, spec.weights, spec.text)
+    return StageBackbone(net, spec.text, int(stage or -1))
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    """Return a timm model without classifier; those with windows of attention are told to take any size."""
+    import timm
+
+    with contextlib.suppress(TypeError):  # convolutions take any size and know no such argument
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, strict_img_size=False)
+    return timm.create_model(name, pretrained=pretrained, num_classes=0)
