@@ -42,6 +42,31 @@ def cosine_kmeans_step(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     return -cosine.mean(), (pull - along * directions) / norms
 
 
+class CosineKMeans:
+    """Centroids (K, D) that take one Adam step per batch of rows.
+
+    Args:
+        init: (K, D) initial centroids, left as they are.
+        lr: Adam's learning rate; 5e-3 published.
+    """
+
+    def __init__(self, init: Tensor, lr: float = 5e-3) -> None:
+        self._centroids = init.clone().requires_grad_()
+        self._adam = torch.optim.Adam([self._centroids], lr=lr)
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one step on rows (N, D) and return the loss before it, a scalar."""
+        centroids = self._centroids
+        loss, centroids.grad = cosine_kmeans_step(x.to(centroids.device, centroids.dtype), centroids.detach())
+        self._adam.step()
+        return loss
+
+    @property
+    def centroids(self) -> Tensor:
+        """The centroids (K, D) after the last step."""
+        return self._centroids.detach()
+
+
 def cosine_kmeans_fit(
     batches: Iterable[Tensor], init: Tensor, lr: float = 5e-3, steps: int | None = None
 ) -> tuple[Tensor, list[float]]:
@@ -56,16 +81,11 @@ def cosine_kmeans_fit(
     Raises:
         ValueError: the batches end before ``steps``.
     """
-    centroids = init.clone().requires_grad_()
-    adam = torch.optim.Adam([centroids], lr=lr)
-    losses: list[Tensor] = []
-    for x in islice(batches, steps):
-        loss, centroids.grad = cosine_kmeans_step(x.to(init.device, init.dtype), centroids.detach())
-        adam.step()
-        losses.append(loss)
+    fit = CosineKMeans(init, lr)
+    losses = [fit.step(x) for x in islice(batches, steps)]
     if steps is not None and len(losses) < steps:
         raise ValueError(f"the batches ended after {len(losses)} of {steps} steps")
-    return centroids.detach(), [float(loss) for loss in losses]
+    return fit.centroids, [float(loss) for loss in losses]
 
 
 def assign_cosine(maps: Tensor, centroids: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -13,28 +13,26 @@ category). Images are squashed to a square before the backbone; DIFT does so too
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from densebench import figures
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, Keypoints
+from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
-from densebench.errors import DatasetError, UsageError
-from densebench.features import FeatureSpec
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.errors import UsageError
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
 from densebench.ops.confusion import percentile_interval
+from densebench.protocols import sweeps
+from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches, spec_of
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -47,10 +45,9 @@ from densebench.protocols.protocol import (
 )
 from densebench.results import Metric
 
-DRAWN = 2000
-"""Pairs that are drawn where a dataset lists none and the config does not say how many."""
-BLOCK = 256
-"""Source images whose descriptors are held at a time; targets are read once per block."""
+EMBEDDED_PAIRS = 500
+"""Pairs that a sweep draws on embedded datasets."""
+PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +60,10 @@ class CorrespondenceConfig:
     facet: Facet = "token"
     norm: bool = True
     """The final norm belongs to the last layer's tokens only (P-POS 3.2)."""
+    layers: Literal["all"] | tuple[int, ...] | None = None
+    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
+    facets: Literal["all"] | tuple[Facet, ...] | None = None
+    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
     upsampling: Literal["image", "input", "grid"] = "image"
     """Where the best match is looked for: the target image's own pixels, those of the input, or patch centres. The
     source's feature is bilinear at the key point in all three."""
@@ -71,7 +72,8 @@ class CorrespondenceConfig:
     threshold: Literal["bbox", "image"] = "bbox"
     """The target object's bounding box (SPair-71k, PF-WILLOW) or the target image (as PF-PASCAL is often scored)."""
     pairs: int | None = None
-    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none."""
+    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none, 500 in a
+    sweep on embedded datasets."""
     seed: int = 0
     """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
     examples: int = 6
@@ -85,14 +87,16 @@ class Correspondence(Protocol[CorrespondenceConfig]):
     title = "Key point correspondence"
     config = CorrespondenceConfig
     presets = {
-        "paper": Preset(
-            source="Unsupervised Semantic Segmentation Facilitates Model Understanding, A.7 and Table 3; where it says "
-            "nothing, DIFT eval_spair.py"
-        )
+        "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
+        "sweep": Preset(
+            source=f"{PAPER}, A.7, A.8 and A.11 (tables 3 and 5): every layer and facet, best layer by PCK",
+            settings={"layers": "all", "facets": "all"},
+        ),
     }
     metrics = (
         MetricInfo("pck@A", "%", True, "key points of all pairs found within A times the longer side of the box"),
         MetricInfo("pck_image@A", "%", True, "mean over pairs of the same percentage within the pair"),
+        MetricInfo("pck@A/FACET", "%", True, "in a sweep: pck@A of the facet's best layer, chosen by the first A"),
     )
     needs = frozenset({"keypoints"})
 
@@ -102,226 +106,169 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             raise UsageError(f"correspondence.alphas={config.alphas}: expected one or more numbers above 0.")
         if config.pairs is not None and config.pairs < 1:
             raise UsageError(f"correspondence.pairs={config.pairs}: expected at least 1, or none.")
+        sweep: dict[str, Any] = {}
+        if config.layers is not None or config.facets is not None:
+            sweep = {
+                "layers": sweeps.select_layers(self.name, config.layers, config.layer, backbone),
+                "facets": sweeps.select_facets(self.name, config.facets, config.facet, backbone),
+                "pairs": config.pairs or (EMBEDDED_PAIRS if data.embedded else None),
+            }
         return replace(
             config,
+            **sweep,
             input_size=input_size(config.input_size, 448, backbone, data),
             alphas=tuple(dict.fromkeys(config.alphas)),
         )
 
     def estimate(self, config: CorrespondenceConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return the feature pass, the descriptors of a block, and the matching's arithmetic at ten points a pair."""
-        spec = _spec(config)
+        spec, n_reads = spec_of(config), len(reads_of(config, backbone))
         height, width = spec.grid(backbone)
         listed = listed_pairs(data.val)
         n_pairs = config.pairs or (DRAWN if listed is None else len(listed))
         return Estimate(
-            features={"val": (spec, len(data.val))},
-            bank_bytes=4 * 30 * min(BLOCK, len(data.val)) * backbone.width,
-            search_flops=10.0 * n_pairs * (2 * height * width * backbone.width + 10 * spec.size[0] * spec.size[1]),
+            features={"val": (spec, len(data.val) * (1 if n_reads == 1 else 2))},
+            uncached=frozenset() if n_reads == 1 else frozenset({"val"}),
+            bank_bytes=4 * 30 * min(block_size(n_reads, backbone.width), len(data.val)) * backbone.width * n_reads,
+            search_flops=10.0 * n_pairs * (2 * height * width * backbone.width + 10 * math.prod(spec.size)) * n_reads,
         )
 
     def run(self, config: CorrespondenceConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Match all pairs, block by block, and count what is right."""
+        reads = reads_of(config, context.features.info)
         with context.stage("pairs"):
-            links, pointless = _links(config, data.val)
+            links, pointless = find_links(config, data.val)
         categories = sorted({link.category for link in links})
-        pck = ops.PCK(len(categories), len(config.alphas))
+        pck = ops.PCK(len(categories), len(reads) * len(config.alphas))
         shown = {links[i] for i in np.linspace(0, len(links) - 1, min(config.examples, len(links))).astype(int)}
-        examples: list[_Match] = []
+        examples: list[Match] = []
         chance = torch.zeros(len(config.alphas), dtype=torch.float64)
-        for found in _matches(config, links, data.val, context):
+        for found in find_matches(config, reads, links, data.val, context):
             with context.stage("score"):
                 link, extent = found.link, found.extent(config.threshold)
-                hits = ops.correct(found.predicted, found.truth, extent, config.alphas)
-                pck.update(categories.index(link.category), link.source, link.target, hits)
+                hits = [ops.correct(place, found.truth, extent, config.alphas) for place in found.predicted]
+                pck.update(categories.index(link.category), link.source, link.target, torch.cat(hits))
                 chance += len(found.truth) * found.chance(extent, config.alphas)
             if link in shown:
                 examples.append(found)
         counted = pck.counted()
-        with context.stage("figures"):
-            picture = _picture(config, examples, data.val)
+        overall = 100 * pck.overall().view(2, len(reads), -1)
+        top = int(overall[0, :, 0].argmax()) if len(reads) > 1 else 0
+        facts = {
+            "pairs": len(links),
+            "key_points": int(counted[:, 0].sum()),
+            "pairs_by_category": dict(zip(categories, counted[:, 1].tolist(), strict=True)),
+            "key_points_by_category": dict(zip(categories, counted[:, 0].tolist(), strict=True)),
+            "pairs_from": "drawn" if listed_pairs(data.val) is None else "list of the dataset",
+            "pck_of_guessing": {
+                _name(alpha): round(100 * float(value) / int(counted[:, 0].sum()), 4)
+                for alpha, value in zip(config.alphas, chance, strict=True)
+            },
+        }
         notes = ["pairs that share an image are not independent: intervals resample images"]
         if pointless:
             notes.append(f"{pointless} listed pairs without a common visible key point are left out")
-        return Measurement(
-            metrics=tuple(_metrics(config, pck, categories)),
-            facts={
-                "pairs": len(links),
-                "key_points": int(counted[:, 0].sum()),
-                "pairs_by_category": dict(zip(categories, counted[:, 1].tolist(), strict=True)),
-                "key_points_by_category": dict(zip(categories, counted[:, 0].tolist(), strict=True)),
-                "pairs_from": "drawn" if listed_pairs(data.val) is None else "list of the dataset",
-                "pck_of_guessing": {
-                    _name(alpha): round(100 * float(value) / int(counted[:, 0].sum()), 4)
-                    for alpha, value in zip(config.alphas, chance, strict=True)
-                },
-            },
-            notes=tuple(notes),
-            artifacts={"matches.png": picture},
-        )
+        with context.stage("figures"):
+            artifacts = {"matches.png": _picture(config, examples, top, data.val)}
+        if config.layers is None:
+            metrics = list(_metrics(config, pck, categories))
+        else:
+            study = Study(reads, overall, context.features.info.depth, config)
+            notes += [sweeps.SELECTED, f"matches.png is of {sweeps.label(reads[top], study.depth)}"]
+            facts |= study.facts()
+            metrics = list(_best_metrics(study, pck, categories))
+            with context.stage("figures"):
+                artifacts |= study.artifacts()
+        return Measurement(metrics=tuple(metrics), facts=facts, notes=tuple(notes), artifacts=artifacts)
 
 
-class _Link(NamedTuple):
-    """Two objects of one category: images as positions in the dataset, objects as positions in their image."""
-
-    source: int
-    source_object: int
-    target: int
-    target_object: int
-    category: str
+def reads_of(config: CorrespondenceConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
+    """Return what a resolved config reads."""
+    if config.layers is None:
+        return (Read(config.layer, config.facet, config.norm),)
+    assert not isinstance(config.layers, str)
+    assert not isinstance(config.facets, str)
+    assert config.facets is not None
+    return sweeps.reads_of(config.layers, config.facets, config.norm, backbone)
 
 
 @dataclass(frozen=True)
-class _Match:
-    """What was found for one link, in pixels of its images."""
+class Study:
+    """The scores of all layers and facets (P-POS A.8), and what is derived from them."""
 
-    link: _Link
-    points: Tensor  # (K, 2) in the source
-    predicted: Tensor  # (K, 2) in the target
-    truth: Tensor  # (K, 2)
-    bbox: tuple[float, float, float, float]
-    size: tuple[int, int]  # of the target, (H, W)
+    reads: tuple[Read, ...]
+    overall: Tensor
+    """(2, R, A) in percent: per point and per image."""
+    depth: int
+    config: CorrespondenceConfig
 
-    def extent(self, threshold: str) -> float:
-        """Return the longer side that tolerances are parts of."""
-        x1, y1, x2, y2 = self.bbox
-        return max(x2 - x1, y2 - y1) if threshold == "bbox" else float(max(self.size))
+    @property
+    def main(self) -> list[float]:
+        """PCK per point at the first alpha."""
+        return self.overall[0, :, 0].tolist()
 
-    def chance(self, extent: float, alphas: Sequence[float]) -> Tensor:
-        """Return how often a pixel drawn at random is right, (A,): the disc's share of the image, at most 1."""
-        radii = torch.tensor(alphas, dtype=torch.float64) * extent
-        return (math.pi * radii.square() / math.prod(self.size)).clamp(max=1)
+    @property
+    def best(self) -> dict[Facet, int]:
+        """The read of the best PCK per facet."""
+        return sweeps.best(self.reads, self.main, self.config.norm)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per read."""
+        names = [_name(alpha) for alpha in self.config.alphas]
+        return [
+            {
+                "layer": read.layer,
+                "facet": read.facet,
+                "ablation": read.norm != self.config.norm,
+                **{f"pck@{name}": round(float(v), 4) for name, v in zip(names, self.overall[0, r], strict=True)},
+                **{f"pck_image@{name}": round(float(v), 4) for name, v in zip(names, self.overall[1, r], strict=True)},
+            }
+            for r, read in enumerate(self.reads)
+        ]
 
-def _links(config: CorrespondenceConfig, data: DenseDataset) -> tuple[list[_Link], int]:
-    """Return the links to match, sorted by images, and the number of listed pairs that share no visible point."""
-    listed = listed_pairs(data)
-    if listed is None:
-        return _drawn(config, data), 0
-    if config.pairs is not None and config.pairs < len(listed):
-        chosen = np.random.default_rng(config.seed).choice(len(listed), config.pairs, replace=False)
-        listed = [listed[i] for i in chosen]
-    links = []
-    for target, pairs in itertools.groupby(sorted(listed, key=lambda pair: pair[::-1]), key=lambda pair: pair[1]):
-        (end,) = data.keypoints(target)
-        for source, _ in pairs:
-            (start,) = data.keypoints(source)
-            if start.category != end.category:
-                raise DatasetError(
-                    f"{data.info.name} pairs {data.ids[source]} ({start.category}) with {data.ids[target]} "
-                    f"({end.category}); expected one category."
-                )
-            if _common(start, end).any():
-                links.append(_Link(source, 0, target, 0, end.category))
-    if not links:
-        raise _no_pairs(data)
-    return sorted(links), len(listed) - len(links)
-
-
-def _drawn(config: CorrespondenceConfig, data: DenseDataset) -> list[_Link]:
-    """Draw links from all pairs of objects of one category in two images."""
-    objects = [(i, k, thing.category, thing.visible) for i in range(len(data)) for k, thing in _things(data, i)]
-    names = sorted({category for _, _, category, _ in objects})
-    pairs = ops.draw_pairs(
-        [names.index(category) for _, _, category, _ in objects],
-        [image for image, _, _, _ in objects],
-        [visible for _, _, _, visible in objects],
-        config.pairs or DRAWN,
-        config.seed,
-    )
-    if not pairs:
-        raise _no_pairs(data)
-    return sorted(_Link(*objects[a][:2], *objects[b][:2], objects[a][2]) for a, b in pairs)
-
-
-def _things(data: DenseDataset, index: int) -> list[tuple[int, Keypoints]]:
-    return list(enumerate(data.keypoints(index)))
-
-
-def _common(a: Keypoints, b: Keypoints) -> NDArray[np.bool_]:
-    """Return which key points (K,) both objects show."""
-    return a.visible & b.visible
-
-
-def _no_pairs(data: DenseDataset) -> DatasetError:
-    return DatasetError(
-        f"{data.info.name}: no pair among {len(data)} images of split {data.split} has a common visible key point. "
-        f"Raise --limit, or run `densebench data check {data.info.name}`."
-    )
-
-
-def _matches(
-    config: CorrespondenceConfig, links: list[_Link], data: DenseDataset, context: Context
-) -> Iterator[_Match]:
-    """Yield the match of every link. A block of sources is read, then each of its targets once."""
-    spec = _spec(config)
-
-    # bounded, and large enough that images of usual datasets are not decoded twice for it
-    @lru_cache(maxsize=1 << 14)
-    def size(index: int) -> tuple[int, int]:
-        width, height = data.image(index).size
-        return height, width
-
-    for block in _blocks(links):
-        held: dict[tuple[int, int], tuple[Keypoints, Tensor]] = {}
-        wanted = {(link.source, link.source_object) for link in block}
-        sources = sorted({source for source, _ in wanted})
-        for batch in context.timed(context.features.stream(data, spec, sources, title="sources"), "features"):
-            with context.stage("match"):
-                for index, features in zip(batch.indices, batch.maps, strict=True):
-                    for k, thing in _things(data, index):
-                        if (index, k) in wanted:
-                            points = torch.from_numpy(thing.xy).to(features.device)
-                            cells = ops.rescale(points, size(index), (features.shape[1], features.shape[2]))
-                            held[index, k] = thing, ops.descriptors(features, cells)
-        by_target = {
-            target: list(mine)
-            for target, mine in itertools.groupby(sorted(block, key=lambda link: link.target), lambda link: link.target)
+    def facts(self) -> dict[str, Any]:
+        """Return all reads, the best layer per facet, and the ablation of the final norm (P-POS table 5)."""
+        best, main = self.best, self.main
+        top = max(best.values(), key=lambda r: main[r])
+        last = {
+            read.norm: round(value, 4)
+            for read, value in zip(self.reads, main, strict=True)
+            if read.facet == "token" and read.layer == self.depth - 1
         }
-        stream = context.features.stream(data, spec, list(by_target), title="targets")
-        for batch in context.timed(stream, "features"):
-            for index, features in zip(batch.indices, batch.maps, strict=True):
-                with context.stage("match"):
-                    found = _match_target(config, features, size(index), data.keypoints(index), by_target[index], held)
-                yield from found
+        return {
+            "reads": self.rows(),
+            "best": {
+                facet: {"layer": self.reads[r].layer, "depth": f"{self.reads[r].layer + 1}/{self.depth}"}
+                for facet, r in best.items()
+            },
+            "best_of_all": sweeps.label(self.reads[top], self.depth),
+            "final_norm": {"before": last[False], "after": last[True]} if len(last) == 2 else {},
+        }
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Return the table and the chart of all layers (P-POS figure 15)."""
+        name = f"PCK@{_name(self.config.alphas[0])} per point [%]"
+        panels = {name: sweeps.by_layer(self.reads, self.main, self.config.norm)}
+        return {"reads.csv": sweeps.to_csv(self.rows()), "curves.png": figures.curves(panels, "layer")}
 
 
-def _match_target(
-    config: CorrespondenceConfig,
-    features: Tensor,
-    size: tuple[int, int],
-    things: Sequence[Keypoints],
-    links: list[_Link],
-    held: dict[tuple[int, int], tuple[Keypoints, Tensor]],
-) -> list[_Match]:
-    """Match all links into one target image at once: its map (D, h, w) is upsampled once."""
-    grid = features.shape[1], features.shape[2]
-    pixels = {"image": size, "input": _spec(config).size, "grid": grid}[config.upsampling]
-    starts = [held[link.source, link.source_object] for link in links]
-    ends = [things[link.target_object] for link in links]
-    common = [torch.from_numpy(_common(start, end)) for (start, _), end in zip(starts, ends, strict=True)]
-    queries = torch.cat([d[both.to(d.device)] for (_, d), both in zip(starts, common, strict=True)])
-    places = ops.rescale(ops.match(queries, features, pixels).double(), pixels, size).cpu()
-    return [
-        _Match(
-            link,
-            torch.from_numpy(start.xy)[both],
-            predicted,
-            torch.from_numpy(end.xy)[both],
-            end.bbox,
-            size,
-        )
-        for link, (start, _), end, both, predicted in zip(
-            links, starts, ends, common, places.split([int(c.sum()) for c in common]), strict=True
-        )
-    ]
-
-
-def _blocks(links: list[_Link]) -> Iterator[list[_Link]]:
-    """Cut sorted links where another BLOCK source images begin."""
-    numbers = {source: i // BLOCK for i, source in enumerate(sorted({link.source for link in links}))}
-    for _, block in itertools.groupby(links, lambda link: numbers[link.source]):
-        yield list(block)
+def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
+    """Yield PCK per point of each facet's best layer, at every alpha (P-POS table 3)."""
+    alphas, shape = study.config.alphas, (2, len(study.reads), len(study.config.alphas))
+    by_category = 100 * pck.by_category().unflatten(2, shape[1:])[:, 0]
+    low, high = (bound.view(shape)[0] for bound in percentile_interval(100 * pck.replicates()))
+    for facet, r in study.best.items():
+        for a, alpha in enumerate(alphas):
+            interval = (float(low[r, a]), float(high[r, a]))
+            yield Metric(
+                name=f"pck@{_name(alpha)}/{facet}",
+                value=float(study.overall[0, r, a]),
+                main=a == 0,
+                ci95=None if math.isnan(interval[0]) else interval,
+                ci_method="Poisson bootstrap over validation images, the layer "
+                f"({study.reads[r].layer + 1}/{study.depth}) held fixed",
+                per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, r, a], strict=True)},
+            )
 
 
 def _metrics(config: CorrespondenceConfig, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
@@ -345,7 +292,7 @@ def _name(alpha: float) -> str:
     return f"{alpha:.2f}" if round(alpha, 2) == alpha else f"{alpha:g}"
 
 
-def _picture(config: CorrespondenceConfig, matches: list[_Match], data: DenseDataset) -> bytes:
+def _picture(config: CorrespondenceConfig, matches: list[Match], read: int, data: DenseDataset) -> bytes:
     """Return the pairs as PNG, source left, target right: green lines are right at the first alpha, red ones not.
 
     Crosses are the true places.
@@ -353,7 +300,7 @@ def _picture(config: CorrespondenceConfig, matches: list[_Match], data: DenseDat
     rows = -(-len(matches) // 2)
     figure = Figure(figsize=(11, 2.7 * max(rows, 1)), layout="constrained")
     for axis, found in zip(figure.subplots(max(rows, 1), 2, squeeze=False).flat, matches, strict=False):
-        link, side = found.link, 320
+        link, predicted, side = found.link, found.predicted[read], 320
         ends = [data.image(index) for index in (link.source, link.target)]
         scales = [side / image.height for image in ends]
         canvases = [
@@ -363,8 +310,8 @@ def _picture(config: CorrespondenceConfig, matches: list[_Match], data: DenseDat
         axis.imshow(np.concatenate(canvases, axis=1))
         shift = torch.tensor([canvases[0].shape[1], 0])
         start = (found.points + 0.5) * scales[0] - 0.5
-        end, truth = ((place + 0.5) * scales[1] - 0.5 + shift for place in (found.predicted, found.truth))
-        hits = ops.correct(found.predicted, found.truth, found.extent(config.threshold), config.alphas[:1])[0]
+        end, truth = ((place + 0.5) * scales[1] - 0.5 + shift for place in (predicted, found.truth))
+        hits = ops.correct(predicted, found.truth, found.extent(config.threshold), config.alphas[:1])[0]
         for a, b, hit in zip(start.tolist(), end.tolist(), hits.tolist(), strict=True):
             color = "#21a84a" if hit else "#d62728"
             axis.plot((a[0], b[0]), (a[1], b[1]), color=color, linewidth=1, marker="o", markersize=3)
@@ -374,9 +321,3 @@ def _picture(config: CorrespondenceConfig, matches: list[_Match], data: DenseDat
     for axis in figure.axes:
         axis.set_axis_off()
     return figures.png(figure)
-
-
-def _spec(config: CorrespondenceConfig) -> FeatureSpec:
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

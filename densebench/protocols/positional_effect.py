@@ -3,7 +3,8 @@
 Features are clustered by cosine similarity, every pixel gets a cluster, and the mutual information of position and
 cluster is divided by the clusters' entropy (NMI). The same is done for the ground truth, whose NMI is the positional
 structure that belongs to the data. Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding"
-(P-POS), 2.1 to 2.3 and A.2.
+(P-POS), 2.1 to 2.3 and A.2. With `layers` and `facets` it becomes the study of a whole network, P-POS 2.4 and 3
+(`positional_study.py`).
 
 Left open by the paper, with the defaults here: image size (448, which shares the feature pass with overclustering),
 position grid (the pixels of that size), centred PCA for the initial centroids, images drawn in shuffled epochs of the
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,18 +26,11 @@ from torch import Tensor
 from densebench import figures
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
-from densebench.features import FeatureSpec, Labels
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.ops import clustering, information, matching, probe
-from densebench.ops.confusion import (
-    ConfusionMatrix,
-    PoissonBootstrap,
-    counts,
-    iou,
-    jackknife_interval,
-    mean_iou,
-    percentile_interval,
-)
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.ops import information
+from densebench.ops.confusion import jackknife_interval
+from densebench.protocols import positional_study, sweeps
+from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit, spec_of
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -47,8 +41,15 @@ from densebench.protocols.protocol import (
     Protocol,
     by_class,
     input_size,
+    refuse_nonsense,
 )
 from densebench.results import Metric
+
+PUBLISHED: dict[str, Any] = {"steps": 5000, "batch": 24, "init_batches": 96}
+"""P-POS A.2."""
+EMBEDDED_SWEEP: dict[str, Any] = {"steps": 100, "batch": 8, "init_batches": 24}
+"""Defaults of a sweep on embedded datasets, which runs the backbone on every image of every step."""
+PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +62,33 @@ class PositionalEffectConfig:
     facet: Facet = "token"
     norm: bool = True
     """The final norm belongs to the last layer's tokens only (P-POS 3.2)."""
+    layers: Literal["all"] | tuple[int, ...] | None = None
+    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
+    facets: Literal["all"] | tuple[Facet, ...] | None = None
+    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
     clusters: int | None = None
-    """Number of clusters; None: number of classes (27 in the paper)."""
-    steps: int = 5000
-    batch: int = 24
-    """Images per step."""
+    """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
+    extra_clusters: int = 0
+    """Clusters beyond the classes: 70 in P-POS A.5."""
+    matching: Literal["hungarian", "precision"] = "hungarian"
+    """One-to-one over the whole test set (P-POS 2.2); "precision" gives each cluster its best class, which P-POS A.5
+    leaves open and NeCo and Leopart do where clusters outnumber classes."""
+    steps: int | None = None
+    """Of the online k-means; None: 5000 (P-POS A.2), 100 in a sweep on embedded datasets."""
+    batch: int | None = None
+    """Images per step; None: 24 (P-POS A.2), 8 in a sweep on embedded datasets."""
     learning_rate: float = 5e-3
     """Of Adam on the centroids."""
-    init_batches: int = 96
-    """Batches whose principal components are the initial centroids."""
+    init_batches: int | None = None
+    """Batches whose principal components are the initial centroids; None: 96 (P-POS A.2), 24 in a sweep on embedded
+    datasets."""
+    cell: int = 1
+    """Side in pixels of one position. Larger cells need less memory and have less bias, and hide what varies within."""
     groups: int = 10
     """Image groups of the jackknife."""
+    locality: Literal["patches", "all", "none"] | None = None
+    """Tokens between which a sweep measures the locality bias I(K, Q) of P-POS 3.3: patches alone, renormalised, or
+    class token and registers too; None: patches where the backbone gives attention, else none. P-POS is silent."""
     examples: int = 8
     """Images in the example grid."""
 
@@ -83,32 +100,67 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
     title = "Positional effect"
     config = PositionalEffectConfig
     presets = {
-        "paper": Preset(source="Unsupervised Semantic Segmentation Facilitates Model Understanding, 2.1 to 2.3 and A.2")
+        "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
+        "sweep": Preset(
+            source=f"{PAPER}, 2.4, 3.2, 3.3 and A.11 (table 4): every layer and facet, best layer by mIoU",
+            settings={"layers": "all", "facets": "all"},
+        ),
+        "overclustering": Preset(
+            source=f"{PAPER}, A.5: 70 clusters more; the matching is left open and follows NeCo and Leopart",
+            settings={"extra_clusters": 70, "matching": "precision"},
+        ),
+        "raw": Preset(source=f"{PAPER}, A.11, table 4, row Before: no final norm", settings={"norm": False}),
     }
     metrics = (
         MetricInfo("nmi", "1", False, "mutual information of position and cluster over the clusters' entropy"),
         MetricInfo("nmi_ground_truth", "1", False, "the same for the true classes: what the data itself carries"),
         MetricInfo("nmi_excess", "1", False, "nmi minus nmi_ground_truth"),
         MetricInfo("mi", "nat", False, "mutual information of position and cluster"),
-        MetricInfo("miou", "%", True, "mIoU of the clusters after one global Hungarian matching"),
+        MetricInfo("miou", "%", True, "mIoU of the clusters after one global matching"),
+        MetricInfo("miou@FACET", "%", True, "in a sweep: of the facet's best layer, chosen by this number"),
+        MetricInfo("nmi@FACET", "1", False, "in a sweep: nmi of that layer"),
+        MetricInfo("nmi_excess@FACET", "1", False, "in a sweep: nmi_excess of that layer"),
     )
+    shrink_hint = "Set fewer positional_effect.layers or .facets, a smaller .input_size or .batch, or a larger .cell."
 
     def resolve(
         self, config: PositionalEffectConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> PositionalEffectConfig:
-        """Fill in input size and number of clusters."""
+        """Fill in input size, number of clusters, and the layers and facets of a sweep."""
+        refuse_nonsense(
+            "positional_effect",
+            "at least 1 (extra_clusters, examples: 0)",
+            {
+                **{
+                    name: (value, value is None or value >= 1)
+                    for name in ("clusters", "steps", "batch", "init_batches", "cell", "groups")
+                    for value in [getattr(config, name)]
+                },
+                "extra_clusters": (config.extra_clusters, config.extra_clusters >= 0),
+                "examples": (config.examples, config.examples >= 0),
+            },
+        )
+        sweep = _sweep(config, backbone)
+        defaults = EMBEDDED_SWEEP if sweep and data.embedded else PUBLISHED
         return replace(
             config,
+            **sweep,
             input_size=input_size(config.input_size, 448, backbone, data),
-            clusters=config.clusters or data.n_classes,
+            clusters=config.clusters or data.n_classes + config.extra_clusters,
+            **{name: value for name, value in defaults.items() if getattr(config, name) is None},
         )
 
     def estimate(self, config: PositionalEffectConfig, backbone: BackboneInfo, data: Data) -> Estimate:
-        """Return feature passes, count tables and the arithmetic of the online k-means."""
-        spec = _spec(config)
+        """Return feature passes, the larger of training batch and count tables, and the arithmetic of the clusters."""
+        reads = reads_of(config, backbone)
+        if len(reads) > 1:
+            return positional_study.estimate(config, reads, backbone, data)
+        spec = spec_of(config)
         height, width = spec.grid(backbone)
         assert config.clusters is not None
-        cells = spec.size[0] * spec.size[1] * (config.clusters + data.info.n_classes)
+        assert config.steps is not None
+        assert config.batch is not None
+        cells = Positions.of(config).n * (config.clusters + data.info.n_classes)
         return Estimate(
             features={"train": (spec, len(data.train)), "val": (spec, len(data.val))},
             bank_bytes=cells * (8 + 4 * config.groups),
@@ -117,99 +169,61 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     def run(self, config: PositionalEffectConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Cluster the training split, assign every validation pixel, count positions."""
-        assert config.clusters is not None
-        centroids, loss = _cluster(config, data, context)
-        info, side = data.info, _spec(config).size
-        positions = side[0] * side[1]
-        predicted = information.PositionCounts(positions, config.clusters, config.groups)
-        truth = information.PositionCounts(positions, info.n_classes, config.groups)
-        matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
-        bootstrap = PoissonBootstrap((info.n_classes, config.clusters))
-        for images, clusters, masks in _assigned(config, centroids, data, context):
-            with context.stage("score"):
-                ignored = sum((masks == label for label in info.ignored), torch.zeros_like(masks, dtype=torch.bool))
-                labels = masks.long().masked_fill(ignored, -1)
-                for image, cluster_map, label_map in zip(images, clusters, labels, strict=True):
-                    predicted.update(image, cluster_map)
-                    truth.update(image, label_map)
-                    bootstrap.update(image, matrix.update(cluster_map, label_map))
-        mapping = matching.hungarian(matrix.table)
-        found, real = (information.mutual_information(c.total()) for c in (predicted, truth))
-        with context.stage("figures"):
-            pictures = _pictures(config, centroids, mapping, (predicted, found), (truth, real), data, context)
-        n_pixels = int(predicted.total().sum())
-        return Measurement(
-            metrics=(
-                *_positional(predicted, truth, found, real),
-                _segmentation(matrix.table, bootstrap.replicates(), mapping, info),
-            ),
-            facts={
-                "k_means_loss": loss,
-                "classwise_mi": {
-                    f"{i}:{info.classes[c]}": v
-                    for i, (c, v) in enumerate(zip(mapping.tolist(), found.classwise.tolist(), strict=True))
-                },
-                "classwise_mi_ground_truth": dict(zip(info.classes, real.classwise.tolist(), strict=True)),
-                "mi_bias": information.mi_bias(positions, config.clusters, n_pixels),
-                "n_pixels": n_pixels,
-                "clusters_used": int((matrix.table.sum(0) > 0).sum()),
-            },
-            notes=("clusters come from the training split, all scores from the validation split",),
-            artifacts=pictures,
-        )
+        reads = Reads(config, reads_of(config, context.features.info), context)
+        centroids, losses = fit(reads, data.train)
+        found = assign(reads, centroids, data)
+        if config.layers is not None:
+            return positional_study.measure(reads, losses, found, data)
+        return _one(config, losses[0], found, data, context)
 
 
-def _cluster(config: PositionalEffectConfig, data: Data, context: Context) -> tuple[Tensor, float]:
-    """Return unit-norm centroids (K, D) of the online cosine k-means, and its last loss."""
+def reads_of(config: PositionalEffectConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
+    """Return what a resolved config reads."""
+    if config.layers is None:
+        return (Read(config.layer, config.facet, config.norm),)
+    assert not isinstance(config.layers, str)
+    assert not isinstance(config.facets, str)
+    assert config.facets is not None
+    return sweeps.reads_of(config.layers, config.facets, config.norm, backbone)
+
+
+def _sweep(config: PositionalEffectConfig, backbone: BackboneInfo) -> dict[str, Any]:
+    """Return layers, facets and locality of a sweep, {} where none is asked for."""
+    if config.layers is None and config.facets is None:
+        return {}
+    layers = sweeps.select_layers("positional_effect", config.layers, config.layer, backbone)
+    facets = sweeps.select_facets("positional_effect", config.facets, config.facet, backbone)
+    if config.locality not in (None, "none") and not backbone.attention:
+        raise UsageError(f"positional_effect.locality={config.locality}: {backbone.name} gives no attention. Set none.")
+    locality = config.locality or ("patches" if backbone.attention else "none")
+    return {"layers": layers, "facets": facets, "locality": locality}
+
+
+def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: Data, context: Context) -> Measurement:
+    """Return what is said of one layer and facet."""
+    info, (tally,) = data.info, assigned.tallies
+    with context.stage("score"):
+        score, real = tally.score(), information.mutual_information(assigned.truth.total())
+    found, n_pixels = score.information, int(tally.positions.total().sum())
     assert config.clusters is not None
-    rng = np.random.default_rng(context.seed)
-    order = _shuffled_epochs(len(data.train), config.steps * config.batch, rng)
-    spec = _spec(config)
-    first = sorted(set(order[: config.init_batches * config.batch]))
-    moments = clustering.StreamingMoments(context.features.info.width)
-    for batch in context.timed(context.features.stream(data.train, spec, first, title="initial centroids"), "features"):
-        moments.update(batch.tokens)
-    start = _initial(moments, config.clusters, context.features.info).to(context.features.device)
-    stream = context.features.stream(data.train, spec, order, batch_size=config.batch, title="cosine k-means")
-    with context.stage("k-means"):
-        tokens = (batch.tokens for batch in stream)
-        centroids, losses = probe.cosine_kmeans_fit(tokens, start, config.learning_rate)
-    last = losses[-100:]
-    return centroids, sum(last) / max(len(last), 1)
-
-
-def _initial(moments: clustering.StreamingMoments, k: int, backbone: BackboneInfo) -> Tensor:
-    """Return k principal directions (k, D); beyond D of them, the first ones again with their sign turned."""
-    if k > 2 * backbone.width:
-        raise UsageError(
-            f"positional_effect.clusters={k} exceeds twice the width of {backbone.name} ({backbone.width}): "
-            "there are no more principal directions to start from. Set fewer."
-        )
-    directions = probe.principal_directions(moments, min(k, backbone.width))
-    return torch.cat([directions, -directions])[:k]
-
-
-def _shuffled_epochs(n: int, length: int, rng: np.random.Generator) -> list[int]:
-    """Return `length` image indices: all images in random order, again and again."""
-    epochs = [rng.permutation(n) for _ in range(-(-length // n))]
-    return np.concatenate(epochs)[:length].tolist()
-
-
-def _assigned(
-    config: PositionalEffectConfig,
-    centroids: Tensor,
-    data: Data,
-    context: Context,
-    images: list[int] | None = None,
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield (image indices, cluster maps, masks), each map (B, H, W) at the input size."""
-    spec = _spec(config)
-    stream = context.features.stream(data.val, spec, images, labels=Labels(spec.size), title="assignment")
-    for batch in context.timed(stream, "features"):
-        assert batch.labels is not None
-        with context.stage("assign"):
-            clusters = probe.assign_cosine(batch.maps, centroids, spec.size).cpu()
-        yield batch.indices, clusters, batch.labels
+    with context.stage("figures"):
+        pictures = _pictures(assigned, score, real, data)
+    return Measurement(
+        metrics=(*_positional(tally.positions, assigned.truth, found, real), _segmentation(score, info)),
+        facts={
+            "k_means_loss": loss,
+            "classwise_mi": {
+                f"{i}:{info.classes[c]}": v
+                for i, (c, v) in enumerate(zip(score.mapping.tolist(), found.classwise.tolist(), strict=True))
+            },
+            "classwise_mi_ground_truth": dict(zip(info.classes, real.classwise.tolist(), strict=True)),
+            "mi_bias": information.mi_bias(assigned.grid.n, config.clusters, n_pixels),
+            "n_pixels": n_pixels,
+            "clusters_used": score.used,
+        },
+        notes=("clusters come from the training split, all scores from the validation split",),
+        artifacts=pictures,
+    )
 
 
 def _positional(
@@ -243,51 +257,34 @@ def _positional(
         )
 
 
-def _segmentation(table: Tensor, replicates: Tensor, mapping: Tensor, info: DatasetInfo) -> Metric:
+def _segmentation(score: Score, info: DatasetInfo) -> Metric:
     """Return the mIoU of clusters matched to classes, absent classes as 0."""
-    scored = counts(table, mapping)
-    low, high = percentile_interval(100 * mean_iou(*counts(replicates, mapping))).tolist()
     return Metric(
         name="miou",
-        value=100 * float(mean_iou(*scored)),
+        value=score.miou,
         main=True,
-        ci95=(low, high),
+        ci95=score.miou_ci,
         ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
-        per_class=by_class(info, iou(*scored)),
+        per_class=by_class(info, score.ious),
     )
 
 
-Counted = tuple[information.PositionCounts, information.MutualInformation]
-
-
-def _pictures(
-    config: PositionalEffectConfig,
-    centroids: Tensor,
-    mapping: Tensor,
-    predicted: Counted,
-    truth: Counted,
-    data: Data,
-    context: Context,
-) -> dict[str, bytes]:
+def _pictures(assigned: Assigned, score: Score, real: information.MutualInformation, data: Data) -> dict[str, bytes]:
     """Return the aggregated maps and the example grid as PNG, clusters in the colours of their classes."""
     palette = torch.tensor(data.info.palette, dtype=torch.float64)
-    maps = {}
-    for name, (counted, found), colors in (("clusters", predicted, palette[mapping]), ("ground truth", truth, palette)):
-        picture = information.aggregate_map(counted.total(), colors, _spec(config).size)
-        maps[f"{name}  NMI {found.nmi:.3f}"] = picture.numpy()
-    chosen = np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist()
+    (tally,) = assigned.tallies
+    maps = {
+        f"{name}  NMI {found.nmi:.3f}": information.aggregate_map(counted.total(), colors, assigned.grid.size).numpy()
+        for name, counted, found, colors in (
+            ("clusters", tally.positions, score.information, palette[score.mapping]),
+            ("ground truth", assigned.truth, real, palette),
+        )
+    }
     rows = []
-    for indices, clusters, masks in _assigned(config, centroids, data, context, chosen):
-        for index, cluster_map, mask in zip(indices, clusters, masks, strict=True):
-            image = data.val.image(index).resize((mask.shape[1], mask.shape[0]))
-            rows.append((np.asarray(image), mask.numpy(), mapping[cluster_map].numpy()))
+    for index, truth, (clusters,) in assigned.examples:
+        image = data.val.image(index).resize((truth.shape[1], truth.shape[0]))
+        rows.append((np.asarray(image), truth.numpy(), score.mapping[clusters.long()].numpy()))
     return {
         "aggregate.png": figures.aggregate(maps, data.info.classes, data.info.palette),
         "examples.png": figures.segmentations(rows, data.info.classes, data.info.palette),
     }
-
-
-def _spec(config: PositionalEffectConfig) -> FeatureSpec:
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

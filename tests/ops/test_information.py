@@ -4,11 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from densebench.ops.information import (
+    LocalityBias,
     PositionCounts,
     aggregate_map,
     attention_mutual_information,
+    coarse_positions,
+    correlation,
     mi_bias,
     mutual_information,
 )
@@ -76,3 +80,49 @@ def test_locality_of_attention():
 def test_wrong_grid():
     with pytest.raises(ValueError, match="30 positions"):
         PositionCounts(30, 4).update(0, torch.zeros(5, 5, dtype=torch.int64))
+
+
+def test_coarse_positions_count_all_their_pixels():
+    positions, grid = coarse_positions((5, 6), 4)
+    assert grid == (2, 2)
+    assert positions.view(5, 6).tolist() == [[0] * 4 + [1] * 2] * 4 + [[2] * 4 + [3] * 2]
+    maps = random_maps(7)
+    stream = PositionCounts(4, 4, 2, positions)
+    for image, labels in enumerate(maps):
+        stream.update(image, labels)
+    expected = torch.stack([(maps == c).sum(0).flatten() for c in range(4)], 1)
+    assert torch.equal(stream.total(), torch.zeros(4, 4, dtype=torch.int64).index_add_(0, positions, expected))
+    stream.images[0] = 2000  # with up to 16 pixels a position, 2048 images are too many for two bytes
+    for image in range(0, 200, 2):
+        stream.update(image, maps[0])
+    assert stream._cells.dtype == torch.int32
+
+
+def test_locality_bias_by_both_orders_of_averaging():
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.randn(3, 2, 6, 6, generator=generator).mul(3).softmax(-1)
+    found = LocalityBias(2, 2, prefix=1)
+    found.update(1, attention[:2])
+    found.update(1, attention[2:])
+    patches = attention[..., 1:, 1:].double()
+    joint = patches / patches.sum((-2, -1), keepdim=True)
+    product = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    by_hand = (joint * (joint / product).log()).sum((-2, -1)).mean(0)
+    assert found.of_heads[1].tolist() == pytest.approx(by_hand.tolist())
+    assert found.of_mean[1] == pytest.approx(float(attention_mutual_information(patches.mean(1)).mean()))
+    assert found.of_heads[0].isnan().all()
+    whole = LocalityBias(1, 2)
+    whole.update(0, attention)
+    assert whole.of_mean[0] < whole.of_heads.mean()  # convex where all queries weigh the same
+
+
+def test_correlation_is_that_of_scipy():
+    x = torch.tensor([1.0, 2, 2, 5, math.nan, 9, 3, -1])
+    y = torch.tensor([2.0, 1, 4, 4, 1, 100, math.inf, 0])
+    found = correlation(x, y)
+    kept = [0, 1, 2, 3, 5, 7]
+    assert found.n == 6
+    assert found.pearson == pytest.approx(stats.pearsonr(x[kept], y[kept]).statistic)
+    assert found.spearman == pytest.approx(stats.spearmanr(x[kept], y[kept]).statistic)
+    assert math.isnan(correlation(torch.ones(4), torch.arange(4)).pearson)
+    assert math.isnan(correlation(torch.arange(2), torch.arange(2)).spearman)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from densebench.ops.clustering import StreamingMoments
-from densebench.ops.probe import assign_cosine, cosine_kmeans_fit, principal_directions
+from densebench.ops.probe import CosineKMeans, assign_cosine, cosine_kmeans_fit, principal_directions
 
 
 def test_principal_directions_are_those_of_centred_rows():
@@ -31,6 +31,15 @@ def test_fit_finds_directions():
     assert losses[0] > losses[-1] + 0.01
     torch.testing.assert_close(F.normalize(found, dim=1), truth, rtol=0, atol=0.03)
     assert torch.equal(start, kept)
+
+
+def test_steps_one_by_one_are_the_fit():
+    x = torch.randn(4, 60, 5, generator=torch.Generator().manual_seed(0))
+    one = CosineKMeans(torch.eye(5)[:3])
+    losses = [float(one.step(rows)) for rows in x]
+    centroids, expected = cosine_kmeans_fit(x, torch.eye(5)[:3])
+    assert torch.equal(one.centroids, centroids)
+    assert losses == expected
 
 
 def test_fit_says_when_batches_run_out():

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densebench.ops import retrieval, topk
 from densebench.ops import search as search_module
-from densebench.ops import topk
 from densebench.ops.retrieval import (
     ExactIndex,
     attend,
+    attention,
     make_index,
     normalise_keys,
     recall_at_k,
@@ -276,6 +277,28 @@ def test_attention_through_scores_equals_attention_through_keys(temperature):
     cosine = F.cosine_similarity(queries[:, None], keys[found.indices], dim=-1)
     weights = (cosine / temperature).softmax(1)
     torch.testing.assert_close(fast, (weights[..., None] * labels[found.indices]).sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [40, 1 << 21])
+def test_labels_can_be_missing_or_of_half_precision(block, monkeypatch):
+    monkeypatch.setattr(retrieval, "GATHERED", block)
+    keys, queries, labels = normalise_keys(randn(60, 8)), randn(25, 8, seed=1), torch.rand(60, 6) + 0.1
+    found = search(keys, queries, 5, "torch")
+    given_ = {"scores": found.scores, "temperature": 0.3}
+    weights = attention(queries, found.indices, **given_)
+    torch.testing.assert_close(weights.sum(1), torch.ones(25))
+    half = attend(queries, found.indices, labels.half(), **given_)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, attend(queries, found.indices, labels.half().float(), **given_))
+    whole = attend(queries, found.indices, labels, missing=0.0, **given_)
+    torch.testing.assert_close(whole, attend(queries, found.indices, labels, **given_))
+    labels[::3, :4] = 0.0
+    labels[:, 5] = 0.0
+    known = (labels[found.indices] != 0) * weights[..., None]
+    expected = (known * labels[found.indices]).sum(1) / known.sum(1)  # 0 / 0 where no neighbour has a label
+    torch.testing.assert_close(attend(queries, found.indices, labels, missing=0.0, **given_), expected, equal_nan=True)
+    assert expected[:, 5].isnan().all()
+    assert expected[:, :4].isfinite().any()
 
 
 def test_attention_needs_one_source_of_cosines():

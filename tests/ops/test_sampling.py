@@ -7,8 +7,10 @@ from densebench.ops.sampling import (
     draw_subset,
     patch_scores,
     patches_per_image,
+    patchify_labels,
     sample_patches,
     scores_of,
+    scores_of_ids,
     soft_labels,
     subset_size,
 )
@@ -54,6 +56,11 @@ def test_scores_by_hand():
     masks = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 2]]])  # two patches: {0}, {1, 2}; then class 1 twice
     assert patch_scores(masks, 2, 3).tolist() == [[[1, 2]]]
     assert torch.equal(scores_of(soft_labels(masks, 2, 3)), patch_scores(masks, 2, 3))
+
+
+def test_scores_of_ids_are_those_of_their_masks():
+    masks = random_masks()
+    assert torch.equal(scores_of_ids(patchify_labels(masks, 4), 5), patch_scores(masks, 4, 5))
 
 
 def test_sampling_prefers_rare_classes_and_never_repeats():

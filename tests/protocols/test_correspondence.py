@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from PIL import Image
 
@@ -16,8 +17,9 @@ from densebench.datasets.voc import VOC
 from densebench.errors import DatasetError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, FeatureSpec
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.progress import Progress
-from densebench.protocols import correspondence
+from densebench.protocols import correspondence_matches
 from densebench.protocols.correspondence import Correspondence
 from densebench.protocols.protocol import Context, Data
 from tests import toys
@@ -110,7 +112,7 @@ def test_scores_depend_on_neither_batches_nor_blocks_nor_the_cache(tmp_path, mon
     runs = [measure(toys.ColorBackbone(), Parts(), batch_size=size)[0] for size in (5, 12)]
     assert 0 < runs[0]["pck@0.05"].value < 100
     runs += [measure(toys.ColorBackbone(), Parts(), tmp_path)[0] for _ in range(2)]
-    monkeypatch.setattr(correspondence, "BLOCK", 2)
+    monkeypatch.setattr(correspondence_matches, "BLOCK", 2)
     runs.append(measure(toys.ColorBackbone(), Parts())[0])
     for run in runs[1:]:
         for name, metric in run.items():
@@ -228,3 +230,76 @@ def test_scenes_have_pairs_and_an_estimate():
     assert estimate.features["val"][1] == 10
     assert estimate.bank_bytes > 0
     assert estimate.search_flops > 0
+
+
+class Layered(toys.ColorBackbone):
+    """Tokens know the part in layer 1 alone, keys in layer 0 alone; everything else is noise."""
+
+    info = BackboneInfo(name="layered", patch=8, width=4, prefix=1, depth=3, facets=("token", "key"), any_layer=True)
+
+    def __init__(self):
+        super().__init__()
+        self.forwards = 0
+
+    def tokens_many(self, pixels, reads):
+        self.forwards += 1
+        return [self._read(pixels, *read) for read in reads]
+
+    def tokens(self, pixels, layers, facet, norm):
+        return [self._read(pixels, layer, facet, norm) for layer in layers]
+
+    def _read(self, pixels, layer, facet, norm):
+        (known,) = super().tokens(pixels, (layer,), facet, norm)
+        if (facet, layer) in {("token", 1), ("key", 0)}:
+            return known
+        seed = 10 * layer + (facet == "key") + 100 * norm
+        return torch.randn(known.shape[1:], generator=torch.Generator().manual_seed(seed)) + 0.1 * known
+
+
+def test_a_sweep_finds_the_best_layer_of_each_facet():
+    backbone = Layered()
+    found, result, _ = measure(backbone, Parts(), batch_size=12, layers="all", facets="all")
+    assert backbone.forwards == 2  # twelve sources, twelve targets
+    assert result.facts["best"] == {"token": {"layer": 1, "depth": "2/3"}, "key": {"layer": 0, "depth": "1/3"}}
+    assert list(found) == [f"pck@{a}/{facet}" for facet in ("token", "key") for a in ("0.10", "0.05", "0.01")]
+    assert [m.name for m in found.values() if m.main] == ["pck@0.10/token", "pck@0.10/key"]
+    assert found["pck@0.10/key"].value == pytest.approx(100.0)
+    assert found["pck@0.10/key"].per_class == {"flag": 100.0, "kite": 100.0}
+    assert result.facts["best_of_all"] == "token 2/3"
+    assert set(result.facts["final_norm"]) == {"before", "after"}
+    assert any("chosen on the validation split" in note for note in result.notes)
+    assert set(result.artifacts) == {"matches.png", "curves.png", "reads.csv"}
+    assert len(result.artifacts["reads.csv"].splitlines()) == 1 + 7
+
+
+def test_each_read_of_a_sweep_scores_what_it_scores_alone(monkeypatch):
+    _, sweep, _ = measure(Layered(), Parts(), layers="all", facets="all")
+    monkeypatch.setattr(correspondence_matches, "BLOCK_BYTES", 1)  # one source at a time
+    _, again, _ = measure(Layered(), Parts(), layers="all", facets="all")
+    assert again.facts["reads"] == sweep.facts["reads"]
+    assert len(sweep.facts["reads"]) == 7
+    for read in sweep.facts["reads"]:
+        norm = not read["ablation"]
+        alone, _, _ = measure(Layered(), Parts(), layer=read["layer"], facet=read["facet"], norm=norm)
+        for name, metric in alone.items():
+            assert read[name] == round(metric.value, 4), read
+
+
+def test_a_sweep_of_one_read_has_its_interval():
+    alone, _, _ = measure(Layered(), Parts(), layer=1, facet="key")
+    one, _, _ = measure(Layered(), Parts(), layers=(1,), facets=("key",))
+    assert one["pck@0.10/key"].value == alone["pck@0.10"].value
+    assert one["pck@0.10/key"].ci95 == alone["pck@0.10"].ci95
+    assert one["pck@0.10/key"].per_class == alone["pck@0.10"].per_class
+
+
+def test_a_sweep_is_estimated_and_draws_fewer_embedded_pairs():
+    protocol, backbone, data = Correspondence(), Layered(), Scenes(None, "val", length=10, size=64)
+    one, many = (protocol.resolve(protocol.configure(p), backbone.info, data.info) for p in ("paper", "sweep"))
+    assert (one.pairs, many.pairs) == (None, 500)
+    assert protocol.resolve(protocol.configure("sweep"), backbone.info, Parts.info).pairs is None
+    small, large = (protocol.estimate(c, backbone.info, Data(data, data)) for c in (one, many))
+    assert large.bank_bytes == 7 * small.bank_bytes
+    assert large.features["val"][1] == 20
+    with pytest.raises(UsageError, match=r"layers=\[9\]: layered has layers 0 to 2"):
+        measure(backbone, Parts(), layers=(9,))

@@ -1,0 +1,190 @@
+"""Sweeps of `positional_effect` side by side: models or sizes in one grid, correlations over all of them.
+
+Pure functions of result records and of the arrays that each sweep leaves beside its record (`best.npz`). Source of the
+views: "Unsupervised Semantic Segmentation Facilitates Model Understanding" (P-POS), 2.4 and figures 1, 4, 6 and 9.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from densebench import figures
+from densebench.errors import StorageError, UsageError
+from densebench.ops.information import Correlation, correlation
+from densebench.results import Record, ResultStore
+
+Points = dict[str, dict[str, list[tuple[float, float]]]]
+CHARTS = {
+    "positional_log_miou": ("mIoU over positional effect", "NMI", "log10 mIoU [%]"),
+    "locality_positional": ("positional effect over locality", "I(K, Q) [nat], mean of heads", "NMI"),
+}
+"""Title and axes."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One record of a sweep, and its arrays: small example pictures of each facet's best layer."""
+
+    record: Record
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.record.model.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestRow:
+    """The best layer of one facet of one model."""
+
+    model: str
+    facet: str
+    layer: str
+    """Counted from 1, such as "9/12"."""
+    miou: float
+    nmi: float
+    nmi_excess: float
+
+
+def find_sweeps(results: str | Path, dataset: str) -> list[Sweep]:
+    """Return the sweeps of one dataset in a results folder, one per model, the newest; --limit runs stay off.
+
+    Raises StorageError where there are none, or where the arrays of one are gone.
+    """
+    store = ResultStore(results)
+    newest: dict[str, Record] = {}
+    for record in store.records():
+        if not isinstance(record, StorageError) and _is_sweep(record) and record.complete:
+            kept = newest.get(record.model.name)
+            if record.data.name == dataset and (kept is None or kept.created < record.created):
+                newest[record.model.name] = record
+    if not newest:
+        raise StorageError(
+            f"{results} holds no sweep of positional_effect on {dataset}; `densebench run --protocol "
+            f"positional_effect --preset sweep --dataset {dataset} --out {results}` makes one."
+        )
+    return [Sweep(record, _arrays(store, record)) for _, record in sorted(newest.items())]
+
+
+def best_rows(sweeps: Sequence[Sweep]) -> list[BestRow]:
+    """Return the best layer of every facet of every model (P-POS figure 4b), best mIoU first within a facet."""
+    rows = [
+        BestRow(
+            model=sweep.model,
+            facet=facet,
+            layer=best["depth"],
+            **{name: _row(sweep, facet, best["layer"])[name] for name in ("miou", "nmi", "nmi_excess")},
+        )
+        for sweep in sweeps
+        for facet, best in sweep.record.facts["best"].items()
+    ]
+    order = list(dict.fromkeys(row.facet for row in rows))
+    return sorted(rows, key=lambda row: (order.index(row.facet), -row.miou, row.model))
+
+
+def points(sweeps: Sequence[Sweep]) -> Points:
+    """Return what P-POS figure 9 plots, {quantity: {model: [(x, y)]}}: all layers and facets of all models.
+
+    The ablation of the final norm is left out, and so are reads with mIoU 0, which has no logarithm; models without
+    attention have no locality.
+    """
+    found: Points = {name: {} for name in CHARTS}
+    for sweep in sweeps:
+        local = sweep.record.facts["locality"].get("mean_of_heads")
+        for row in sweep.record.facts["reads"]:
+            if row["ablation"]:
+                continue
+            if row["miou"] > 0:
+                point = (row["nmi"], math.log10(row["miou"]))
+                found["positional_log_miou"].setdefault(sweep.model, []).append(point)
+            if local and row["facet"] in ("key", "query"):
+                found["locality_positional"].setdefault(sweep.model, []).append((local[row["layer"]], row["nmi"]))
+    return found
+
+
+def correlations(sweeps: Sequence[Sweep]) -> dict[str, Correlation]:
+    """Return the correlations of `points` over all models together, which P-POS 3.3 reports as 0.70 and -0.59."""
+    found = {}
+    for name, series in points(sweeps).items():
+        pairs = torch.tensor([pair for pairs in series.values() for pair in pairs], dtype=torch.float64).view(-1, 2)
+        found[name] = correlation(pairs[:, 0], pairs[:, 1])
+    return found
+
+
+def correlation_picture(sweeps: Sequence[Sweep]) -> bytes:
+    """Return the points as PNG, a colour per model, with the pooled coefficients."""
+    panels, labels = {}, {}
+    for (name, series), found in zip(points(sweeps).items(), correlations(sweeps).values(), strict=True):
+        title, x, y = CHARTS[name]
+        title += f"\nn = {found.n}, Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}"
+        panels[title], labels[title] = series, (x, y)
+    return figures.scatters(panels, labels)
+
+
+def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
+    """Return one facet's best layers as PNG: models below each other, the same images beside each other.
+
+    The last column has the aggregated maps (P-POS figures 1 and 6). Models without the facet are left out.
+
+    Raises UsageError where no model has it, or where the sweeps are of different datasets or images.
+    """
+    shown = [sweep for sweep in sweeps if f"classes_{facet}" in sweep.arrays]
+    if not shown:
+        raise UsageError(f"none of {', '.join(s.model for s in sweeps)} has a sweep with pictures of facet {facet!r}.")
+    datasets = sorted({sweep.record.data.name for sweep in shown})
+    counts = sorted({len(sweep.arrays["images"]) for sweep in shown})
+    if len(datasets) > 1 or len(counts) > 1:
+        raise UsageError(
+            f"a grid shows the same images for all models; these sweeps are of {', '.join(datasets)} with "
+            f"{', '.join(map(str, counts))} examples. Compare sweeps of one dataset and one positional_effect.examples."
+        )
+    first = shown[0].arrays
+    palette = [(int(r), int(g), int(b)) for r, g, b in first["palette"]]
+    rows: dict[str, list[NDArray[np.uint8] | None]] = {
+        "image": [*first["images"], None],
+        "ground truth": [*(figures.colorize(m, palette) for m in first["truth"]), first["aggregate_truth"]],
+    }
+    for sweep in shown:
+        name = f"{sweep.model}\n{facet} {sweep.record.facts['best'][facet]['depth']}"
+        maps = [figures.colorize(m, palette) for m in sweep.arrays[f"classes_{facet}"]]
+        rows[name] = [*maps, sweep.arrays[f"aggregate_{facet}"]]
+    columns = ["" for _ in first["images"]] + ["all images"]
+    return figures.picture_grid(rows, columns, (first["classes"].tolist(), palette, range(len(palette))))
+
+
+def _is_sweep(record: Record) -> bool:
+    return record.protocol.name == "positional_effect" and "reads" in record.facts
+
+
+def _row(sweep: Sweep, facet: str, layer: int) -> dict[str, Any]:
+    rows = sweep.record.facts["reads"]
+    return next(row for row in rows if (row["facet"], row["layer"], row["ablation"]) == (facet, layer, False))
+
+
+def _arrays(store: ResultStore, record: Record) -> dict[str, NDArray[Any]]:
+    name = next((name for name in record.artifacts if name.endswith("best.npz")), None)
+    if name is None:
+        return {}  # a sweep without example pictures
+    path = store.path(
+        dataset=record.data.name,
+        protocol=record.protocol.name,
+        model=record.model.name,
+        preset=record.protocol.preset,
+        score_hash=record.score_hash,
+    )
+    try:
+        with np.load(io.BytesIO((path.parent / name).read_bytes())) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise StorageError(f"{path.parent / name} cannot be read ({error}); run the sweep again.") from None
