@@ -15,6 +15,7 @@ from pathlib import Path
 SETTINGS = {
     "hummingbird": {"fractions": (1,), "augmentation_epochs": 0},
     "overclustering": {"clusters": ("classes", 300), "seeds": (0,), "n_redo": 1, "n_iter": 20},
+    "in_context_depth": {"augmentation_epochs": 0},
     "positional_effect": {"steps": 50, "examples": 4},
 }
 

@@ -28,12 +28,16 @@ __all__ = [
     "Neighbours",
     "ScannIndex",
     "attend",
+    "attention",
     "make_index",
     "normalise_keys",
     "recall_at_k",
     "search",
     "upsample_argmax",
 ]
+
+GATHERED = 1 << 21
+"""Labels widened at a time where they are of half precision or can be missing."""
 
 
 def normalise_keys(features: Tensor) -> Tensor:
@@ -50,26 +54,24 @@ def normalise_keys(features: Tensor) -> Tensor:
     return features / norms
 
 
-def attend(
+def attention(
     queries: Tensor,
     indices: Tensor,
-    labels: Tensor,
     *,
     scores: Tensor | None = None,
     keys: Tensor | None = None,
     temperature: float = 0.02,
     chunk: int = 4096,
 ) -> Tensor:
-    """Return the labels that queries take over from their neighbours, (Q, C): a mean weighted by softmax(cos / T).
+    """Return how much queries attend to each of their neighbours, (Q, k) float32 with rows summing to 1.
 
-    Give either the ``scores`` of a dot-product search over unit keys, which are cosines but for the query's norm
-    and make this cheap, or the ``keys`` themselves, which works after any search (DIP searches raw features by
-    distance, then attends by cosine).
+    It is softmax(cos / T). Give either the ``scores`` of a dot-product search over unit keys, which are cosines but
+    for the query's norm and make this cheap, or the ``keys`` themselves, which works after any search (DIP searches
+    raw features by distance, then attends by cosine).
 
     Args:
         queries: (Q, D), not normalised.
-        indices: (Q, k) rows of ``labels`` and ``keys``.
-        labels: (N, C) floating: soft labels, or any values to average, such as depth patches.
+        indices: (Q, k) rows of ``keys``.
         scores: (Q, k) dot products of the queries with unit keys.
         keys: (N, D), not necessarily normalised.
         temperature: T > 0; 0.02 in open-hummingbird-eval, 0.07 in DIP's scripts.
@@ -82,17 +84,55 @@ def attend(
         raise ValueError("give the scores of a search over unit keys, or the keys, and not both")
     if not temperature > 0:
         raise ValueError(f"temperature is positive, got {temperature}")
-    queries = queries.to(labels.device).float()
-    indices = indices.to(labels.device)
+    queries = queries.to(indices.device).float()
     if scores is not None:
-        cosine = scores.to(labels.device) / queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        cosine = scores.to(indices.device) / queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
     else:
         assert keys is not None
         cosine = torch.cat(
             [_cosine_by_gathering(q, keys[i]) for q, i in zip(queries.split(chunk), indices.split(chunk), strict=True)]
         )
-    weights = torch.softmax(cosine / temperature, dim=1).to(labels.dtype)
-    return F.embedding_bag(indices, labels, per_sample_weights=weights, mode="sum")  # nothing (Q, k, C) is built
+    return torch.softmax(cosine / temperature, dim=1)
+
+
+def attend(
+    queries: Tensor,
+    indices: Tensor,
+    labels: Tensor,
+    *,
+    scores: Tensor | None = None,
+    keys: Tensor | None = None,
+    temperature: float = 0.02,
+    chunk: int = 4096,
+    missing: float | None = None,
+) -> Tensor:
+    """Return the labels that queries take over from their neighbours, (Q, C): a mean weighted by :func:`attention`.
+
+    Args:
+        queries: see :func:`attention`, as ``scores``, ``keys``, ``temperature`` and ``chunk``.
+        indices: (Q, k) rows of ``labels`` and ``keys``.
+        labels: (N, C) floating: soft labels, or any values to average, such as depth patches. Values of half
+            precision are averaged in float32.
+        missing: a value that is no label: it is left out of the mean, which is NaN where all neighbours lack a value.
+    """
+    indices = indices.to(labels.device)
+    weights = attention(queries, indices, scores=scores, keys=keys, temperature=temperature, chunk=chunk)
+    if missing is None and labels.dtype in (torch.float32, torch.float64):  # nothing (Q, k, C) is built
+        return F.embedding_bag(indices, labels, per_sample_weights=weights.to(labels.dtype), mode="sum")
+    block = max(1, GATHERED // max(1, indices.shape[1] * labels.shape[1]))
+    return torch.cat(
+        [_mean(w, labels[i].float(), missing) for w, i in zip(weights.split(block), indices.split(block), strict=True)]
+    )
+
+
+def _mean(weights: Tensor, values: Tensor, missing: float | None) -> Tensor:
+    """Return the means (q, C) of values (q, k, C) with weights (q, k)."""
+    if missing is None:
+        return torch.einsum("qk,qkc->qc", weights, values)
+    known = values != missing
+    total = torch.einsum("qk,qkc->qc", weights, known.float())
+    mean = torch.einsum("qk,qkc->qc", weights, values.masked_fill(~known, 0)) / total
+    return mean.masked_fill(total == 0, torch.nan)
 
 
 def _cosine_by_gathering(queries: Tensor, neighbours: Tensor) -> Tensor:

@@ -69,6 +69,15 @@ def scores_of(labels: Tensor) -> Tensor:
     return (touched * touched.sum((1, 2), keepdim=True)).sum(-1)
 
 
+def scores_of_ids(ids: Tensor, n_ids: int) -> Tensor:
+    """Return :func:`patch_scores` (B, h, w) from the ids (B, h, w, pixels) in [0, n_ids) of the pixels of each patch.
+
+    DIP scores patches of depth so, by the histogram bins of their pixels.
+    """
+    touched = torch.zeros(*ids.shape[:3], n_ids, device=ids.device).scatter_(3, ids, 1.0)
+    return (touched * touched.sum((1, 2), keepdim=True)).sum(-1)
+
+
 def sample_patches(scores: Tensor, k: int, noise: Tensor) -> Tensor:
     """Return the indices (B, k) of the k patches with the smallest ``score * noise``, in ascending order of it.
 

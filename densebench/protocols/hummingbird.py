@@ -6,13 +6,15 @@ al. 2023, in the open implementation that PaKA (5.2, A.2) and NeCo (A.2) use, op
 
 Left open by the papers, with the defaults here: input size (HBIRD's table: 512 px, 504 for patches of 14), passes over
 the augmented memory images (HBIRD's default: 1), which of the two mIoU is printed (both are in every result).
+
+Memory and queries may come from different datasets with the same classes: domain shift, as P-DIP table 2 has it.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +22,11 @@ import torch
 from torch import Tensor
 
 from densebench.config import no_score
-from densebench.datasets.augment import Augment
 from densebench.datasets.checks import label_presence
-from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import FeatureError, UsageError
-from densebench.features import FeatureSpec, Labels
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
+from densebench.errors import UsageError
+from densebench.features import Labels
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import matching, retrieval, sampling
 from densebench.ops.confusion import (
     AbsentRule,
@@ -36,6 +37,8 @@ from densebench.ops.confusion import (
     mean_iou,
     percentile_interval,
 )
+from densebench.protocols import memory
+from densebench.protocols.memory import Content, Memory, RetrievalConfig
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -47,43 +50,27 @@ from densebench.protocols.protocol import (
     by_class,
     input_size,
 )
+from densebench.protocols.retrieval_pictures import ClassExamples
 from densebench.results import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class HummingbirdConfig:
-    """Settings of in-context retrieval; sections are those of the HBIRD code and the papers named above."""
+class HummingbirdConfig(RetrievalConfig):
+    """Settings of in-context segmentation beside those of the memory (`memory.RetrievalConfig`)."""
 
-    input_size: int | None = None
-    """Side in pixels; None: 512 rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    """Take the last layer after its final norm."""
-    std: tuple[float, float, float] | None = None
-    """Channel deviations instead of the weights' own."""
-    neighbours: int = 30
-    temperature: float = 0.02
-    """Of the softmax over the neighbours' cosine similarities."""
-    similarity: Literal["cosine", "l2"] = "cosine"
-    """"cosine": unit-norm memory, inner product. "l2": squared distance of raw features, as DIP's code has it."""
-    memory_size: int | None = 10_240_000
-    """Rows of the memory, shared evenly by the images; None keeps every patch."""
-    augmentation_epochs: int = 1
-    """Passes over the memory images, each with new colour jitter and crop; 0 takes the images as they are."""
     void_to: int = 0
     """The class that void pixels of memory images join."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted."""
+    ignore: Literal["dataset", "void"] = "dataset"
+    """Labels that are not evaluated: the dataset's own, or void alone, with ADE20K's "other" as a class (DIP)."""
     fractions: tuple[int, ...] = (1, 8, 64, 128)
     """Memories of 1/f of the images; f > 1 is averaged over `subset_seeds`."""
     subset_seeds: tuple[int, ...] = (42, 400, 783, 1293, 4019)
     subset_dir: Path | None = None
     """Folder of image lists `1_div_F/*_F_SEED.txt` to use instead of drawing subsets by the published rule."""
-    search: Literal["exact", "scann"] = "exact"
-    """"scann" is approximate, with the published parameters; needs the extra `scann`."""
-    backend: Literal["auto", "torch", "faiss"] = no_score("auto")
-    """Which exact search: they agree, so this is not part of the score hash."""
+    examples: int = no_score(6)
+    """Images in each picture; 0 draws none."""
 
 
 class Hummingbird(Protocol[HummingbirdConfig]):
@@ -99,14 +86,16 @@ class Hummingbird(Protocol[HummingbirdConfig]):
             settings={"std": (0.229, 0.224, 0.255), "augmentation_epochs": 2, "fractions": (1,)},
         ),
         "dip": Preset(
-            source="DIP README and hummingbird/src: L2 on raw features, temperature 0.07, absent classes skipped",
+            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, temperature 0.07, absent "
+            "classes skipped, ADE20K's other a class",
             settings={
-                "input_size": 504,
                 "similarity": "l2",
                 "temperature": 0.07,
+                "memory_dtype": "float16",
                 "augmentation_epochs": 2,
                 "std": (0.229, 0.224, 0.255),
                 "absent": "skip",
+                "ignore": "void",
                 "fractions": (1,),
             },
         ),
@@ -122,32 +111,23 @@ class Hummingbird(Protocol[HummingbirdConfig]):
         """Fill in the input size."""
         if config.void_to not in range(data.n_classes):
             raise UsageError(f"hummingbird.void_to={config.void_to} is no class of {data.name}.")
-        if config.search == "scann" and config.similarity == "l2":
-            raise UsageError("hummingbird.search=scann has published settings for similarity=cosine only; use exact.")
-        for wanted, package in ((config.search, "scann"), (config.backend, "faiss")):
-            if wanted == package and importlib.util.find_spec(package) is None:
-                extra = {"scann": "scann", "faiss": "cpu"}[package]
-                raise UsageError(f"{package} is not installed: pip install 'densebench[{extra}]'.")
+        memory.check(self.name, config)
         return replace(config, input_size=input_size(config.input_size, 512, backbone, data))
 
     def estimate(self, config: HummingbirdConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return memory rows, feature passes and the arithmetic of the search."""
-        size = _side(config)
-        patches = (size // backbone.patch) ** 2
-        epochs = max(1, config.augmentation_epochs)
-        queries = len(data.val) * patches
-        rows = [
-            images * epochs * _rows_per_image(config, images, patches)
+        plans = [
+            memory.plan(config, backbone, images)
             for f in config.fractions
             for images in [max(1, len(data.train) // f)] * (1 if f == 1 else len(config.subset_seeds))
         ]
         return Estimate(
             features={
-                "train": (_spec(config, 0), len(data.train) * epochs),
-                "val": (_spec(config), len(data.val)),
+                "train": (memory.request(config, 0), len(data.train) * plans[0].epochs),
+                "val": (memory.request(config), len(data.val)),
             },
-            bank_bytes=max(rows) * (backbone.width + data.info.n_classes) * 4,
-            search_flops=2.0 * backbone.width * queries * sum(rows),
+            bank_bytes=max(p.nbytes(config, backbone.width, data.train.info.n_classes) for p in plans),
+            search_flops=2.0 * backbone.width * len(data.val) * plans[0].patches * sum(p.rows for p in plans),
         )
 
     def run(self, config: HummingbirdConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
@@ -157,33 +137,39 @@ class Hummingbird(Protocol[HummingbirdConfig]):
             raise UsageError(f"hummingbird.backend=faiss searches on the CPU; on {device} use torch.")
         metrics: list[Metric] = []
         banks: dict[str, Any] = {}
+        pictures: dict[str, bytes] = {}
+        content = _content(config, backbone.info.patch, data.train.info.n_classes)
         for factor in config.fractions:
             runs = {}
             for seed, indices in _subsets(config, factor, data.train, context):
                 with context.stage("memory"):
-                    bank = _memory(config, backbone.info, data.train, indices, context, factor)
-                runs[seed] = _score(config, backbone.info, bank, data, context, factor)
-                banks[f"1/{factor}:{seed}"] = {"images": len(indices), **bank.facts, "recall": runs[seed].recall}
-                del bank
+                    title = f"memory 1/{factor}"
+                    bank = memory.build(config, backbone.info, data.train, indices, content, context, title)
+                shown = ClassExamples(0 if banks else config.examples, bank, data, backbone.info.patch)
+                runs[seed] = _score(config, bank, data, context, factor, shown)
+                banks[f"1/{factor}:{seed}"] = {**bank.facts, "recall": runs[seed].recall}
+                with context.stage("figures"):
+                    pictures |= shown.draw()
+                del bank, shown
             metrics += _metrics(factor, runs, data.info)
-        notes = []
-        if config.augmentation_epochs:
-            notes.append(
-                "the augmentation of a memory image is drawn from (seed, epoch, image), the same in all subsets"
-            )
-        if config.subset_dir is None and max(config.fractions) > 1:
-            notes.append("subsets are drawn by the published rule, not the published lists")
-        return Measurement(metrics=tuple(metrics), facts={"banks": banks}, notes=tuple(notes))
+        return Measurement(
+            metrics=tuple(metrics), facts={"banks": banks}, notes=tuple(_notes(config, data)), artifacts=pictures
+        )
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """A searchable memory: an index over keys (N, D) and their soft labels (N, C)."""
+def _notes(config: HummingbirdConfig, data: Data) -> Iterator[str]:
+    if config.augmentation_epochs:
+        yield "the augmentation of a memory image is drawn from (seed, epoch, image), the same in all subsets"
+    if config.subset_dir is None and max(config.fractions) > 1:
+        yield "subsets are drawn by the published rule, not the published lists"
+    if data.train.info.name != data.val.info.name:
+        yield f"domain shift: memory from {data.train.info.name}, queries from {data.val.info.name}"
 
-    index: retrieval.Index
-    keys: Tensor
-    labels: Tensor
-    facts: Mapping[str, object]
+
+def _content(config: HummingbirdConfig, patch: int, n_classes: int) -> Content:
+    """Return what the memory knows of a patch: the share of each class among its pixels."""
+    of = partial(sampling.soft_labels, patch=patch, n_classes=n_classes, void_to=config.void_to)
+    return Content(n_classes, of, sampling.scores_of)
 
 
 @dataclass(frozen=True)
@@ -199,96 +185,32 @@ class _Scores:
     """Share of the exact neighbours that the search finds, on the first batch of queries."""
 
 
-def _memory(
-    config: HummingbirdConfig,
-    backbone: BackboneInfo,
-    train: DenseDataset,
-    indices: list[int],
-    context: Context,
-    factor: int,
-) -> _Bank:
-    """Collect keys and soft labels of the memory images, sampled per image when the memory is bounded."""
-    size = _side(config)
-    patches = (size // backbone.patch) ** 2
-    epochs = max(1, config.augmentation_epochs)
-    per_image = _rows_per_image(config, len(indices), patches)
-    rows = len(indices) * epochs * per_image
-    device = context.features.device
-    keys = torch.empty(rows, backbone.width)
-    labels = torch.empty(rows, train.info.n_classes)
-    generator = torch.Generator().manual_seed(context.seed)
-    filled = 0
-    for epoch in range(epochs):
-        spec = _spec(config, epoch, context.seed)
-        title = f"memory 1/{factor}"
-        stream = context.features.stream(train, spec, indices, labels=Labels((size, size)), title=title)
-        for batch in stream:
-            assert batch.labels is not None
-            soft = sampling.soft_labels(batch.labels, backbone.patch, train.info.n_classes, void_to=config.void_to)
-            features = batch.maps.flatten(2).transpose(1, 2)  # (B, P, D)
-            soft_flat = soft.flatten(1, 2)  # (B, P, C)
-            if per_image < patches:
-                # one draw per image, so that the batch size cannot change which patches are kept
-                noise = torch.stack([torch.rand(patches, generator=generator) for _ in batch.indices])
-                chosen = sampling.sample_patches(sampling.scores_of(soft), per_image, noise)[..., None]
-                features = features.gather(1, chosen.to(device).expand(-1, -1, features.shape[2]))
-                soft_flat = soft_flat.gather(1, chosen.expand(-1, -1, soft_flat.shape[2]))
-            count = features.shape[0] * per_image
-            keys[filled : filled + count] = features.flatten(0, 1).cpu()
-            labels[filled : filled + count] = soft_flat.flatten(0, 1)
-            filled += count
-    if config.similarity == "cosine":
-        try:
-            keys = retrieval.normalise_keys(keys)
-        except ValueError as error:
-            lengthless = int((keys.norm(dim=1) == 0).nonzero()[0])
-            image = train.ids[indices[lengthless // per_image % len(indices)]]
-            raise FeatureError(
-                f"{backbone.name} gives image {image} a patch of length zero, which has no direction to compare "
-                f"({error}). Use another layer or facet."
-            ) from error
-    metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
-    keys = keys.to(device)
-    index = retrieval.make_index(keys, config.search, config.backend, metric, config.neighbours)
-    facts = {"rows": rows, "rows_per_image": per_image, "search": config.search, "backend": index.backend}
-    return _Bank(index, keys, labels.to(device), facts)
-
-
 def _score(
-    config: HummingbirdConfig, backbone: BackboneInfo, bank: _Bank, data: Data, context: Context, factor: int
+    config: HummingbirdConfig, bank: Memory, data: Data, context: Context, factor: int, shown: ClassExamples
 ) -> _Scores:
     """Label every validation image from the memory and count."""
-    size = _side(config)
-    info = data.info
-    matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
+    info, spec = data.info, memory.request(config)
+    ignored = info.ignored if config.ignore == "dataset" else (VOID,)
+    matrix = ConfusionMatrix(info.n_classes, info.n_classes, ignored)
     bootstrap = PoissonBootstrap((info.n_classes, info.n_classes))
-    stream = context.features.stream(data.val, _spec(config), labels=Labels((size, size)), title=f"queries 1/{factor}")
-    recall = 1.0
-    for i, batch in enumerate(context.timed(stream, "features")):
+    recall = None
+    stream = context.features.stream(data.val, spec, labels=Labels(spec.size), title=f"queries 1/{factor}")
+    for batch in context.timed(stream, "features"):
         assert batch.labels is not None
         with context.stage("search"):
-            queries = batch.tokens
-            found = bank.index.search(queries, config.neighbours)
-        if i == 0 and config.search != "exact":
-            exact = retrieval.search(bank.keys, queries, config.neighbours)
-            recall = retrieval.recall_at_k(found.indices, exact.indices)
+            found = bank.search(batch.tokens)
+        recall = bank.recall(batch.tokens, found) if recall is None else recall
         with context.stage("search"):
-            label_hat = retrieval.attend(
-                queries,
-                found.indices,
-                bank.labels,
-                # scores of unit keys are cosines but for the query's norm; raw keys have to be looked at again
-                scores=found.scores if config.similarity == "cosine" else None,
-                keys=bank.keys if config.similarity == "l2" else None,
-                temperature=config.temperature,
-            )
+            label_hat = bank.answer(batch.tokens, found)
         with context.stage("score"):
-            grid = batch.maps.shape[2:]
-            maps = label_hat.unflatten(0, (len(batch.indices), *grid)).permute(0, 3, 1, 2)
-            predictions = retrieval.upsample_argmax(maps, (size, size)).cpu()
-            for image, prediction, target in zip(batch.indices, predictions, batch.labels, strict=True):
+            maps = label_hat.unflatten(0, (len(batch.indices), *batch.maps.shape[2:])).permute(0, 3, 1, 2)
+            predictions = retrieval.upsample_argmax(maps, spec.size).cpu()
+            for i, (image, prediction, target) in enumerate(zip(batch.indices, predictions, batch.labels, strict=True)):
                 bootstrap.update(image, matrix.update(prediction, target))
-    return replace(_summarise(matrix.table, bootstrap.replicates(), config.absent), recall=recall)
+                if image in shown.images:
+                    shown.add(image, batch.maps[i], prediction, target)
+    scores = _summarise(matrix.table, bootstrap.replicates(), config.absent)
+    return replace(scores, recall=1.0 if recall is None else recall)
 
 
 def _summarise(table: Tensor, replicates: Tensor, absent: AbsentRule) -> _Scores:
@@ -361,27 +283,3 @@ def _listed(folder: Path, factor: int, seed: int, train: DenseDataset) -> list[i
     if unknown:
         raise UsageError(f"{found[0]} names {len(unknown)} images that {train.info.name} lacks (first: {unknown[0]}).")
     return sorted(position[name] for name in names)
-
-
-def _side(config: HummingbirdConfig) -> int:
-    assert config.input_size is not None, "resolve() fills it in"
-    return config.input_size
-
-
-def _rows_per_image(config: HummingbirdConfig, images: int, patches: int) -> int:
-    if config.memory_size is None:
-        return patches
-    return sampling.patches_per_image(config.memory_size, images, max(1, config.augmentation_epochs), patches)
-
-
-def _spec(config: HummingbirdConfig, epoch: int | None = None, seed: int = 0) -> FeatureSpec:
-    """Return the feature request of memory images (an epoch) or validation images (none)."""
-    augment = Augment(seed=seed, epoch=epoch) if epoch is not None and config.augmentation_epochs else None
-    return FeatureSpec(
-        size=(_side(config), _side(config)),
-        layer=config.layer,
-        facet=config.facet,
-        norm=config.norm,
-        std=config.std,
-        augment=augment,
-    )

@@ -1,0 +1,292 @@
+"""In-context depth: depth by retrieving patches of known depth, without training anything.
+
+The memory of `hummingbird` with other labels: a patch remembers the depth of each of its pixels, a validation patch
+takes over the mean of its nearest patches, weighted by attention. Source: P-DIP 3.1 and Tab. 3 (NYU Depth v2); the
+code is DIP `hummingbird/src/hbird_eval.py`, whose depth mode cannot be run as published (no NYU loader, no metric).
+
+Left open there, with the defaults here: retrieved patches are put back in their places (the code upsamples their
+pixels as if they were channels); depth is in metres, valid between 1e-3 and 10 m; errors are computed per image at the
+input size and averaged over images; pixels of the memory without a measurement are left out of the mean; depth is
+binned for sampling between the least and greatest of each image (DIP: of each batch, which would make the batch size
+part of the score). Embedded datasets have no published setting: there `memory_size`, `augmentation_epochs` and
+`max_depth` have smaller defaults of their own, which the record states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from densebench import figures
+from densebench.config import no_score
+from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.errors import DatasetError, UsageError
+from densebench.features import Labels
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops import depth as ops
+from densebench.ops import sampling
+from densebench.protocols import memory
+from densebench.protocols.memory import Content, Memory, RetrievalConfig
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Preset,
+    Protocol,
+    input_size,
+    refuse_nonsense,
+)
+from densebench.protocols.retrieval_pictures import resized
+from densebench.results import Metric
+
+PUBLISHED = {"memory_size": 10_240_000, "augmentation_epochs": 2, "max_depth": 10.0}
+EMBEDDED = {"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0}
+"""Defaults on embedded datasets."""
+NAMES = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1"}
+"""Our names of the errors that are reported, and those of `densebench.ops.depth`."""
+ANSWERS = ("prediction", "constant", "image_mean")
+"""Whose errors are computed: the memory's, its mean depth everywhere, and the true mean of each image."""
+UNMEASURED = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextDepthConfig(RetrievalConfig):
+    """Settings of in-context depth beside those of the memory (`memory.RetrievalConfig`)."""
+
+    input_size: int | None = None
+    """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
+    temperature: float = 0.07
+    """Of the softmax over the neighbours' cosine similarities (P-DIP Tab. 7, DIP README)."""
+    memory_size: int | None = None
+    """Rows of the memory; None: 10,240,000 (P-DIP 3.1), 25,600 on embedded datasets."""
+    augmentation_epochs: int | None = None  # type: ignore[assignment]
+    """Passes over the memory images; None: 2 (DIP README), 1 on embedded datasets; 0 takes them as they are."""
+    bins: int = 255
+    """Bins of depth that stand for classes when patches are drawn (DIP)."""
+    min_depth: float = 1e-3
+    """Metres: exclusive lower bound of what is evaluated."""
+    max_depth: float | None = None
+    """Metres: exclusive upper bound; None: 10 as for NYU, 20 on embedded datasets."""
+    eigen_crop: bool = False
+    """Evaluate inside the crop of Eigen et al. that NYU is usually evaluated in."""
+    examples: int = no_score(6)
+    """Images in the picture; 0 draws none."""
+
+
+class InContextDepth(Protocol[InContextDepthConfig]):
+    """Monocular depth by dense nearest-neighbour retrieval."""
+
+    name = "in_context_depth"
+    title = "In-context depth"
+    config = InContextDepthConfig
+    presets = {
+        "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
+        "dip": Preset(
+            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, std 0.255 in blue",
+            settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
+        ),
+    }
+    metrics = (
+        MetricInfo("rmse", "m", False, "root of the mean squared error, per image"),
+        MetricInfo("abs_rel", "1", False, "mean of |error| / true depth, per image"),
+        MetricInfo("delta1", "1", True, "share of pixels off by a factor below 1.25, per image"),
+    )
+    needs = frozenset({"depth"})
+    shrink_hint = "Take fewer rows with --set in_context_depth.memory_size=N, or a smaller in_context_depth.input_size."
+
+    def resolve(self, config: InContextDepthConfig, backbone: BackboneInfo, data: DatasetInfo) -> InContextDepthConfig:
+        """Fill in what depends on backbone and dataset."""
+        defaults: dict[str, Any] = EMBEDDED if data.embedded else PUBLISHED
+        config = replace(
+            config,
+            input_size=input_size(config.input_size, 504, backbone, data),
+            **{k: v for k, v in defaults.items() if getattr(config, k) is None},
+        )
+        memory.check(self.name, config)
+        assert config.max_depth is not None
+        refuse_nonsense(
+            self.name,
+            "0 < min_depth < max_depth and at least one bin",
+            {
+                "max_depth": (config.max_depth, config.max_depth > config.min_depth > 0),
+                "bins": (config.bins, config.bins > 0),
+            },
+        )
+        return config
+
+    def estimate(self, config: InContextDepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return feature passes, the memory and the arithmetic of the search."""
+        filling = memory.plan(config, backbone, len(data.train))
+        return Estimate(
+            features={
+                "train": (memory.request(config, 0), len(data.train) * filling.epochs),
+                "val": (memory.request(config), len(data.val)),
+            },
+            bank_bytes=filling.nbytes(config, backbone.width, backbone.patch**2),
+            search_flops=2.0 * backbone.width * len(data.val) * filling.patches * filling.rows,
+        )
+
+    def run(self, config: InContextDepthConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Build the memory, answer all validation patches from it, average the errors over images."""
+        device = context.features.device
+        if config.backend == "faiss" and device.type != "cpu":
+            raise UsageError(f"in_context_depth.backend=faiss searches on the CPU; on {device} use torch.")
+        train, patch = DepthLabels(data.train), backbone.info.patch
+        with context.stage("memory"):
+            every = list(range(len(train)))
+            content = _content(config, patch)
+            bank = memory.build(config, backbone.info, train, every, content, context, "memory of depth")
+            constant = _mean_depth(bank.labels, train)
+        scores = _evaluate(config, bank, constant, patch, DepthLabels(data.val), context)
+        mean, (low, high) = scores.means.mean(), scores.means.interval()
+        columns = {name: ops.ERRORS.index(theirs) for name, theirs in NAMES.items()}
+        with context.stage("figures"):
+            shown = scores.examples
+            pictures = {"depth.png": figures.depths(shown, ["image", "truth", "retrieved"])} if shown else {}
+        return Measurement(
+            metrics=tuple(
+                Metric(
+                    name=name,
+                    value=float(mean[0, column]),
+                    unit="m" if name == "rmse" else "1",
+                    higher_is_better=name == "delta1",
+                    main=True,
+                    ci95=(float(low[0, column]), float(high[0, column])),
+                    ci_method="Poisson bootstrap over validation images, memory held fixed",
+                )
+                for name, column in columns.items()
+            ),
+            facts={
+                "bank": {**bank.facts, "recall": scores.recall},
+                "max_depth": config.max_depth,
+                **{
+                    answer: {name: float(mean[row, column]) for name, column in columns.items()}
+                    for row, answer in enumerate(ANSWERS[1:], 1)
+                },
+                "constant_depth": constant,
+                "images_without_valid_pixel": scores.hollow,
+                "pixels_without_measured_neighbour": scores.unanswered,
+            },
+            notes=(
+                "errors are averaged over images, not pooled over pixels, at the input size",
+                "`constant` predicts the mean depth of the memory, `image_mean` the true mean of each image",
+            ),
+            artifacts=pictures,
+        )
+
+
+class DepthLabels(DenseDataset):
+    """Another dataset with its depth in the place of label maps: read, cut and resized (nearest) as they are."""
+
+    info: ClassVar[DatasetInfo]
+
+    def __init__(self, base: DenseDataset) -> None:
+        self.info = base.info  # type: ignore[misc]  # as it shows another dataset
+        super().__init__(base.root, base.split)
+        self.base, self.ids = base, base.ids
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+        return self.base.image(index)
+
+    def mask(self, index: int) -> NDArray[Any]:
+        """Decode one depth map, (H, W) float32 in metres, 0 = not measured."""
+        return self.base.depth(index)
+
+    def digest(self) -> str:
+        """Return the digest of the dataset shown, whose cached features these are."""
+        return self.base.digest()
+
+
+def _content(config: InContextDepthConfig, patch: int) -> Content:
+    """Return what the memory knows of a patch: the depth of each pixel, row-major."""
+    return Content(patch**2, partial(sampling.patchify_labels, patch=patch), partial(binned_scores, bins=config.bins))
+
+
+def binned_scores(patches: Tensor, bins: int) -> Tensor:
+    """Return how common the depths of each patch (B, h, w, pixels) are in its image, (B, h, w): bins are its classes.
+
+    The range of the histogram is the image's own. A pixel without measurement is a depth of 0, as in DIP's code.
+    """
+    ids = torch.cat([ops.histogram_bins(image, bins) for image in patches.split(1)])
+    return sampling.scores_of_ids(ids, bins + 1)
+
+
+def _mean_depth(labels: Tensor, train: DenseDataset) -> float:
+    """Return the mean of all measured depths of a memory (N, L), in metres."""
+    total, count = 0.0, 0
+    for part in labels.split(65_536):
+        total += float(part.double().sum())
+        count += int((part != UNMEASURED).sum())
+    if not count:
+        raise DatasetError(
+            f"no pixel of the training images has a depth ({train.info.name} {train.split}); a depth of 0 is no "
+            f"measurement. Run `densebench data check {train.info.name}`."
+        )
+    return total / count
+
+
+@dataclass
+class _Scores:
+    """What came out of the validation pass."""
+
+    means: ops.ImageMean = field(default_factory=lambda: ops.ImageMean((len(ANSWERS), len(ops.ERRORS))))
+    hollow: int = 0
+    """Images without a valid pixel."""
+    unanswered: int = 0
+    """Valid pixels that no neighbour has a measurement for; they get the constant."""
+    recall: float = 1.0
+    examples: list[tuple[NDArray[Any], list[NDArray[Any]]]] = field(default_factory=list)
+
+
+def _evaluate(
+    config: InContextDepthConfig, bank: Memory, constant: float, patch: int, val: DenseDataset, context: Context
+) -> _Scores:
+    """Predict the depth of every validation image and average its errors."""
+    assert config.max_depth is not None
+    scores, spec = _Scores(), memory.request(config)
+    shown = set(np.linspace(0, len(val) - 1, min(config.examples, len(val))).astype(int).tolist())
+    first = True
+    stream = context.features.stream(val, spec, labels=Labels(spec.size), title="queries of depth")
+    for batch in context.timed(stream, "features"):
+        assert batch.labels is not None
+        with context.stage("search"):
+            found = bank.search(batch.tokens)
+        if first:
+            scores.recall, first = bank.recall(batch.tokens, found), False
+        with context.stage("search"):
+            retrieved = bank.answer(batch.tokens, found, missing=UNMEASURED)
+        with context.stage("score"):
+            grid = retrieved.unflatten(0, (len(batch.indices), *batch.maps.shape[2:]))
+            for index, raw, truth in zip(batch.indices, ops.unpatchify(grid, patch).cpu(), batch.labels, strict=True):
+                valid = ops.valid_depth(truth, config.min_depth, config.max_depth, config.eigen_crop)
+                predicted = raw.nan_to_num(constant).clamp(config.min_depth, config.max_depth)
+                scores.unanswered += int((raw.isnan() & valid).sum())
+                scores.hollow += int(not valid.any())
+                scores.means.update(index, torch.stack(list(_errors(predicted, constant, truth, valid))))
+                if index in shown:
+                    pixels = np.asarray(resized(val, index, spec))
+                    scores.examples.append((pixels, [truth.numpy().copy(), predicted.numpy()]))  # not its whole batch
+    if scores.hollow == len(val):
+        raise DatasetError(
+            f"{val.info.name} {val.split}: no pixel of any image lies between {config.min_depth} and "
+            f"{config.max_depth} m. Is its depth in metres? Else set in_context_depth.max_depth."
+        )
+    return scores
+
+
+def _errors(predicted: Tensor, constant: float, truth: Tensor, valid: Tensor) -> Iterator[Tensor]:
+    """Yield the errors of ANSWERS on one image."""
+    mean = float(truth[valid].mean()) if valid.any() else constant
+    for answer in (predicted, torch.full_like(truth, constant), torch.full_like(truth, mean)):
+        yield ops.depth_errors(answer, truth, valid)

@@ -1,0 +1,262 @@
+"""The memory of in-context retrieval: patches of training images with what is known of them, searched by likeness.
+
+Shared by `hummingbird` (soft class labels) and `in_context_depth` (depth values). Source: open-hummingbird-eval 2.0
+`hbird_eval.py` (HBIRD), and DIP's copy of it, `hummingbird/src/hbird_eval.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from densebench.config import no_score
+from densebench.datasets.augment import Augment
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import FeatureError, UsageError
+from densebench.features import FeatureSpec, Labels
+from densebench.model_zoo.backbone import BackboneInfo, Facet
+from densebench.ops import retrieval, sampling
+from densebench.protocols.protocol import Context, refuse_nonsense
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """Settings of every protocol that asks a memory of patches."""
+
+    input_size: int | None = None
+    """Side in pixels, of memory and query images; None: 512 (HBIRD), rounded down to a multiple of the patch."""
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    """Take the last layer after its final norm."""
+    std: tuple[float, float, float] | None = None
+    """Channel deviations instead of the weights' own."""
+    neighbours: int = 30
+    temperature: float = 0.02
+    """Of the softmax over the neighbours' cosine similarities."""
+    similarity: Literal["cosine", "l2"] = "cosine"
+    """"cosine": unit-norm memory, inner product. "l2": squared distance of raw features, as DIP's code has it."""
+    memory_size: int | None = 10_240_000
+    """Rows of the memory, shared evenly by the images, but no more than an image has patches; None keeps every one."""
+    memory_dtype: Literal["float32", "float16"] = "float32"
+    """What features and labels of the memory are rounded to (DIP: float16); products are in float32 all the same."""
+    augmentation_epochs: int = 1
+    """Passes over the memory images, each with new colour jitter and crop; 0 takes the images as they are."""
+    search: Literal["exact", "scann"] = "exact"
+    """"scann" is approximate, with the published parameters; needs the extra `scann`."""
+    backend: Literal["auto", "torch", "faiss"] = no_score("auto")
+    """Which exact search: they agree, so this is not part of the score hash."""
+
+
+def check(name: str, config: RetrievalConfig) -> None:
+    """Raise UsageError for settings that cannot work together, or not on this machine."""
+    refuse_nonsense(
+        name,
+        "positive numbers",
+        {
+            "neighbours": (config.neighbours, config.neighbours > 0),
+            "temperature": (config.temperature, config.temperature > 0),
+            "memory_size": (config.memory_size, config.memory_size is None or config.memory_size > 0),
+            "augmentation_epochs": (config.augmentation_epochs, config.augmentation_epochs >= 0),
+        },
+    )
+    if config.search == "scann" and config.similarity == "l2":
+        raise UsageError(f"{name}.search=scann has published settings for similarity=cosine only; use exact.")
+    for wanted, package in ((config.search, "scann"), (config.backend, "faiss")):
+        if wanted == package and importlib.util.find_spec(package) is None:
+            extra = {"scann": "scann", "faiss": "cpu"}[package]
+            raise UsageError(f"{package} is not installed: pip install 'densebench[{extra}]'.")
+
+
+def request(config: RetrievalConfig, epoch: int | None = None, seed: int = 0) -> FeatureSpec:
+    """Return the feature request of memory images (an epoch) or validation images (none)."""
+    assert config.input_size is not None, "resolve() fills it in"
+    return FeatureSpec(
+        size=(config.input_size, config.input_size),
+        layer=config.layer,
+        facet=config.facet,
+        norm=config.norm,
+        std=config.std,
+        augment=Augment(seed=seed, epoch=epoch) if epoch is not None and config.augmentation_epochs else None,
+    )
+
+
+class Plan(NamedTuple):
+    """How a memory is filled."""
+
+    images: int
+    epochs: int
+    patches: int
+    """Patches of one image."""
+    per_image: int
+    """Patches that an image gives in one epoch."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the memory."""
+        return self.images * self.epochs * self.per_image
+
+    def nbytes(self, config: RetrievalConfig, width: int, label_width: int) -> int:
+        """Return the size of the memory with features of `width` and labels of `label_width` values."""
+        each = {"float32": 4, "float16": 2}[config.memory_dtype]
+        return self.rows * (each * (width + label_width) + 4)
+
+
+def plan(config: RetrievalConfig, backbone: BackboneInfo, images: int) -> Plan:
+    """Return how a memory of `images` is filled."""
+    height, width = request(config).grid(backbone)
+    patches, epochs = height * width, max(1, config.augmentation_epochs)
+    if config.memory_size is None:
+        return Plan(images, epochs, patches, patches)
+    return Plan(images, epochs, patches, sampling.patches_per_image(config.memory_size, images, epochs, patches))
+
+
+class Content(NamedTuple):
+    """What a memory knows of a patch."""
+
+    width: int
+    """Values L per patch."""
+    of: Callable[[Tensor], Tensor]
+    """From the ground truth (B, H, W) of some images to the values (B, h, w, L) of their patches."""
+    scores: Callable[[Tensor], Tensor]
+    """From those to how common each patch is in its image, (B, h, w): see `densebench.ops.sampling`."""
+
+
+class Origin(NamedTuple):
+    """Where a row of a memory comes from."""
+
+    epoch: int
+    image: int
+    """Position in the dataset."""
+    patch: int
+    """Row-major position in the grid."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Patches with their features, normalised for cosine, and their labels; asked by `search`, then `answer`."""
+
+    config: RetrievalConfig
+    seed: int
+    """Of augmentation and sampling."""
+    plan: Plan
+    indices: list[int]
+    """The images, in the order in which they filled the memory, epoch after epoch."""
+    keys: Tensor
+    """(N, D)."""
+    labels: Tensor
+    """(N, L)."""
+    chosen: Tensor | None
+    """(N,) int32, the patch that each row is; None where every patch is kept."""
+    index: retrieval.Index
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the result says of it."""
+        return {
+            "images": self.plan.images,
+            "rows": self.plan.rows,
+            "rows_per_image": self.plan.per_image,
+            "search": self.config.search,
+            "backend": self.index.backend,
+        }
+
+    def search(self, queries: Tensor) -> retrieval.Neighbours:
+        """Return the nearest rows of queries (Q, D)."""
+        return self.index.search(queries, self.config.neighbours)
+
+    def answer(self, queries: Tensor, found: retrieval.Neighbours, missing: float | None = None) -> Tensor:
+        """Return the labels (Q, L) that queries take over from the rows found, see `retrieval.attend`."""
+        # scores of unit keys are cosines but for the query's norm; other keys have to be looked at again
+        cosine = self.config.similarity == "cosine"
+        return retrieval.attend(
+            queries,
+            found.indices,
+            self.labels,
+            scores=found.scores if cosine else None,
+            keys=None if cosine else self.keys,
+            temperature=self.config.temperature,
+            missing=missing,
+        )
+
+    def recall(self, queries: Tensor, found: retrieval.Neighbours) -> float:
+        """Return the share of the exact neighbours that an approximate search found."""
+        if self.config.search == "exact":
+            return 1.0
+        return retrieval.recall_at_k(
+            found.indices, retrieval.search(self.keys, queries, self.config.neighbours).indices
+        )
+
+    def origin(self, row: int) -> Origin:
+        """Return where a row comes from."""
+        image, place = divmod(row, self.plan.per_image)
+        epoch, at = divmod(image, self.plan.images)
+        return Origin(epoch, self.indices[at], place if self.chosen is None else int(self.chosen[row]))
+
+
+def build(
+    config: RetrievalConfig,
+    backbone: BackboneInfo,
+    train: DenseDataset,
+    indices: list[int],
+    content: Content,
+    context: Context,
+    title: str,
+) -> Memory:
+    """Collect features and labels of the memory images, sampled per image where the memory is bounded.
+
+    Raises FeatureError with the image's id for a patch of length zero, which has no direction to compare.
+    """
+    filling = plan(config, backbone, len(indices))
+    dtype = getattr(torch, config.memory_dtype)
+    keys = torch.empty(filling.rows, backbone.width, dtype=dtype)
+    labels = torch.empty(filling.rows, content.width, dtype=dtype)
+    sampled = filling.per_image < filling.patches
+    places = torch.empty(filling.rows, dtype=torch.int32) if sampled else None
+    generator = torch.Generator().manual_seed(context.seed)
+    filled = 0
+    for epoch in range(filling.epochs):
+        spec = request(config, epoch, context.seed)
+        for batch in context.features.stream(train, spec, indices, labels=Labels(spec.size), title=title):
+            assert batch.labels is not None
+            known = content.of(batch.labels)  # (B, h, w, L)
+            values = known.flatten(1, 2)
+            features = batch.maps.flatten(2).transpose(1, 2)  # (B, P, D)
+            stop = filled + len(batch.indices) * filling.per_image
+            if places is not None:
+                # one draw per image, so that the batch size cannot change which patches are kept
+                noise = torch.stack([torch.rand(filling.patches, generator=generator) for _ in batch.indices])
+                chosen = sampling.sample_patches(content.scores(known), filling.per_image, noise)
+                places[filled:stop] = chosen.flatten()
+                features = features.gather(1, chosen[..., None].to(features.device).expand(-1, -1, features.shape[2]))
+                values = values.gather(1, chosen[..., None].expand(-1, -1, values.shape[2]))
+            if config.similarity == "cosine":
+                names = [train.ids[i] for i in batch.indices]
+                features = _unit(features, names, backbone.name)
+            keys[filled:stop] = features.flatten(0, 1)
+            labels[filled:stop] = values.flatten(0, 1)
+            filled = stop
+    device = context.features.device
+    keys, labels = keys.to(device), labels.to(device)
+    metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
+    # faiss would hold a float32 copy beside keys of half precision
+    backend = "torch" if config.memory_dtype == "float16" and config.backend == "auto" else config.backend
+    index = retrieval.make_index(keys, config.search, backend, metric, config.neighbours)
+    return Memory(config, context.seed, filling, indices, keys, labels, places, index)
+
+
+def _unit(features: Tensor, names: list[str], model: str) -> Tensor:
+    """Return features (B, K, D) of length one."""
+    try:
+        return retrieval.normalise_keys(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    except ValueError as error:
+        lengthless = int((features.norm(dim=2) == 0).any(1).nonzero()[0])
+        raise FeatureError(
+            f"{model} gives image {names[lengthless]} a patch of length zero, which has no direction to compare "
+            f"({error}). Use another layer or facet."
+        ) from error
