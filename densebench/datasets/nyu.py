@@ -24,15 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, decoding, read_image
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.datasets.kinect import read_metres
 from densebench.datasets.layout import find_root, list_stems, require_files
 from densebench.errors import DatasetError
 
 PLACES = ("nyu", "NYU", "nyu_depth_v2", ".")
 PER_METRE = {"train": 1000.0, "test": 1000.0, "labeled": 5000.0}
 """Depth values that make a metre."""
-PLAUSIBLE = (0.3, 15.0)
-"""Metres that the farthest pixel of a Kinect image lies within; the sensor measures 0.5 to 10."""
 
 
 class NYU(DenseDataset):
@@ -74,21 +73,9 @@ class NYU(DenseDataset):
         return read_image(self.files(index)[0], index)
 
     def depth(self, index: int) -> NDArray[np.float32]:
-        """Decode one depth map, (H, W) in metres, 0 = not measured.
-
-        Raises DatasetError for values that are no metres at the layout's scale, CorruptFileError for a broken file.
-        """
-        path = self.files(index)[1]
-        values = _read_depth(path, index)
-        metres = (values.astype(np.float32) / PER_METRE[self.split]).astype(np.float32)
-        farthest = float(metres.max(initial=0))
-        if farthest and not PLAUSIBLE[0] <= farthest <= PLAUSIBLE[1]:
-            raise DatasetError(
-                f"{path} reaches {farthest:.2f} m if {PER_METRE[self.split]:.0f} is a metre, as in split {self.split}; "
-                f"expected {PLAUSIBLE[0]} to {PLAUSIBLE[1]} m. Its values end at {int(values.max())}: it is of another "
-                f"scale. {self.info.how_to_get}"
-            )
-        return metres
+        """Decode one depth map, (H, W) in metres, 0 = not measured; raises as `kinect.read_metres` does."""
+        path, per_metre = self.files(index)[1], PER_METRE[self.split]
+        return read_metres(path, index, per_metre, f"split {self.split}", self.info.how_to_get)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return image and depth map of one sample."""
@@ -122,14 +109,3 @@ class NYU(DenseDataset):
         if not pairs:
             raise DatasetError(f"{self.info.name}: the split list {found} is empty; expected IMAGE DEPTH FOCAL lines.")
         return sorted(set(pairs))
-
-
-def _read_depth(path: Path, index: int) -> NDArray[np.integer]:
-    """Decode a grey image of 16 or 32 bits; raises as `decoding` does, and DatasetError for another mode."""
-    with decoding(path, "a depth map", index) as image:
-        if image.mode not in ("I;16", "I;16B", "I"):
-            raise DatasetError(
-                f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "
-                "8 bits has lost its metres: get the original file."
-            )
-        return np.array(image)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -256,6 +257,11 @@ def communities(
     for cluster, community in result.modules().items():
         assigned[cluster] = community
     return assigned
+
+
+def has_infomap() -> bool:
+    """Return whether the package infomap is installed, without importing it."""
+    return find_spec("infomap") is not None
 
 
 def load_infomap() -> Any:

@@ -9,8 +9,9 @@ data pipeline and metrics all of them use.
 
 Heads see augmented images, so features are not cached: every step runs the backbone. One run trains all heads and
 learning rates on the same features, which is the same as training each on its own. Augmentation is drawn from
-(seed, epoch, image) alone. Embedded datasets have no published setting: there, `steps`, `batch`, `max_depth` and
-`learning_rates` have defaults of their own that finish on a laptop, and the record states them.
+(seed, epoch, image) alone; a killed run goes on where its heads were saved. Embedded datasets have no published
+setting: there, `steps`, `batch`, `max_depth` and `learning_rates` have defaults of their own that finish on a laptop,
+and the record states them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from densebench import figures
@@ -33,16 +32,8 @@ from densebench.errors import DatasetError, UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
-from densebench.protocols.depth_heads import (
-    Encoder,
-    Plan,
-    Trained,
-    choose,
-    errors_of,
-    layers_read,
-    predict,
-    train_heads,
-)
+from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, layers_read, predict
+from densebench.protocols.depth_training import choose, train_heads
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -56,7 +47,7 @@ from densebench.protocols.protocol import (
 from densebench.results import Metric
 
 STEPS, BATCH, RATES = 38_400, 16, (1e-3, 2e-3, 5e-3)
-EMBEDDED = {"steps": 200, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)}
+EMBEDDED = {"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)}
 """Defaults on embedded datasets: few steps, since every one runs the backbone."""
 CROP = (416, 544)
 
@@ -97,7 +88,7 @@ class DepthConfig:
     max_depth: float | None = None
     """Metres: last bin and exclusive upper bound; None: 10 as for NYU (D2's hub writes 80), 20 on embedded datasets."""
     steps: int | None = None
-    """Optimiser steps; None: 38,400 (DVT, D3), 200 on embedded datasets. Warm-ups are shares of it."""
+    """Optimiser steps; None: 38,400 (DVT, D3), 100 on embedded datasets. Warm-ups are shares of it."""
     batch: int | None = None
     """Images per step; None: 16 (DVT, D3: 8 GPUs with 2 each), 8 on embedded datasets."""
     images_per_loss: int = 2
@@ -206,15 +197,17 @@ class Depth(Protocol[DepthConfig]):
         patches, most = (math.prod(spec.grid(backbone)) for spec in (train, val))
         token = backbone.width * (2 if config.class_token else 1)
         channels = [n * token for n, _ in plan.heads]
-        # a product with the weights, and about five operations on each upsampled logit, thrice with the way back
+        # a product with the weights, and some operations on each upsampled logit, thrice with the way back
         each = 6.0 * config.bins * sum(c + 5 * config.upsample**2 for c in channels)
-        # logits, the same rectified, and a gradient of each; one head and one group of images are at work at a time
-        logits = 16 * max(patches, most) * config.upsample**2 * config.bins * max(2, config.images_per_loss)
+        # logits, the same as rows, and a gradient of each; one head and one group of images are at work at a time
+        fine = 1 if config.bin_norm == "linear" else config.upsample**2
+        logits = 16 * max(patches, most) * fine * config.bins * max(2, config.images_per_loss)
         return Estimate(
             features={
                 "train": (train, plan.steps * plan.batch + len(plan.held_out)),
                 "val": (val, len(data.val) * (2 if config.flip_test else 1)),
             },
+            uncached=frozenset({"train", "val"}),
             bank_bytes=logits + 4 * plan.batch * max(patches, most) * token * sum(set(config.heads or ())),
             search_flops=each * (patches * plan.steps * plan.batch + most * len(data.val) / 3),
         )
@@ -228,7 +221,8 @@ class Depth(Protocol[DepthConfig]):
         read = [h.layers for h in chosen]
         scores = _evaluate(config, encoder, chosen, constant, data.val, context)
         with context.stage("figures"):
-            pictures = {"depth.png": _picture(scores.examples, read)} if scores.examples else {}
+            rows = ["image", "truth", *(f"linear {n}" for n in read)]
+            pictures = {"depth.png": figures.depths(scores.examples, rows)} if scores.examples else {}
         by_name = scores.by_name()
         return Measurement(
             metrics=tuple(_metrics(by_name, read)),
@@ -364,26 +358,3 @@ def _metrics(by_name: dict[str, list[tuple[float, tuple[float, float]]]], heads:
                 ci95=interval,
                 ci_method="Poisson bootstrap over validation images, heads held fixed",
             )
-
-
-def _picture(examples: list[tuple[NDArray[Any], list[NDArray[Any]]]], heads: list[int]) -> bytes:
-    """Return images, true and predicted depth below each other as PNG, all depths in one colour bar."""
-    titles = ["image", "truth", *(f"linear {n}" for n in heads)]
-    seen = np.concatenate([depth[depth > 0] for _, maps in examples for depth in maps[:1]])
-    low, high = np.percentile(seen, [1, 99]) if seen.size else (0.0, 1.0)
-    colours = colormaps["viridis_r"].with_extremes(bad="#ebebeb")
-    figure = Figure(figsize=(1.6 * len(examples) + 1.2, 1.45 * len(titles)), layout="constrained")
-    axes = figure.subplots(len(titles), len(examples), squeeze=False)
-    for column, (image, maps) in enumerate(examples):
-        axes[0, column].imshow(image)
-        for axis, depth in zip(axes[1:, column], maps, strict=True):
-            drawn = axis.imshow(np.ma.masked_less_equal(depth, 0), cmap=colours, vmin=low, vmax=high)
-    for row, title in zip(axes, titles, strict=True):
-        row[0].set_ylabel(title, fontsize=8)
-        for axis in row:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.7, extend="both")
-    bar.set_label("metres (grey: not measured)", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    return figures.png(figure)

@@ -1,12 +1,12 @@
-"""Linear depth heads on a frozen backbone: what they read, how they are trained, and what they predict.
+"""Linear depth heads on a frozen backbone: what they read and what they predict.
 
-`depth.py` has the settings and their sources; the numerics are in `ops/depth.py`.
+`depth.py` has the settings and their sources, `depth_training.py` how heads are trained; the numerics are in `ops/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.depth_views import DepthViews
-from densebench.errors import DatasetError, DensebenchError
+from densebench.errors import DensebenchError
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops import depth as ops
 from densebench.ops.depth import BinNorm
+from densebench.ops.depth_bins import decode_upsampled
 from densebench.ops.resize import resize_maps
 from densebench.protocols.protocol import Context
 
@@ -68,20 +69,18 @@ class Plan:
             seed=seed,
         )
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (epoch, image) pairs of each step: all images in a new order in every epoch."""
+    def batches(self, start: int = 0) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (epoch, image) pairs of each step from `start`: all images in a new order in every epoch."""
         waiting: list[tuple[int, int]] = []
         epoch = 0
-        for _ in range(self.steps):
+        for step in range(self.steps):
             while len(waiting) < self.batch:
                 order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
                 waiting += [(epoch, self.images[i]) for i in order]
                 epoch += 1
-            yield waiting[: self.batch]
+            if step >= start:
+                yield waiting[: self.batch]
             waiting = waiting[self.batch :]
-
-    def __len__(self) -> int:
-        return self.steps
 
 
 class LinearHead(nn.Module):
@@ -122,8 +121,8 @@ class LinearHead(nn.Module):
         return self._decode(x if self.norm is None else self.norm(x))
 
     def _decode(self, x: Tensor) -> Tensor:
-        logits = ops.linear_logits(x, self.linear.weight, self.linear.bias, self.upsample)
-        return ops.decode_bins(logits, self.centres, self.bin_norm)
+        logits = ops.linear_logits(x, self.linear.weight, self.linear.bias)
+        return decode_upsampled(logits, self.centres, self.bin_norm, self.upsample)
 
     def predict(self, x: Tensor, size: tuple[int, int], at_once: int = 2) -> Tensor:
         """Return depth (B, H, W) at ``size``, clamped to the bins' range; ``at_once`` images are upsampled at a time.
@@ -228,7 +227,8 @@ class Trained(NamedTuple):
         return f"linear{self.layers} rate {self.rate:g}"
 
 
-def _head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
+def new_head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
+    """Return a head with its initial weights, which depend on the seed and on its size alone."""
     assert config.max_depth is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # heads of one size start alike, whatever is trained beside them
@@ -240,67 +240,6 @@ def _head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
             batch_norm=config.batch_norm,
             init_std=config.init_std,
         )
-
-
-def train_heads(
-    config: DepthConfig, plan: Plan, encoder: Encoder, train: DenseDataset, context: Context
-) -> tuple[list[Trained], float, dict[str, float]]:
-    """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
-    device = context.features.device
-    heads = [Trained(n, rate, _head(config, encoder.channels(n), context.seed).to(device)) for n, rate in plan.heads]
-    optimisers = [torch.optim.AdamW(h.head.parameters(), lr=h.rate, weight_decay=config.weight_decay) for h in heads]
-    recent: list[list[float]] = [[] for _ in heads]
-    total, count = 0.0, 0
-    stream = context.timed(load_views(views_of(train, config, context.seed), plan, context), "load")
-    for step, batch in enumerate(context.progress.track(stream, "training depth heads", plan.steps, unit="steps")):
-        indices, images, depths = batch
-        with context.stage("features"):
-            found = encoder(torch.stack(images), [train.ids[i] for i in indices])
-        target = torch.stack(depths).to(device)
-        total, count = total + float(target.double().sum()), count + int((target > 0).sum())
-        share, beta = ops.rate_and_beta(step, plan.steps, config.schedule, config.warmup)
-        warm_up = step < round(config.loss_warmup * plan.steps)
-        with context.stage("training"):
-            for h, optimiser, losses in zip(heads, optimisers, recent, strict=True):
-                optimiser.param_groups[0].update(lr=share * h.rate, betas=(beta, config.beta2))
-                optimiser.zero_grad()
-                losses.append(
-                    h.head.add_gradient(found[h.layers], target, config.images_per_loss, warm_up, config.gradient_loss)
-                )
-                nn.utils.clip_grad_norm_(h.head.parameters(), config.clip)
-                optimiser.step()
-                del losses[:-100]
-    if not count:
-        raise DatasetError(f"{train.info.name} {train.split}: no pixel of the training images has a depth above 0.")
-    for h in heads:
-        h.head.eval()
-    return heads, total / count, {h.label: sum(x) / len(x) for h, x in zip(heads, recent, strict=True)}
-
-
-def choose(
-    config: DepthConfig,
-    plan: Plan,
-    encoder: Encoder,
-    trained: list[Trained],
-    train: DenseDataset,
-    context: Context,
-) -> tuple[list[Trained], dict[str, float]]:
-    """Return, for each number of layers, the head with the lowest RMSE on held-out training images; and all RMSEs."""
-    rmse = [0.0] * len(trained)  # without images to choose by, the first rate stays
-    if plan.held_out:
-        means = [ops.ImageMean((len(ops.ERRORS),), n_replicates=1) for _ in trained]
-        plain = replace(config, flip_test=False)
-        stream = predict(plain, encoder, trained, train, plan.held_out, "choosing learning rates", context)
-        for index, _, depth, predictions in stream:
-            for mean, prediction in zip(means, predictions, strict=True):
-                mean.update(index, errors_of(config, prediction, depth))
-        rmse = [float(mean.mean()[ops.ERRORS.index("rmse")]) for mean in means]
-    found: dict[int, tuple[float, Trained]] = {}
-    for h, value in zip(trained, rmse, strict=True):
-        if h.layers not in found or value < found[h.layers][0]:
-            found[h.layers] = value, h
-    searched = {h.label: value for h, value in zip(trained, rmse, strict=True)} if plan.held_out else {}
-    return [h for _, h in found.values()], searched
 
 
 def predict(

@@ -7,13 +7,13 @@ The first half of `unsupervised_segmentation.py`, which has the settings and the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.errors import UsageError
 from densebench.features import Batch, FeatureSource, FeatureSpec, Labels
 from densebench.model_zoo.attention import ClassAttention
@@ -32,10 +32,38 @@ ATTENTION_BYTES = 2**28
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images of a dataset."""
+    """Some images of a dataset, and its classes with the background as one."""
 
     data: DenseDataset
     indices: list[int]
+    info: DatasetInfo
+    relabel: Tensor  # uint8 (256,): the label of each label that masks hold
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the ground truth (B, H, W) of a batch at the input size."""
+        assert batch.labels is not None
+        return self.relabel[batch.labels.long()]
+
+
+def one_background(info: DatasetInfo, background: Sequence[int]) -> tuple[DatasetInfo, Tensor]:
+    """Return a dataset's info with the `background` classes merged into class 0, and the new label (256,) of each.
+
+    The others keep their order; labels that are ignored become void. Where class 0 alone is background, as on VOC,
+    nothing changes.
+    """
+    others = [label for label in range(info.n_classes) if label not in background and label not in info.ignored]
+    relabel = torch.full((256,), VOID, dtype=torch.uint8)
+    relabel[list(background)] = 0
+    relabel[others] = torch.arange(1, len(others) + 1, dtype=torch.uint8)
+    kept = [background[0], *others]
+    merged = replace(
+        info,
+        classes=("background", *(info.classes[label] for label in others)),
+        palette=tuple(info.palette[label] for label in kept),
+        background=(0,),
+        ignored=(VOID,),
+    )
+    return merged, relabel
 
 
 @dataclass(frozen=True)
@@ -62,10 +90,9 @@ class Images:
             grid = (len(batch.indices), *batch.maps.shape[2:])
             return resize_labels(clustering.assign(tokens, fit.centroids).view(grid), self.config.eval_size).cpu()
 
-    def masks(self, batch: Batch) -> Tensor:
+    def masks(self, part: Part, batch: Batch) -> Tensor:
         """Return the ground truth (B, S, S) of a batch at the evaluation size."""
-        assert batch.labels is not None
-        return resize_labels(batch.labels, self.config.eval_size)
+        return resize_labels(part.labels(batch), self.config.eval_size)
 
 
 @dataclass(frozen=True)
@@ -82,7 +109,9 @@ class Foreground:
 
 def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, Part]:
     """Return the images of the training split asked for, and all validation images."""
-    train = Part(data.train, list(range(len(data.train))))
+    assert config.background is not None, "resolve() fills it in"
+    labels = one_background(data.info, config.background)
+    train = Part(data.train, list(range(len(data.train))), *labels)
     if config.train_split != data.train.split:
         whole: DenseDataset = getattr(data.train, "base", data.train)  # a view, such as --limit makes, has a base
         assert config.train_split is not None, "resolve() fills it in"
@@ -93,8 +122,8 @@ def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, 
                 f"none of the {len(data.train)} training images is in {data.info.name}'s split {config.train_split}. "
                 "Raise --limit, or set unsupervised_segmentation.train_split=" + data.train.split + "."
             )
-        train = Part(data.train, inside)
-    return train, Part(data.val, list(range(len(data.val))))
+        train = Part(data.train, inside, *labels)
+    return train, Part(data.val, list(range(len(data.val))), *labels)
 
 
 def fit_projection(
@@ -172,7 +201,7 @@ def find_threshold(images: Images, base: Fit, train: Part, precisions: Tensor) -
     for batch, tokens in images.stream(train, "threshold", labels=True):
         maps = images.maps(batch, tokens, base)
         with images.context.stage("score"):
-            truth = cbfe.label_foreground(images.masks(batch), train.data.info.background)
+            truth = cbfe.label_foreground(images.masks(train, batch))
             for clusters, target in zip(maps, truth, strict=True):
                 search.update(clusters, target)
     return search.compute()

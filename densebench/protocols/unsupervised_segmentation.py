@@ -15,36 +15,37 @@ float16 keeps it), and is therefore streamed and cached like any other. Against 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from densebench import figures
+from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.errors import UsageError
-from densebench.features import Batch
 from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.ops import cbfe, matching
-from densebench.ops.confusion import (
-    AbsentRule,
-    ConfusionMatrix,
-    PoissonBootstrap,
-    confusion,
-    counts,
-    percentile_interval,
+from densebench.ops import cbfe
+from densebench.ops.confusion import AbsentRule, counts, mean_iou
+from densebench.protocols.clusters import KMeansConfig, Run, miou_over_seeds
+from densebench.protocols.communities import (
+    Scored,
+    find_communities,
+    fit_foreground,
+    foreground_runs,
+    mappings_of,
+    second_pass,
+    tables_of,
 )
-from densebench.ops.resize import resize_labels
-from densebench.protocols.clusters import Fit, KMeansConfig, Run, fit_clusters, miou_over_seeds
 from densebench.protocols.foreground import (
     ATTENTION_BYTES,
     Foreground,
     Images,
-    Part,
     attention_precision,
-    dims_of,
     find_threshold,
     fit_base,
     fit_projection,
@@ -65,6 +66,8 @@ from densebench.protocols.protocol import (
 from densebench.results import Metric
 
 MAIN = ("miou", "miou_cbfe")
+STUFF = tuple(range(FIRST_THING))
+"""Labels of embedded datasets that are no objects: clutter, sky, walls, ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,9 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
 
     input_size: int | None = None
     """Side in pixels; None: 448 rounded down to a multiple of the patch."""
+    background: tuple[int, ...] | None = None
+    """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0. On
+    embedded datasets stuff (sky, floor) joins it, so that what is left are objects, as in VOC."""
     train_split: str | None = None
     """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""
@@ -111,6 +117,8 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     """Of Infomap. Published: 0 to 9; the package has since come to refuse 0."""
     clustering_seed: int = 0
     absent: AbsentRule = "zero"
+    examples: int = no_score(6)
+    """Images in the picture."""
 
 
 class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
@@ -142,38 +150,48 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     )
     shrink_hint = "Take fewer clusters, such as --set unsupervised_segmentation.k_fg_extraction=100."
 
+    def unserved(self, data: DatasetInfo) -> str:
+        """Return what a dataset lacks: masks, or a class that is background."""
+        no_background = "" if _background(data) else f"{self.name} needs a background class, which {data.name} lacks"
+        return super().unserved(data) or no_background
+
+    def unfit(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo) -> str:
+        """Return what the backbone or the machine lacks: a class token, its attention, or Infomap."""
+        if not backbone.has_class_token or not backbone.prefix:
+            return f"{self.name} needs a class token, which {backbone.name} does not have"
+        if backbone.attention is False:
+            return (
+                f"{self.name} needs attention maps, which {backbone.name} does not give: "
+                "its adapter would need a method `attention`"
+            )
+        if config.community_detection is not None and not cbfe.has_infomap():
+            return (
+                f"{self.name} needs the package infomap (GPL-3.0), which is not installed: run "
+                "`pip install 'densebench[communities]'`, or leave communities out with "
+                f"--set {self.name}.community_detection=none"
+            )
+        return ""
+
     def resolve(
         self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> UnsupervisedSegmentationConfig:
-        """Fill in the input size, the training split, the number of objects and the k-means."""
-        if not backbone.has_class_token or not backbone.prefix:
-            raise UsageError(
-                f"{backbone.name} has no class token whose attention could tell foreground from "
-                "background. Run `densebench list models` for backbones with one."
-            )
-        background = [label for label in data.background if 0 <= label < data.n_classes and label not in data.ignored]
-        if not background:
-            raise UsageError(
-                f"{data.name} has no background class; expected one, as VOC's class 0. "
-                "Run `densebench list datasets`, or `overclustering`, which needs none."
-            )
-        if config.community_detection is not None:
-            try:
-                cbfe.load_infomap()
-            except ModuleNotFoundError:
-                raise UsageError(
-                    "community detection needs the package `infomap` (GPL-3.0), which is not installed. "
-                    "Run `pip install infomap`, or leave it out with "
-                    f"--set {self.name}.community_detection=none."
-                ) from None
+        """Fill in the input size, the background, the training split, the number of objects and the k-means."""
+        lacking = self.unfit(config, backbone) or self.unserved(data)
+        if lacking:
+            raise UsageError(f"{lacking}.")
+        background = tuple(config.background or (STUFF if data.embedded else _background(data)))
+        outside = [label for label in background if label not in _labels(data)]
+        if outside:
+            raise UsageError(f"{self.name}.background={background}: {data.name} has no class {outside[0]}.")
         split = config.train_split or ("train" if "train" in data.splits else data.train)
         if split not in data.splits:
             raise UsageError(f"{self.name}.train_split={split}: {data.name} has {', '.join(data.splits)}.")
         resolved = replace(
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
+            background=tuple(dict.fromkeys(background)),
             train_split=split,
-            objects=config.objects or data.n_classes - len(background),
+            objects=config.objects or len(_labels(data) - set(background)),
             kmeans=config.backend,
         )
         _check(resolved)
@@ -186,7 +204,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         n_train, n_val = (len(part.indices) for part in parts_of(config, data))
         n = n_train + n_val
         dims = min(config.pca or backbone.width, backbone.width)
-        runs = [Run(config.k_fg_extraction, config.clustering_seed), *_foreground_runs(config)]
+        runs = [Run(config.k_fg_extraction, config.clustering_seed), *foreground_runs(config)]
         rows = [config.points_per_centroid * run.k for run in runs]
         lloyd = sum(2.0 * dims * run.k * r * config.n_iter * config.n_redo for run, r in zip(runs, rows, strict=True))
         assign = 2.0 * dims * n * height * width * sum(run.k * 3 for run in runs)
@@ -211,14 +229,16 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         chosen = [p.compute() >= threshold for p in precisions]
         foreground = Foreground(base, dict(zip((train, val), chosen, strict=True)))
         n_rows = sum(int(p.pixels[ids].sum()) for p, ids in zip(precisions, chosen, strict=True))
-        fits = _fit_foreground(images, foreground, (train, val), n_rows)
-        tables = _tables(images, foreground, fits, val)
-        found, graph = _communities(images, foreground, fits, (train, val))
-        scored = _mappings(config, data.info, fits, tables, found)
-        replicates, saliency = _bootstrap(images, foreground, fits, scored, val)
+        fits = fit_foreground(images, foreground, (train, val), n_rows)
+        tables = tables_of(images, foreground, fits, val)
+        found, graph = find_communities(images, foreground, fits, (train, val))
+        scored = mappings_of(config, val.info, fits, tables, found)
+        second = second_pass(images, foreground, fits, scored, val)
+        with context.stage("figures"):
+            shown = figures.segmentations(second.examples, val.info.classes, val.info.palette)
         tuned = _labels_used(config, threshold, len(train.indices))
         return Measurement(
-            metrics=(*_metrics(config, data.info, tables, scored, replicates), saliency),
+            metrics=(*_metrics(config, val.info, tables, scored, second.replicates), second.foreground),
             facts={
                 "images": {"train": len(train.indices), "val": len(val.indices), "train_split": config.train_split},
                 "kmeans": [fit.facts() for fit in (base, *fits)],
@@ -229,14 +249,28 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
                     "rows": n_rows,
                 },
                 "communities": graph,
+                "classes": list(val.info.classes),
+                "without_looking": {"miou": _background_alone(config, tables[0]), "foreground_iou": second.everything},
                 "labels_used_for": tuned,
             },
             notes=(
                 *(f"labels: {use}" for use in tuned),
                 f"k-means trains on at most {config.points_per_centroid} tokens per centroid",
                 "attention is the evaluated backbone's own, last layer, class token, mean of heads",
+                "without_looking: mIoU of background everywhere, foreground IoU of foreground everywhere",
             ),
+            artifacts={"examples.png": shown} if second.examples else {},
         )
+
+
+def _labels(data: DatasetInfo) -> set[int]:
+    """Return the labels that are classes and count."""
+    return set(range(data.n_classes)) - set(data.ignored)
+
+
+def _background(data: DatasetInfo) -> list[int]:
+    """Return the labels that a dataset calls background."""
+    return [label for label in data.background if label in _labels(data)]
 
 
 def _check(config: UnsupervisedSegmentationConfig) -> None:
@@ -257,169 +291,22 @@ def _check(config: UnsupervisedSegmentationConfig) -> None:
     )
 
 
-def _foreground_runs(config: UnsupervisedSegmentationConfig) -> list[Run]:
-    """Return the k-means of the foreground: the one for communities first, if any."""
-    assert config.objects is not None, "resolve() fills it in"
-    fine = [Run(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
-    return [*fine, *(Run(config.objects, seed) for seed in config.object_seeds)]
-
-
-def _fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part], n_rows: int) -> list[Fit]:
-    """Cluster the foreground, every pixel of the evaluation size one row, as the code does."""
-    runs = _foreground_runs(images.config)
-    most = max(run.k for run in runs)
-    if n_rows < most:
-        raise UsageError(
-            f"{most} clusters of the foreground need as many pixels; attention left {n_rows} above the threshold. "
-            "Lower unsupervised_segmentation.k_community, raise --limit, or give another threshold."
-        )
-
-    def rows() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in parts:
-            for batch, tokens in images.stream(part, "foreground rows"):
-                inside = foreground(images, part, batch, tokens)
-                places = torch.arange(len(tokens)).view(len(batch.indices), *batch.maps.shape[2:])
-                yield tokens, resize_labels(places, images.config.eval_size)[inside]
-
-    return fit_clusters(images.config, runs, rows(), n_rows, dims_of(images), images.context)
-
-
-def _segments(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], part: Part, batch: Batch, tokens: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Return the foreground (B, S, S) and the clusters of each fit, background being the last id of each."""
-    inside = foreground(images, part, batch, tokens)
-    return inside, [images.maps(batch, tokens, fit).masked_fill(~inside, fit.k) for fit in fits]
-
-
-def _tables(images: Images, foreground: Foreground, fits: Sequence[Fit], val: Part) -> list[Tensor]:
-    """Return the contingency table (C, k + 1) of every fit."""
-    info = val.data.info
-    matrices = [ConfusionMatrix(fit.k + 1, info.n_classes, info.ignored) for fit in fits]
-    for batch, tokens in images.stream(val, "contingency", labels=True):
-        _, maps = _segments(images, foreground, fits, val, batch, tokens)
-        with images.context.stage("score"):
-            for matrix, clusters in zip(matrices, maps, strict=True):
-                matrix.update(clusters, images.masks(batch))
-    return [matrix.table for matrix in matrices]
-
-
-def _communities(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], parts: Sequence[Part]
-) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Return the community (k + 1,) of every cluster by Infomap's seed, and facts on the graph."""
-    config = images.config
-    if config.community_detection is None:
-        return {}, {}
-    fine = fits[0]
-    stream = cbfe.CoOccurrence(fine.k + 1)
-    for part in parts:
-        for batch, tokens in images.stream(part, "co-occurrence"):
-            _, (maps,) = _segments(images, foreground, [fine], part, batch, tokens)
-            with images.context.stage("graph"):
-                for clusters in maps:
-                    stream.update(clusters)
-    with images.context.stage("graph"):
-        edges = cbfe.strong_edges(stream.compute(), config.weight_threshold)
-        found = {
-            str(seed): cbfe.communities(
-                edges, fine.k + 1, seed=seed, markov_time=config.markov_time, preferred=config.objects
-            )
-            for seed in config.community_seeds
-        }
-    linked = len(edges.nodes.unique())
-    return found, {
-        "infomap": cbfe.load_infomap().__version__,
-        "edges": len(edges.nodes),
-        "linked_clusters": linked,
-        "unlinked_clusters": fine.k + 1 - linked,
-        "communities": {seed: int(mapping.max()) for seed, mapping in found.items()},
-    }
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One way to turn the clusters of a fit into classes."""
-
-    metric: str
-    seed: str
-    fit: int
-    mapping: Tensor  # (k + 1,)
-
-
-def _mappings(
-    config: UnsupervisedSegmentationConfig,
-    info: DatasetInfo,
-    fits: Sequence[Fit],
-    tables: Sequence[Tensor],
-    found: Mapping[str, Tensor],
-) -> list[_Scored]:
-    """Match communities and clusters to classes: one to one; the bound, and other than C - 1 objects, many to one.
-
-    Clusters without an edge are community 0, which is matched like the others. The published code stops at more
-    communities than classes; here the best matched ones count and the rest become class 0.
-    """
-    scored = []
-    for seed, merged in found.items():
-        table = tables[0].new_zeros(info.n_classes, int(merged.max()) + 1).index_add_(1, merged, tables[0])
-        scored.append(_Scored("miou", seed, 0, matching.hungarian(table)[merged]))
-    first = len(fits) - len(config.object_seeds)
-    for i, fit in enumerate(fits[first:], first):
-        one_to_one = fit.k + 1 == info.n_classes
-        mapping = matching.hungarian(tables[i]) if one_to_one else matching.many_to_one(tables[i], "precision")
-        scored.append(_Scored("miou_cbfe", str(fit.seed), i, mapping))
-    if found:
-        scored.append(_Scored("miou_bound", str(fits[0].seed), 0, matching.many_to_one(tables[0], "precision")))
-    return scored
-
-
-def _bootstrap(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], scored: Sequence[_Scored], val: Part
-) -> tuple[Tensor, Metric]:
-    """Return replicates (B, scored, 3, C) of counts, and the foreground's metric, which is a mean over images."""
-    info, side = val.data.info, spec_of(images.config).size
-    bootstrap = PoissonBootstrap((len(scored), 3, info.n_classes))
-    saliency = PoissonBootstrap((2,), dtype=torch.float64)
-    total = torch.zeros(2, dtype=torch.float64)
-    for batch, tokens in images.stream(val, "bootstrap", labels=True):
-        inside, maps = _segments(images, foreground, fits, val, batch, tokens)
-        with images.context.stage("score"):
-            assert batch.labels is not None
-            masks = images.masks(batch)
-            truth = cbfe.label_foreground(batch.labels, info.background)
-            # at the input size: the code enlarges the prediction here, and here only
-            overlaps = cbfe.foreground_iou(resize_labels(inside, side), truth)
-            for i, image in enumerate(batch.indices):
-                tables = [
-                    confusion(clusters[i], masks[i], fit.k + 1, info.n_classes, info.ignored)
-                    for clusters, fit in zip(maps, fits, strict=True)
-                ]
-                bootstrap.update(image, torch.stack([torch.stack(counts(tables[s.fit], s.mapping)) for s in scored]))
-                overlap = torch.stack([overlaps[i].nan_to_num(), (~overlaps[i].isnan()).double()])
-                saliency.update(image, overlap)
-                total += overlap
-    sums = saliency.replicates()
-    low, high = percentile_interval(100 * sums[:, 0] / sums[:, 1]).tolist()
-    metric = Metric(
-        name="foreground_iou",
-        value=100 * float(total[0] / total[1].clamp(min=1)),
-        ci95=(low, high),
-        ci_method="Poisson bootstrap over validation images, foreground held fixed",
-    )
-    return bootstrap.replicates(), metric
-
-
 def _metrics(
     config: UnsupervisedSegmentationConfig,
     info: DatasetInfo,
     tables: Sequence[Tensor],
-    scored: Sequence[_Scored],
+    scored: Sequence[Scored],
     replicates: Tensor,
 ) -> Iterator[Metric]:
     for name in dict.fromkeys(s.metric for s in scored):
         mine = [i for i, s in enumerate(scored) if s.metric == name]
         found = {scored[i].seed: counts(tables[scored[i].fit], scored[i].mapping) for i in mine}
         yield miou_over_seeds(name, info, found, replicates[:, mine], config.absent, main=name in MAIN)
+
+
+def _background_alone(config: UnsupervisedSegmentationConfig, table: Tensor) -> float:
+    """Return the mIoU in percent of calling every pixel background, from any contingency table (C, K)."""
+    return 100 * float(mean_iou(*counts(table.sum(1, keepdim=True), torch.zeros(1).long()), absent=config.absent))
 
 
 def _labels_used(config: UnsupervisedSegmentationConfig, threshold: float, n_train: int) -> list[str]:

@@ -25,6 +25,7 @@ from densebench.ops.depth import (
     uniform_bins,
     valid_depth,
 )
+from densebench.ops.depth_bins import decode_upsampled
 from densebench.verify.golden import Finding, Golden, GoldenError, Kind
 
 
@@ -75,12 +76,15 @@ def bins(v: Golden) -> Iterator[Finding]:
     if spacing != "UD":
         raise GoldenError(f"bins are spaced {spacing!r}; known is 'UD', uniform in depth")
     x = concat_tokens(list(v["patch_maps"]), list(v["cls_tokens"]))
-    logits = linear_logits(x, v["weight"], v["bias"], v.integer("upsample"))
+    upsample = v.integer("upsample")
+    logits = linear_logits(x, v["weight"], v["bias"], upsample)
     yield v.close("logits", logits, 1e-4)
     low, high = v.number("min_depth"), v.number("max_depth")
     centres = uniform_bins(v.integer("n_bins"), low, high).to(v.device)
     depth = decode_bins(logits, centres, norm)  # type: ignore[arg-type]
     yield v.close("depth", depth, 1e-4)
+    coarse = linear_logits(x, v["weight"], v["bias"])
+    yield v.close("depth", decode_upsampled(coarse, centres, norm, upsample), 1e-4, "row by row")  # type: ignore[arg-type]
     height, width = v["out_size"].tolist()
     yield v.close("depth_clamped_resized", finish_depth(depth, low, high, (height, width)), 1e-4)
 

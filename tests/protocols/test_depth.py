@@ -15,6 +15,7 @@ from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.progress import Progress
+from densebench.protocols import depth_training
 from densebench.protocols.depth import Depth, DepthConfig
 from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
 from densebench.protocols.protocol import Context, Data
@@ -78,11 +79,11 @@ def data():
     return Data(Ramps(None, "train"), Ramps(None, "val"))
 
 
-def measure(backbone, data, preset="paper", seed=0, batch_size=3, workers=0, **settings):
+def measure(backbone, data, preset="paper", seed=0, batch_size=3, workers=0, workspace=None, progress=None, **settings):
     protocol = Depth()
     config = protocol.resolve(protocol.configure(preset, {**FAST, **settings}), backbone.info, data.info)
     source = FeatureSource(backbone, batch_size=batch_size, workers=workers)
-    context = Context(source, Progress(quiet=True), seed)
+    context = Context(source, progress or Progress(quiet=True), seed, workspace)
     result = protocol.run(config, backbone, data, context)
     return {m.name: m for m in result.metrics}, result, context
 
@@ -206,7 +207,7 @@ def test_defaults_follow_backbone_and_dataset():
     assert config.nyu_crops
     scenes = dataclasses.replace(Ramps.info, embedded=True, input_size=160)
     small = protocol.resolve(protocol.configure(), twelve, scenes)
-    assert (small.steps, small.max_depth, small.crop, small.nyu_crops) == (200, 20.0, (140, 140), False)
+    assert (small.steps, small.max_depth, small.crop, small.nyu_crops) == (100, 20.0, (140, 140), False)
     last_only = protocol.resolve(protocol.configure(), toys.ShuffledBackbone.info, scenes)
     assert (last_only.heads, last_only.norm) == ((1,), True)
 
@@ -316,3 +317,69 @@ def test_a_head_predicts_image_by_image_what_it_predicts_at_once():
     found = head.predict(x, (30, 39))
     assert found.shape == (5, 30, 39)
     torch.testing.assert_close(found, ops.finish_depth(head(x), 0.1, 10.0, (30, 39))[:, 0])
+
+
+class KilledError(Exception):
+    """Stands for the kill."""
+
+
+SEARCHED = {"steps": 15, "augment": True, "crop": (40, 40), "learning_rates": (0.1, 0.01)}
+
+
+def killed(monkeypatch, data, workspace, after):
+    """Run until the backbone is asked for the `after`-th batch; training is saved at every step."""
+    monkeypatch.setattr(depth_training, "SAVE_SECONDS", 0.0)
+
+    class Mortal(TrueDepth):
+        calls = 0
+
+        def tokens(self, pixels, layers, facet, norm):
+            Mortal.calls += 1
+            if Mortal.calls > after:
+                raise KilledError
+            return super().tokens(pixels, layers, facet, norm)
+
+    with pytest.raises(KilledError):
+        measure(Mortal(), data, workspace=workspace, **SEARCHED)
+
+
+@pytest.mark.parametrize("after", [1, 7, 16])  # while heads are trained; while the rate is chosen
+def test_a_killed_run_ends_with_the_same_numbers(after, data, tmp_path, monkeypatch):
+    whole, result, _ = measure(TrueDepth(), data, **SEARCHED)
+    killed(monkeypatch, data, tmp_path, after)
+
+    class Counting(TrueDepth):
+        calls = 0
+
+        def tokens(self, pixels, layers, facet, norm):
+            Counting.calls += 1
+            return super().tokens(pixels, layers, facet, norm)
+
+    found, again, context = measure(Counting(), data, workspace=tmp_path, **SEARCHED)
+    assert found == whole
+    assert again.facts == result.facts
+    val_and_held_out = 2 * 3 + 1
+    assert Counting.calls == 15 - min(after, 15) + val_and_held_out
+    assert context.features.batch_size == 3
+
+
+@pytest.mark.parametrize("damage", ["torn", "noise", "other"])
+def test_a_torn_state_is_said_and_training_starts_anew(damage, data, tmp_path, monkeypatch, capsys):
+    whole, _, _ = measure(TrueDepth(), data, **SEARCHED)
+    killed(monkeypatch, data, tmp_path, 5)
+    path = tmp_path / "heads.pt"
+    content = path.read_bytes()
+    if damage == "other":
+        torch.save({**torch.load(path, weights_only=True), "labels": ["linear9"]}, path)
+    else:
+        path.write_bytes(content[:-200] if damage == "torn" else b"no heads at all")
+    found, _, _ = measure(TrueDepth(), data, workspace=tmp_path, progress=Progress(), **SEARCHED)
+    assert found == whole
+    assert "training starts from its first step" in capsys.readouterr().err
+
+
+def test_without_a_place_to_save_training_goes_on(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    found, _, _ = measure(TrueDepth(), data, workspace=tmp_path / "file" / "x", progress=Progress(), **SEARCHED)
+    assert found == measure(TrueDepth(), data, **SEARCHED)[0]
+    assert capsys.readouterr().err.count("a kill would lose it") == 1

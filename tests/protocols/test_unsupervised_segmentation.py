@@ -1,6 +1,7 @@
 """Unsupervised segmentation where the answer is known: features that are the object find all, noise is at chance."""
 
 import dataclasses
+import re
 import sys
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import VOC
 from densebench.errors import ModelError, UsageError
 from densebench.feature_cache import FeatureCache
@@ -19,6 +21,7 @@ from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
 from densebench.progress import Progress
+from densebench.protocols.foreground import one_background
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentation
 from tests import toys
@@ -140,6 +143,7 @@ def graph(request):
 @pytest.fixture
 def stand_in(monkeypatch):
     monkeypatch.setattr(cbfe, "communities", connected)
+    monkeypatch.setattr(cbfe, "has_infomap", lambda: True)
     monkeypatch.setattr(cbfe, "load_infomap", lambda: SimpleNamespace(__version__="stand-in"))
 
 
@@ -169,6 +173,7 @@ def test_perfect_features_score_100(graph):
     assert result.facts["communities"]["communities"] == {"1": 3, "2": 3}
     assert result.facts["communities"]["unlinked_clusters"] == 1  # the background
     assert {"features", "attention", "k-means", "assign", "score", "graph"} <= set(context.seconds)
+    assert result.artifacts["examples.png"][:4] == b"\x89PNG"
 
 
 def test_noise_is_at_chance(stand_in):
@@ -307,23 +312,93 @@ def test_settings_that_cannot_work_say_why(settings, message, stand_in):
         measure(Perfect(), **settings)
 
 
-def test_class_token_and_background_are_needed(stand_in):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"has_class_token": False}, "needs a class token, which perfect does not have"),
+        ({"prefix": 0}, "needs a class token, which perfect does not have"),
+        ({"attention": False}, "needs attention maps, which perfect does not give: .* a method `attention`"),
+    ],
+)
+def test_backbones_that_cannot_serve_are_unfit(change, message, stand_in):
     protocol = UnsupervisedSegmentation()
-    without = dataclasses.replace(Perfect.info, has_class_token=False)
-    with pytest.raises(UsageError, match="perfect has no class token"):
-        protocol.resolve(protocol.configure(), without, DATA.info)
+    lacking = dataclasses.replace(Perfect.info, **change)
+    assert re.search(message, protocol.unfit(protocol.configure(), lacking))
+    with pytest.raises(UsageError, match=message):
+        protocol.resolve(protocol.configure(), lacking, DATA.info)
+
+
+def test_datasets_without_background_are_not_served(stand_in):
+    protocol = UnsupervisedSegmentation()
     stuff = dataclasses.replace(DATA.info, background=())
-    with pytest.raises(UsageError, match="objects has no background class"):
+    said = "unsupervised_segmentation needs a background class, which objects lacks"
+    assert protocol.unserved(stuff) == said
+    assert protocol.unserved(dataclasses.replace(DATA.info, ignored=(0,))) == said  # as ADE20K's 0
+    assert "needs mask" in protocol.unserved(dataclasses.replace(DATA.info, targets=frozenset({"depth"})))
+    assert protocol.unserved(DATA.info) == ""
+    with pytest.raises(UsageError, match=said):
         protocol.resolve(protocol.configure(), Perfect.info, stuff)
 
 
 def test_without_infomap_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "infomap", None)  # as if it were not installed
     protocol = UnsupervisedSegmentation()
-    with pytest.raises(UsageError, match=r"Run `pip install infomap`.*community_detection=none"):
+    message = r"run `pip install 'densebench\[communities\]'`.*community_detection=none"
+    assert re.search(message, protocol.unfit(protocol.configure(), Perfect.info))
+    with pytest.raises(UsageError, match=message):
         protocol.resolve(protocol.configure(), Perfect.info, DATA.info)
     config = protocol.configure(overrides={"community_detection": None})
+    assert protocol.unfit(config, Perfect.info) == ""
     assert protocol.resolve(config, Perfect.info, DATA.info).objects == 3
+
+
+def test_several_background_classes_become_one(stand_in):
+    info, relabel = one_background(dataclasses.replace(DATA.info, ignored=(3, 255)), (2, 0))
+    assert info.classes == ("background", "a")
+    assert info.palette == (DATA.info.palette[2], DATA.info.palette[1])
+    assert (info.background, info.ignored) == ((0,), (255,))
+    assert relabel[[0, 1, 2, 3, 255]].tolist() == [0, 1, 0, 255, 255]
+    same, nothing = one_background(DATA.info, (0,))
+    assert (same.classes, same.palette) == (DATA.info.classes, DATA.info.palette)
+    assert nothing[:4].tolist() == [0, 1, 2, 3]
+
+
+class Stuff(Objects):
+    """Half of the looks of the background are a class of their own."""
+
+    info = dataclasses.replace(
+        Objects.info, classes=("background", "a", "b", "c", "stuff"), palette=(*Objects.info.palette, (9, 9, 9))
+    )
+
+    def mask(self, index):
+        return np.where(self.looks(index) < N_BACKGROUND // 2, np.uint8(4), super().mask(index))
+
+
+def test_what_is_background_is_a_setting(stand_in):
+    data = Data(Stuff(split="train"), Stuff(split="val"))
+    found, result, _ = measure(Perfect(), data, background=(0, 4))
+    assert found["miou"].value == pytest.approx(100.0)
+    assert found["foreground_iou"].value == pytest.approx(100.0)
+    assert list(found["miou"].per_class) == result.facts["classes"] == ["background", "a", "b", "c"]
+    apart, _, _ = measure(Perfect(), data)
+    assert apart["miou"].value < 80
+    with pytest.raises(UsageError, match=r"background=\(0, 9\): objects has no class 9"):
+        measure(Perfect(), data, background=(0, 9))
+
+
+def test_stuff_is_background_on_embedded_data(stand_in):
+    protocol, scenes = UnsupervisedSegmentation(), Scenes.info
+    config = protocol.resolve(protocol.configure(), Perfect.info, scenes)
+    info, _ = one_background(scenes, config.background)
+    assert info.classes[:3] == ("background", "house", "tree")
+    assert config.objects == len(info.classes) - 1 == 15
+
+
+def test_the_record_says_what_needs_no_look(stand_in):
+    _, result, _ = measure(Perfect())
+    share = 1 - 8 / GRID**2  # an object covers 2 x 4 patches
+    assert result.facts["without_looking"]["miou"] == pytest.approx(100 * share / 4)
+    assert result.facts["without_looking"]["foreground_iou"] == pytest.approx(100 * (1 - share))
 
 
 def test_the_estimate_is_of_the_right_order(stand_in):
