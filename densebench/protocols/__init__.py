@@ -14,7 +14,27 @@ PROTOCOLS.add(
     "hummingbird", "densebench.protocols.hummingbird:Hummingbird", "in-context segmentation by patch retrieval"
 )
 PROTOCOLS.add(
+    "in_context_depth",
+    "densebench.protocols.in_context_depth:InContextDepth",
+    "in-context depth by patch retrieval",
+)
+PROTOCOLS.add(
     "overclustering", "densebench.protocols.overclustering:Overclustering", "k-means on patches, matched to classes"
+)
+PROTOCOLS.add(
+    "linear_segmentation",
+    "densebench.protocols.linear_segmentation:LinearSegmentation",
+    "a linear head on frozen patches, trained on crops",
+)
+PROTOCOLS.add(
+    "linear_segmentation_cached",
+    "densebench.protocols.linear_segmentation:LinearSegmentationCached",
+    "the same on squashed images, from cached features",
+)
+PROTOCOLS.add(
+    "finetune_segmentation",
+    "densebench.protocols.finetune_segmentation:FinetuneSegmentation",
+    "backbone and head trained together: linear or Segmenter",
 )
 PROTOCOLS.add(
     "positional_effect",
@@ -25,6 +45,12 @@ PROTOCOLS.add(
     "correspondence",
     "densebench.protocols.correspondence:Correspondence",
     "key points found again in other images (PCK)",
+)
+PROTOCOLS.add("depth", "densebench.protocols.depth:Depth", "distance of every pixel by linear heads")
+PROTOCOLS.add(
+    "unsupervised_segmentation",
+    "densebench.protocols.unsupervised_segmentation:UnsupervisedSegmentation",
+    "foreground and objects without labels (CBFE, communities)",
 )
 
 __all__ = ["PROTOCOLS"]

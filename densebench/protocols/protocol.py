@@ -70,6 +70,8 @@ class Estimate:
 
     features: Mapping[str, tuple[FeatureSpec, int]] = field(default_factory=dict)
     """Feature passes by split: the request, and the number of images."""
+    uncached: frozenset[str] = frozenset()
+    """Passes whose features are not kept: of views drawn anew, or too many."""
     bank_bytes: int = 0
     """The largest structure held in memory beside the model."""
     search_flops: float = 0.0

@@ -25,8 +25,18 @@ QUICK = [
     "--set", "overclustering.seeds=[0]", "--set", "overclustering.n_redo=1",
     "--set", "positional_effect.input_size=64", "--set", "positional_effect.steps=20",
     "--set", "positional_effect.clusters=4",
-    "--set", "positional_effect.init_batches=2", "--workers", "0",
+    "--set", "positional_effect.init_batches=2",
+    "--set", "linear_segmentation.input_size=64", "--set", "linear_segmentation.epochs=1",
+    "--set", "linear_segmentation_cached.input_size=64", "--set", "linear_segmentation_cached.epochs=1",
+    "--set", "finetune_segmentation.size=64", "--set", "finetune_segmentation.steps=2",
+    "--set", "finetune_segmentation.batch=2", "--set", "finetune_segmentation.evaluations=1", "--workers", "0",
 ]  # fmt: skip
+
+SERVED = {
+    "hummingbird", "overclustering", "positional_effect", "linear_segmentation", "linear_segmentation_cached",
+    "finetune_segmentation",
+}  # fmt: skip
+"""What masks and a backbone without attention are enough for."""
 
 
 class Command:
@@ -65,7 +75,7 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
     first = cli.run()
     assert first.returncode == 0, first.stderr
     found = records(cli.folder)
-    assert set(found) == {"hummingbird", "overclustering", "positional_effect"}
+    assert set(found) == SERVED
     assert all(name in first.stdout for name in ("miou@1", "miou@K=21", "nmi"))
     assert (cli.folder / "results" / "leaderboard.csv").read_text().count("\n") > 5
     assert list((cli.folder / "results" / "plots").glob("*.png"))
@@ -80,7 +90,7 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
     before = {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
     second = cli.run()
     assert second.returncode == 0
-    assert "nothing to do: all 3 results" in second.stderr
+    assert f"nothing to do: all {len(SERVED)} results" in second.stderr
     assert second.stdout == first.stdout
     assert before == {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
 
@@ -114,7 +124,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(cli, monkeypatch):
         found = [json.loads(p.read_text()) for p in sorted((cli.folder / folder / "records").glob("*/*/*.json"))]
         return [(r["score_hash"], r["metrics"], r["facts"]) for r in found]
 
-    assert len(numbers("results")) == 3
+    assert len(numbers("results")) == len(SERVED)
     assert numbers("results") == numbers("reference")
 
 
@@ -238,7 +248,7 @@ def test_limit_is_marked_and_stays_off_the_leaderboard(cli):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(cli):
     done = cli.run("--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "would run 3 cells" in done.stderr
+    assert f"would run {len(SERVED)} cells" in done.stderr
     assert "6 val images at 64x64" in done.stderr
     assert not (cli.folder / "results").exists() or not records_exist(cli.folder)
 
@@ -266,7 +276,8 @@ def test_all_protocols_are_those_that_a_dataset_can_serve(cli):
     """`all` leaves out, in words, what needs other ground truth; a protocol asked for by name is refused."""
     done = cli.run("--protocol", "all", "--dry-run")
     assert done.returncode == 0
-    assert "not run: correspondence needs keypoints, which voc does not have" in done.stdout + done.stderr
+    assert "not run: correspondence needs keypoints, which voc does not have" in done.stderr
+    assert "not run: unsupervised_segmentation needs attention maps, which color does not give" in done.stderr
     asked = cli.run("--protocol", "correspondence")
     assert asked.returncode == 2
     assert "correspondence needs keypoints, which voc does not have" in asked.stderr

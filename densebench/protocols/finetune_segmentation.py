@@ -1,0 +1,315 @@
+"""End-to-end fine-tuning: backbone and segmentation head are trained together; what counts is where that ends.
+
+Two published ways. `paper` is P-PaKA A.2, B.2 (Tab. 8, 10): a linear head, everything else as in linear segmentation.
+`segmenter` is P-NeCo A.2 (Tab. 4), which runs Segmenter's decoder in mmsegmentation "following" CrIBo; MMSEG is
+mmsegmentation 1.x `configs/segmenter` and its bases, CRIBO the `segmentation` folder of tileb1/CrIBo. The backbone is
+trained as a copy: the one that other protocols measure stays as it is.
+
+Left open by P-PaKA, with the defaults here: optimiser and schedule (those of linear segmentation, on which it
+"builds"), batch size and mask size (NECO's linear code: 128, 100 x 100), drop path (none). A learning rate of 1e-4
+means something else in AdamW than in SGD; the optimiser is an option, and every record states it. Left open by P-NeCo:
+batch size, weight decay and drop path (as CRIBO's configs), and which step is reported (here the last).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+
+from densebench import figures
+from densebench.config import no_score
+from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.mmseg_views import LONG
+from densebench.errors import UsageError
+from densebench.features import FeatureSpec
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops.confusion import AbsentRule, Counts, iou, mean_iou, percentile_interval
+from densebench.protocols.finetuning import REPLICATES, Plan, State, train
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Preset,
+    Protocol,
+    by_class,
+    input_size,
+    refuse_nonsense,
+)
+from densebench.results import Metric
+
+SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
+SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
+SHORT = ("voc", "pascal_context")
+"""How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
+EMBEDDED: dict[str, Any] = {"epochs": 1, "batch": 4, "evaluations": 2}
+EMBEDDED_RATES = {"sgd": (1e-3,), "adam": (1e-4,), "adamw": (1e-4,)}
+"""Defaults on embedded datasets: few steps, since each runs the backbone forth and back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Settings of end-to-end fine-tuning; MMSEG and CRIBO are the codes named above."""
+
+    head: Literal["linear", "segmenter"] = "linear"
+    """"linear": one 1x1 convolution. "segmenter": transformer over patches and class tokens."""
+    pipeline: Literal["squash", "slide"] = "squash"
+    """"squash": random resized crops and mirror images as in linear segmentation, validation images squashed to their
+    size. "slide": MMSEG's crops, validation images in sliding windows, compared at their own size."""
+    size: int | None = None
+    """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
+    (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
+    stride: int = 480
+    """Of sliding windows (MMSEG, CRIBO)."""
+    mask_size: int | None = 100
+    """Side at which "squash" compares, in training and in validation (NECO's linear code); None: validation masks at
+    their own size, training masks at the input's. "slide" does not read it."""
+    train_share: float | None = None
+    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (P-NeCo
+    4.1, NECO; P-PaKA is silent), else all."""
+    epochs: int | None = None
+    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash", 1 on embedded datasets; as `steps` says."""
+    steps: int | None = None
+    """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
+    (NeCo A.2)."""
+    batch: int | None = None
+    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide", 4 on
+    embedded datasets."""
+    sub_batch: int = 8
+    """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
+    sums in another order are rounded otherwise."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    """Of SGD (P-PaKA A.2)."""
+    weight_decay: float = 1e-4
+    """On all parameters (P-PaKA A.2)."""
+    learning_rates: tuple[float, ...] | None = None
+    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide"; 1e-3 for
+    SGD and 1e-4 for Adam on embedded datasets. Of several, each is trained, and the one with the best mIoU on the
+    validation images is reported, as NeCo does: that choice looks at the images it is measured on."""
+    head_factor: float = 100.0
+    """Learning rate of the head over that of the backbone (P-PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block to the one before it; 1: none (both papers)."""
+    freeze: int = 0
+    """Blocks that are not trained, from the first on, and the embedding before them."""
+    drop_path: float = 0.0
+    """Of the last block, rising linearly from 0 at the first, in backbones whose blocks have a place for it."""
+    clip: float | None = None
+    """Largest norm of the gradient; None: any (MMSEG, CRIBO: clip_grad=None)."""
+    schedule: Literal["step", "poly"] = "step"
+    """"step": times `final_rate` after every `drop_at` epochs. "poly": polynomial down to `final_rate` of the start."""
+    drop_at: int = 20
+    """Epochs; 20 of 20 means never (NECO's linear code)."""
+    final_rate: float = 0.1
+    """Share of the learning rate (NECO: gamma; NeCo A.2: eta_min)."""
+    power: float = 0.9
+    """Of "poly" (MMSEG, CRIBO)."""
+    loss_over: Literal["valid", "all"] = "valid"
+    """Cross-entropy is the mean over pixels with a class, or over all of them, those without counting 0 (MMSEG)."""
+    decoder_layers: int = 2
+    """Of Segmenter (MMSEG, CRIBO, Strudel et al.)."""
+    decoder_heads: int | None = None
+    """None: one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
+    decoder_drop_path: float = 0.1
+    """MMSEG's default."""
+    evaluations: int | None = None
+    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: 20 for
+    "squash", 10 for "slide" (MMSEG: val_interval), 2 on embedded datasets."""
+    absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
+    examples: int = no_score(6)
+    """Images in the picture."""
+    checkpoint_seconds: float = no_score(300.0)
+    """How often the training is written down, to go on from after a kill; it is after each evaluation, too."""
+
+
+class FinetuneSegmentation(Protocol[FinetuneConfig]):
+    """Segmentation with everything trained: a backbone as the start of a search, not as a measure of its features."""
+
+    name = "finetune_segmentation"
+    title = "End-to-end fine-tuning"
+    config = FinetuneConfig
+    presets = {
+        "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
+        "segmenter": Preset(
+            source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
+            settings={
+                "head": "segmenter",
+                "pipeline": "slide",
+                "optimiser": "adam",
+                "weight_decay": 0.0,
+                "head_factor": 1.0,
+                "drop_path": 0.1,
+                "schedule": "poly",
+                "loss_over": "all",
+                "absent": "skip",
+            },
+        ),
+    }
+    metrics = (
+        MetricInfo("miou", "%", True, "mIoU at the end of training"),
+        MetricInfo("miou_best", "%", True, "the best mIoU during training: chosen on the validation images"),
+        MetricInfo("miou_present", "%", True, "mean over the classes that occur in the validation masks, at the end"),
+    )
+    shrink_hint = "Take fewer images at once with --set finetune_segmentation.sub_batch=N, or a smaller size."
+
+    def resolve(self, config: FinetuneConfig, backbone: BackboneInfo, data: DatasetInfo) -> FinetuneConfig:
+        """Fill in what depends on backbone and dataset."""
+        slides = config.pipeline == "slide"
+        embedded = {**EMBEDDED, "learning_rates": EMBEDDED_RATES[config.optimiser]}
+        defaults = embedded if data.embedded else SLIDE if slides else SQUASH
+        if slides and data.name.startswith(SHORT):
+            defaults = {**defaults, "steps": 80_000}
+        if config.steps is not None or config.epochs is not None:
+            defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
+        share = 0.1 if data.name.startswith("coco") and not slides else 1.0
+        defaults = {"train_share": share, **defaults}
+        any_size = config.size or data.input_size or 512  # windows are padded
+        size = any_size if slides else input_size(config.size, 448, backbone, data)
+        heads = next(n for n in range(max(1, backbone.width // 64), 0, -1) if backbone.width % n == 0)
+        filled = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+        resolved = replace(config, size=size, decoder_heads=config.decoder_heads or heads, **filled)
+        _check(resolved, backbone)
+        return resolved
+
+    def estimate(self, config: FinetuneConfig, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return feature passes, what a step holds beside the model, and the arithmetic of the way back."""
+        plan = Plan.of(config, len(data.train))
+        side = -(-plan.size // backbone.patch) * backbone.patch
+        spec = FeatureSpec(size=(side, side))
+        tokens = (side // backbone.patch) ** 2
+        looks = len(plan.looks) * len(plan.rates) * len(data.val)
+        train = plan.steps * plan.batch * len(plan.rates)
+        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # as densebench.plan counts a pass
+        back = 2.0 * train * tokens * block * (backbone.depth - config.freeze)
+        second_windows = looks * tokens * block * backbone.depth if config.pipeline == "slide" else 0.0  # aspect 4:3
+        return Estimate(
+            features={"train": (spec, train), "val": (spec, looks)},
+            uncached=frozenset({"train", "val"}),
+            bank_bytes=_bytes_held(config, backbone, data.info.n_classes, tokens),
+            search_flops=back + second_windows,
+        )
+
+    def run(self, config: FinetuneConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Train with every learning rate, scoring validation images on the way; report the best rate's last step."""
+        plan = Plan.of(config, len(data.train), context.seed)
+        state = train(config, plan, backbone, data, context)
+        assert state.kept is not None
+        best = max(state.curve, key=lambda point: point["miou"])
+        with context.stage("figures"):
+            pictures = {"curve.png": _curve(state.curve)}
+            if state.kept.examples:
+                shown = [(image.numpy(), truth.numpy(), found.numpy()) for image, truth, found in state.kept.examples]
+                pictures["examples.png"] = figures.segmentations(shown, data.info.classes, data.info.palette)
+        notes = [
+            f"trained for {plan.steps} steps of {plan.batch} images with {config.optimiser}, all parameters of a copy",
+            "`miou_best` is chosen on the validation images that it is measured on",
+        ]
+        if len(plan.rates) > 1:
+            notes.append(f"the best of {len(plan.rates)} learning rates is reported, chosen on the validation images")
+        if config.drop_path and not state.has_drop_path:
+            notes.append("drop path is not applied: the backbone's blocks have no place for it")
+        return Measurement(
+            metrics=tuple(_metrics(state, best["miou"], data.info, config.absent)),
+            facts={
+                "learning_rate": state.kept.rate,
+                "steps": plan.steps,
+                "epochs": round(plan.steps * plan.batch / len(plan.images), 3),
+                "train_images": len(plan.images),
+                "curve": state.curve,
+                "best": {"learning_rate": best["rate"], "step": best["step"]},
+                "trained_parameters": state.trained_parameters,
+                "drop_path": config.drop_path if state.has_drop_path else 0.0,
+                "resumed_at_step": state.resumed,
+            },
+            notes=tuple(notes),
+            artifacts=pictures,
+        )
+
+
+def _check(config: FinetuneConfig, backbone: BackboneInfo) -> None:
+    """Raise UsageError for numbers that mean nothing."""
+    width, heads = backbone.width, config.decoder_heads or 1
+    numbers = ("batch", "sub_batch", "stride", "drop_at", "evaluations", "decoder_layers", "size", "head_factor")
+    optional = ("mask_size", "epochs", "steps", "clip")
+    shares = ("drop_path", "decoder_drop_path")
+    rates = config.learning_rates or (0.0,)
+    refuse_nonsense(
+        "finetune_segmentation",
+        f"positive numbers, shares below 1, heads that divide {width}, fewer than {backbone.depth} frozen blocks",
+        {
+            **{name: (value, value > 0) for name in numbers for value in [getattr(config, name)]},
+            **{name: (value, value is None or value > 0) for name in optional for value in [getattr(config, name)]},
+            **{name: (value, 0 <= value < 1) for name in shares for value in [getattr(config, name)]},
+            "learning_rates": (rates, min(rates) > 0),
+            "train_share": (config.train_share, 0 < (config.train_share or 0) <= 1),
+            "layer_decay": (config.layer_decay, 0 < config.layer_decay <= 1),
+            "freeze": (config.freeze, 0 <= config.freeze < backbone.depth),
+            "decoder_heads": (heads, heads > 0 and width % heads == 0),
+        },
+    )
+    if config.steps is not None and config.epochs is not None:
+        raise UsageError(
+            f"finetune_segmentation.steps={config.steps} and epochs={config.epochs}: set one of them, not both."
+        )
+
+
+def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+    assert state.kept is not None
+    found, again = Counts(*state.kept.counts), Counts(*state.kept.replicates.unbind(1))
+    missing = torch.nonzero(found.tp + found.fn == 0).flatten().tolist()
+    for name, exclude in (("miou", []), ("miou_present", missing)):
+        low, high = percentile_interval(100 * mean_iou(*again, absent=absent, exclude=exclude)).tolist()
+        yield Metric(
+            name=name,
+            value=100 * float(mean_iou(*found, absent=absent, exclude=exclude)),
+            main=name == "miou",
+            ci95=(low, high),
+            ci_method="Poisson bootstrap over validation images, weights held fixed",
+            per_class=by_class(info, iou(*found, absent=absent)) if name == "miou" else {},
+        )
+    yield Metric(name="miou_best", value=best)
+
+
+def _bytes_held(config: FinetuneConfig, backbone: BackboneInfo, n_classes: int, tokens: int) -> int:
+    """Return what the training holds beside the model: the copy and its state, activations, logits, replicates.
+
+    A block of a ViT keeps about 18 D numbers per token for the way back (two norms in and out, queries, keys and
+    values, the attention's output, 4 D before and after the activation) where attention is not written out, and
+    float32 is assumed; the weights are those of blocks with an MLP of 4 D.
+    """
+    width, pixels, is_segmenter = backbone.width, (config.size or 0) ** 2, config.head == "segmenter"
+    layers = backbone.depth + config.decoder_layers * is_segmenter
+    weights = 4 * (12 * width**2 * layers + 3 * backbone.patch**2 * width)
+    copies = 2 + (1 if config.optimiser == "sgd" else 2)  # the copy, its gradients, moments
+    checkpoint = copies - 1
+    token = 4 * 18 * width * (layers - config.freeze + 1)  # one more on the way back
+    activations = token * (tokens + backbone.prefix + n_classes * is_segmenter)
+    logits = 16 * n_classes * (min(config.mask_size**2, pixels) if config.mask_size else pixels)
+    if config.pipeline == "slide":
+        logits = n_classes * pixels * max(16, 8 * LONG)  # a training view's; the sum over windows, and its mean
+    return weights * (copies + checkpoint) + config.sub_batch * activations + logits + 8 * REPLICATES * 3 * n_classes
+
+
+def _curve(curve: list[dict[str, float]]) -> bytes:
+    """Return mIoU and loss by step, a line per learning rate, as PNG."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for rate in dict.fromkeys(point["rate"] for point in curve):
+        mine = [point for point in curve if point["rate"] == rate]
+        steps = [point["step"] for point in mine]
+        left.plot(steps, [point["miou"] for point in mine], marker="o", markersize=3, label=f"{rate:g}")
+        right.plot(steps, [point["loss"] for point in mine], marker="o", markersize=3)
+    for axis, title in ((left, "mIoU on validation images, %"), (right, "training loss, mean since the last look")):
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="step", xlim=(0, None), ylim=(0, 1.08 * axis.get_ylim()[1]))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    left.legend(title="learning rate", fontsize=7, title_fontsize=7, frameon=False)
+    return figures.png(figure)

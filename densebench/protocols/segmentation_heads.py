@@ -1,0 +1,277 @@
+"""A linear segmentation head: its settings, which images it sees when, how it is trained and scored.
+
+`linear_segmentation.py` has the sources; the numerics are in `ops/heads.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from densebench.config import no_score
+from densebench.datasets.dataset import DatasetInfo
+from densebench.errors import DatasetError, UsageError
+from densebench.features import FeatureSpec, Labels
+from densebench.model_zoo.backbone import Facet
+from densebench.ops import heads, matching
+from densebench.ops.confusion import (
+    AbsentRule,
+    ConfusionMatrix,
+    PoissonBootstrap,
+    counts,
+    iou,
+    mean_iou,
+    percentile_interval,
+)
+from densebench.ops.resize import resize_labels
+from densebench.ops.retrieval import upsample_argmax
+from densebench.protocols.protocol import Context, Data, by_class, refuse_nonsense
+from densebench.results import Metric
+
+Pair = tuple[Tensor, Tensor]
+"""One image to train on: features (D, h, w) and mask (H, W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearHeadConfig:
+    """Settings of a linear segmentation head; NECO and LEO are the codes that `linear_segmentation.py` names."""
+
+    input_size: int | None = None
+    """Side in pixels; None: 448 rounded down to a multiple of the patch."""
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    mask_size: int = 100
+    """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NECO, LEO)."""
+    epochs: int | None = None
+    """None: 20 (PaKA A.2, NeCo A.2), 3 on embedded datasets. NECO's and LEO's configs say 25."""
+    batch: int | None = None
+    """Images per step; None: 128 (NECO), 8 on embedded datasets."""
+    learning_rate: float | None = None
+    """Of SGD; None: 0.01 (PaKA A.2, NECO; LEO has 0.1 or 1 for some models), 0.3 on embedded datasets."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    drop_at: int | None = None
+    """Epochs after which the learning rate falls to `drop_factor` of itself; None: 20 (NECO, LEO), never reached in 20
+    epochs, 2 on embedded datasets."""
+    drop_factor: float = 0.1
+    train_share: float | None = None
+    """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NECO, LEO), else all."""
+    loaders: Literal["shuffled", "neco"] = "shuffled"
+    """What `shuffle` and `drop_last` are where they are None. "shuffled": yes and no. "neco": VOC is not shuffled and
+    loses its last incomplete batch, ADE20K is not shuffled and keeps it, COCO is shuffled and loses it."""
+    shuffle: bool | None = None
+    """A new order of the training images in every epoch; without, the listed one."""
+    drop_last: bool | None = None
+    """Leave out the images of an incomplete last batch."""
+    evaluate_every: int = 1
+    """Epochs between two looks at the validation images; the last one is always looked at."""
+    absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted."""
+    examples: int = no_score(6)
+    """Images in the picture."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images are trained on, and when."""
+
+    images: tuple[int, ...]
+    epochs: int
+    batch: int
+    learning_rate: float
+    drop_at: int
+    shuffle: bool
+    drop_last: bool
+    seed: int
+
+    @classmethod
+    def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> Plan:
+        """Draw the share of the images that a resolved config asks for."""
+        assert config.epochs is not None
+        assert config.batch is not None
+        assert config.learning_rate is not None
+        assert config.drop_at is not None
+        assert config.train_share is not None
+        wanted = max(1, int(n_images * config.train_share))
+        drawn = np.random.default_rng((seed, n_images)).permutation(n_images)[:wanted]
+        if config.drop_last and wanted < config.batch:
+            raise UsageError(
+                f"{protocol}.drop_last=true leaves nothing of {wanted} training images in batches of {config.batch}. "
+                f"Set {protocol}.batch={wanted} or less, or {protocol}.drop_last=false."
+            )
+        return cls(
+            images=tuple(sorted(drawn.tolist())),
+            epochs=config.epochs,
+            batch=config.batch,
+            learning_rate=config.learning_rate,
+            drop_at=config.drop_at,
+            shuffle=bool(config.shuffle),
+            drop_last=bool(config.drop_last),
+            seed=seed,
+        )
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the images of an epoch, in order; the last batch is incomplete unless that is dropped."""
+        order = list(self.images)
+        if self.shuffle:
+            order = [order[i] for i in np.random.default_rng((self.seed, epoch)).permutation(len(order))]
+        return order[: len(order) // self.batch * self.batch] if self.drop_last else order
+
+
+def train(
+    config: LinearHeadConfig,
+    plan: Plan,
+    head: nn.Conv2d,
+    sgd: torch.optim.SGD,
+    pairs: Iterator[Pair],
+    info: DatasetInfo,
+    context: Context,
+) -> float:
+    """Train the head for one epoch and return the mean loss over its valid pixels."""
+    device = context.features.device
+    height, width = spec_of(config).grid(context.features.info)
+    upsample = [heads.bilinear_matrix(side, config.mask_size).to(device) for side in (height, width)]
+    total, seen = torch.zeros((), device=device), 0
+    size, valid = len(plan.order(0)), 0
+    for i, (features, mask) in enumerate(pairs, start=1):
+        with context.stage("training"):
+            target = heads.pixel_targets(mask, config.mask_size, info.n_classes, info.ignored)
+            total += heads.add_gradient(head, features, target.to(device), (upsample[0], upsample[1]))
+            valid += int((target != heads.IGNORED).sum())
+            if i % plan.batch == 0 or i == size:
+                heads.mean_gradient_step(head, sgd, valid)
+                seen, valid = seen + valid, 0
+    if not seen:
+        raise DatasetError(f"{info.name}: no pixel of {size} training images has a class; all are void.")
+    return float(total) / seen
+
+
+def logits_of(head: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Return logits (B, C, h, w) of features (B, D, h, w)."""
+    with torch.no_grad():
+        return torch.stack([heads.class_maps(head, features) for features in maps])
+
+
+def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context, title: str) -> float:
+    """Return the mIoU of a head in percent, and nothing else."""
+    info, spec = data.info, spec_of(config)
+    matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
+    for batch in context.timed(
+        context.features.stream(data.val, spec, labels=labels_of(spec), title=title), "features"
+    ):
+        assert batch.labels is not None
+        with context.stage("score"):
+            predictions = upsample_argmax(logits_of(head, batch.maps), config.mask_size).cpu()
+            matrix.update(predictions, resize_labels(batch.labels, config.mask_size))
+    return 100 * float(mean_iou(*matrix.compute(), absent=config.absent))
+
+
+class Tally:
+    """Pixel counts of one head at one size, with replicates."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
+        self.bootstrap = PoissonBootstrap((info.n_classes, info.n_classes))
+
+    def update(self, images: list[int], predictions: Tensor, targets: Tensor) -> None:
+        """Add predictions (B, H, W) of images, by their number."""
+        for image, prediction, target in zip(images, predictions.cpu(), targets, strict=True):
+            self.bootstrap.update(image, self.matrix.update(prediction, target))
+
+    def miou(
+        self, name: str, absent: AbsentRule, mapping: Tensor | None = None, exclude: Sequence[int] = (), **more: Any
+    ) -> Metric:
+        """Return the mIoU in percent with its interval."""
+        value, again = (
+            100 * mean_iou(*counts(table, mapping), absent=absent, exclude=exclude)
+            for table in (self.matrix.table, self.bootstrap.replicates())
+        )
+        low, high = percentile_interval(again).tolist()
+        method = "Poisson bootstrap over validation images, head held fixed"
+        return Metric(name=name, value=float(value), ci95=(low, high), ci_method=method, **more)
+
+
+@dataclass
+class Scores:
+    """What the last look at the validation images found."""
+
+    last: Tally
+    at_input: Tally
+    rival: Tally | None
+    examples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = field(default_factory=list)
+    """Image, truth and prediction, each at the size of the input."""
+
+    def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+        """Yield all readings."""
+        table = self.last.matrix.table
+        per_class = by_class(info, iou(*counts(table), absent=absent))
+        missing = torch.nonzero(table.sum(1) == 0).flatten().tolist()
+        miou = self.last.miou("miou", absent, main=True, per_class=per_class)
+        best = miou if self.rival is None else self.rival.miou("miou_best", absent)
+        yield miou
+        yield (best if best.value >= miou.value else miou).model_copy(
+            update={"name": "miou_best", "main": False, "per_class": {}}
+        )
+        yield self.at_input.miou("miou_input", absent)
+        yield self.last.miou("miou_present", absent, exclude=missing)
+        yield self.last.miou("miou_hungarian", absent, matching.hungarian(table))
+
+
+def evaluate(
+    config: LinearHeadConfig, head: nn.Conv2d, rival: nn.Conv2d | None, data: Data, context: Context
+) -> Scores:
+    """Score the last head at both sizes and the best of the others at `mask_size`."""
+    info, spec, small = data.info, spec_of(config), config.mask_size
+    scores = Scores(Tally(info), Tally(info), None if rival is None else Tally(info))
+    shown = set(np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist())
+    stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
+    for batch in context.timed(stream, "features"):
+        assert batch.labels is not None
+        with context.stage("score"):
+            logits, targets = logits_of(head, batch.maps), resize_labels(batch.labels, small)
+            scores.last.update(batch.indices, upsample_argmax(logits, small), targets)
+            predictions = upsample_argmax(logits, spec.size)
+            scores.at_input.update(batch.indices, predictions, batch.labels)
+            if rival is not None and scores.rival is not None:
+                scores.rival.update(batch.indices, upsample_argmax(logits_of(rival, batch.maps), small), targets)
+        for place, index in enumerate(batch.indices):
+            if index in shown:
+                image = data.val.image(index).resize(spec.size[::-1], Image.Resampling.BILINEAR)
+                maps = batch.labels[place].numpy(), predictions[place].cpu().numpy()
+                scores.examples.append((np.asarray(image), *maps))
+    return scores
+
+
+def check(protocol: str, config: LinearHeadConfig) -> None:
+    """Raise UsageError for numbers that mean nothing."""
+    positive = ("epochs", "batch", "learning_rate", "mask_size", "drop_at", "drop_factor", "evaluate_every")
+    refuse_nonsense(
+        protocol,
+        "numbers above 0, and shares up to 1",
+        {
+            **{name: (getattr(config, name), getattr(config, name) > 0) for name in positive},
+            "momentum": (config.momentum, 0 <= config.momentum < 1),
+            "weight_decay": (config.weight_decay, config.weight_decay >= 0),
+            "train_share": (config.train_share, 0 < (config.train_share or 0) <= 1),
+        },
+    )
+
+
+def spec_of(config: LinearHeadConfig) -> FeatureSpec:
+    """Return the request for the features of squashed images."""
+    assert config.input_size is not None, "resolve() fills it in"
+    side = config.input_size
+    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)
+
+
+def labels_of(spec: FeatureSpec) -> Labels:
+    """Return how masks are read: to the input's size by PIL's rule; `resize_labels` takes them on by torch's."""
+    return Labels(spec.size, "centre")
