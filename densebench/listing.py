@@ -29,13 +29,18 @@ def rows(kind: str, pattern: str, results: Path) -> list[tuple[str, str]]:
 
 def _models(pattern: str) -> Iterator[tuple[str, str]]:
     from densebench.model_zoo import FAMILIES, MODELS
+    from densebench.model_zoo.catalog import ENTRIES
+    from densebench.model_zoo.catalog.pages import status
     from densebench.model_zoo.zoo import zoo_folders, zoo_names
 
     folders = zoo_folders()
     for name in zoo_names():
         yield name, "ready" if name in folders else f"no weights here; '{name}?random' or `densebench train`"
-    for entry in MODELS:
-        yield entry.name, entry.summary
+    for name, entry in ENTRIES.items():
+        if name not in folders and fnmatch.fnmatch(name, pattern):
+            yield name, f"{status(entry)}; {entry.title}"
+    for registered in MODELS:
+        yield registered.name, registered.summary
     if pattern.startswith("timm/"):
         import timm
 
@@ -44,7 +49,7 @@ def _models(pattern: str) -> Iterator[tuple[str, str]]:
     else:
         for family in FAMILIES:
             if family.name != "zoo":
-                yield family.summary.split(":")[0], family.summary.partition(": ")[2]
+                yield family.summary.split(": ")[0], family.summary.partition(": ")[2]
 
 
 def _protocols(pattern: str) -> Iterator[tuple[str, str]]:
@@ -91,10 +96,17 @@ def page(kind: str, name: str) -> str:
 
 def _model_page(name: str) -> str:
     from densebench.model_zoo import load_model
+    from densebench.model_zoo.catalog import ENTRIES
+    from densebench.model_zoo.catalog.pages import page, status
     from densebench.model_zoo.zoo import read_card, zoo_folders
 
+    lines = []
+    if name in ENTRIES and name not in zoo_folders():
+        lines = [page(ENTRIES[name]), ""]
+        if status(ENTRIES[name]) != "ready":
+            return lines[0]
     backbone = load_model(name)
-    lines = [f"{f.name}: {getattr(backbone.info, f.name)}" for f in dataclasses.fields(backbone.info)]
+    lines += [f"{f.name}: {getattr(backbone.info, f.name)}" for f in dataclasses.fields(backbone.info)]
     lines.append(f"parameters: {sum(p.numel() for p in backbone.parameters()) / 1e6:.2f} M")
     lines.append(f"weights_sha256: {backbone.weights_digest()}")
     if name in zoo_folders():
@@ -125,11 +137,13 @@ def _config_lines(config: type) -> Iterator[str]:
 
 
 def _dataset_page(name: str) -> str:
-    info = DATASETS[name].info
+    from densebench.datasets import resolve_dataset
+
+    info = DATASETS[resolve_dataset(name)].info
     lines = [f"{info.title} ({info.name})", f"ground truth: {', '.join(sorted(info.targets)) or 'none, images alone'}"]
     if info.classes:
         lines += [f"classes ({info.n_classes}): {', '.join(info.classes)}", f"ignored labels: {info.ignored}"]
-    lines += [f"split {split}: {n} images as published" for split, n in info.splits.items()]
+    lines += [f"split {split}: {f'{n} images as published' if n else 'any'}" for split, n in info.splits.items()]
     lines += [f"licence: {info.licence}", f"citation: {info.citation}"]
     return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
 
@@ -144,9 +158,10 @@ def _method_page(name: str) -> str:
 
 def data_where(name: str, root: Path | None) -> str:
     """Return where a dataset is, or how to get it."""
-    from densebench.datasets import load_dataset
+    from densebench.datasets import load_dataset, resolve_dataset
     from densebench.datasets.dataset import data_root
 
+    name = resolve_dataset(name)
     info = DATASETS[name].info
     lines = [f"data root: {data_root(root)}"]
     for split in info.splits:
@@ -159,25 +174,31 @@ def data_where(name: str, root: Path | None) -> str:
 
 def data_report(name: str, root: Path | None, split: str | None) -> int:
     """Check splits of a dataset, or what else `--data` takes, print what was found, and return the exit code."""
-    from densebench.datasets import load_dataset
+    from densebench.datasets import load_dataset, resolve_dataset
     from densebench.datasets.checks import check
     from densebench.datasets.images import load_images
     from densebench.progress import Progress
 
-    clean = True
+    clean, name = True, resolve_dataset(name)
     if name in DATASETS:
         info = DATASETS[name].info
-        parts = [load_dataset(name, part, root) for part in ([split] if split else [info.train, info.val])]
+        parts = [
+            load_dataset(name, part, root) for part in ([split] if split else dict.fromkeys((info.train, info.val)))
+        ]
     else:
         parts = [load_images(name, split, root)]
     for data in parts:
         report = check(data, Progress())
         of_published = "as published" if report.n_images == report.n_published else f"of {report.n_published} published"
-        counted = f" ({of_published})" if data.info.name in DATASETS else ""
+        counted = f" ({of_published})" if data.info.name in DATASETS and report.n_published else ""
         print(f"{data.info.name} {data.split}: {report.n_images} images{counted}, digest {report.digest[:16]}")
         total = max(sum(report.pixels.values()), 1)
         for label, pixels in report.pixels.items():
             print(f"  {label:<16} {100 * pixels / total:6.2f} % of pixels  {report.images[label]:6d} images")
+        if report.depth:
+            print(f"  depth {report.depth[0]:.2f} to {report.depth[1]:.2f} m in {report.measured} pixels")
+        if report.objects:
+            print(f"  {report.objects} objects with {report.points} key points that are seen")
         for problem in report.problems:
             print(f"  problem: {problem}", file=sys.stderr)
         clean = clean and not report.problems

@@ -11,12 +11,12 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from densebench.config import score_hash
-from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.environment import PeakMemory, environment, pick_device
@@ -102,7 +102,11 @@ class _Run:
     """One request on its way."""
 
     def __init__(self, request: Request, progress: Progress, dry_run: bool) -> None:
-        self.request = request
+        self.request = request = replace(
+            request,
+            datasets=[resolve_dataset(name) for name in request.datasets],
+            train_dataset=resolve_dataset(request.train_dataset),
+        )
         self.progress = progress
         self.dry_run = dry_run
         self.store = ResultStore(request.out)
@@ -182,7 +186,7 @@ class _Run:
             self.outcome.skipped += [protocol.unserved(DATASETS[name].info) for name in asked if name not in suited]
             return [name for name in asked if name in suited]
         ready = []
-        for name in suited:
+        for name in (name for name in suited if not DATASETS[name].info.variant_of):
             found = None if DATASETS[name].info.embedded else self._splits(name)
             if isinstance(found, Data):
                 ready.append(name)
@@ -251,7 +255,7 @@ class _Run:
         if self.dry_run:
             self._rate = self._rate or measured_flops(self.device)
             cell.seconds = estimated_seconds(cell.estimate, source.info, self._rate)
-            passes = cell.estimate.features.values()
+            passes = [f for split, f in cell.estimate.features.items() if split not in cell.estimate.uncached]
             cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
             self.outcome.planned.append(cell)
             return

@@ -31,27 +31,50 @@ class CheckReport:
     """Pixels per class, and of "ignored"; empty where there are no masks."""
     images: dict[str, int] = field(default_factory=dict)
     """Images that hold the class."""
+    depth: tuple[float, float] | None = None
+    """Nearest and farthest metres of all measured pixels; None where there is no depth."""
+    measured: int = 0
+    """Pixels with a depth."""
+    objects: int = 0
+    """Annotated objects, and the key points that are seen of them."""
+    points: int = 0
     problems: list[str] = field(default_factory=list)
+
+    def add_depth(self, depth: NDArray[np.float32]) -> None:
+        """Count one depth map, (H, W) in metres, 0 = not measured."""
+        seen = depth[depth > 0]
+        if seen.size:
+            low, high = self.depth or (np.inf, 0.0)
+            self.depth = min(low, float(seen.min())), max(high, float(seen.max()))
+            self.measured += seen.size
 
 
 def check(data: DenseDataset, progress: Progress) -> CheckReport:
-    """Decode every image and mask of a split and count labels; problems are collected, not raised."""
+    """Decode everything that a split has, count labels, depths and points; problems are collected, not raised."""
     info = data.info
     report = CheckReport(info.name, data.split, len(data), info.splits[data.split], data.digest())
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
         try:
-            image = data.image(index)
-            counts = np.bincount(data.mask(index).ravel(), minlength=256) if "mask" in info.targets else None
+            sample = data.sample(index)
         except DatasetError as error:
             report.problems.append(str(error))
             continue
-        if counts is None:
-            continue
-        if counts.sum() != image.size[0] * image.size[1]:
-            report.problems.append(f"{data.ids[index]}: image {image.size} and mask differ in size")
-        pixels += counts
-        images += counts > 0
+        for name, target in (("mask", sample.mask), ("depth", sample.depth)):
+            if target is not None and target.shape != sample.image.size[::-1]:
+                wide, high = sample.image.size
+                report.problems.append(
+                    f"{sample.id}: the image is {wide}x{high} px and its {name} {target.shape[1]}x{target.shape[0]}; "
+                    "expected the same. Get the original files."
+                )
+        if sample.mask is not None:
+            counts = np.bincount(sample.mask.ravel(), minlength=256)
+            pixels += counts
+            images += counts > 0
+        if sample.depth is not None:
+            report.add_depth(sample.depth)
+        report.points += sum(int(thing.visible.sum()) for thing in sample.keypoints)
+        report.objects += len(sample.keypoints)
     names = {**dict(enumerate(info.classes)), VOID: "ignored"}
     if "mask" in info.targets:
         report.pixels = {name: int(pixels[label]) for label, name in names.items()}

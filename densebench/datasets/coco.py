@@ -1,8 +1,9 @@
 """COCO 2017, the images alone: what PaKA, NeCo and DIP are trained on.
 
-Expected below the data root (the root itself, `coco/`, `COCO/` or `coco2017/`):
+Expected below the data root (the root itself, `coco/`, `COCO/`, `coco2017/`, `cocostuff/` or `coco_stuff164k/`), or the
+archives train2017.zip and val2017.zip as they are:
 
-    train2017/ID.jpg   val2017/ID.jpg
+    train2017/ID.jpg   val2017/ID.jpg, or the same below images/
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
+from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.files import Archived, find_tree
+from densebench.errors import DatasetError
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
-from densebench.datasets.layout import find_root, list_stems
+PLACES = ("coco", "COCO", "coco2017", "cocostuff", "coco_stuff164k", ".")
 
 
-class COCO(DenseDataset):
+class COCO(Archived):
     """COCO 2017 without its annotations, which are not needed on disk: a split is what its folder holds."""
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
@@ -29,22 +31,23 @@ class COCO(DenseDataset):
         targets=frozenset(),
         licence="images: Flickr terms, research use",
         citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
-        how_to_get="Download train2017.zip (18 GB) and val2017.zip (1 GB) from cocodataset.org and extract both in a "
-        "folder coco/ below the data root, so that it holds train2017/ and val2017/.",
+        how_to_get="Run `densebench data fetch coco`, or download train2017.zip (18 GB) and val2017.zip (1 GB) from "
+        "cocodataset.org and put both, packed or not, in a folder coco/ below the data root.",
     )
 
     def __init__(
         self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
     ) -> None:
         super().__init__(root, split, transforms)
-        needed = f"{split}2017"
-        self.folder = find_root(self.info, root, ("coco", "COCO", "coco2017", "."), needed) / needed
-        self.ids = list_stems(self.info, self.folder, ".jpg")
-
-    def image(self, index: int) -> Image.Image:
-        """Decode one image as RGB."""
-        return read_image(self.files(index)[0], index)
+        needed = (f"{split}2017", f"images/{split}2017")
+        self._tree = find_tree(self.info, root, PLACES, needed, (f"{split}2017.zip",))
+        self.ids = [name.removesuffix(".jpg") for name in self._tree.names(".jpg")]
+        if not self.ids:
+            raise DatasetError(
+                f"{self.info.name}: {self._tree.folder} holds no .jpg file. {self.info.how_to_get} "
+                f"Then run `densebench data check {self.info.name}`."
+            )
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the image of one sample."""
-        return (self.folder / f"{self.ids[index]}.jpg",)
+        return (self._tree.path(f"{self.ids[index]}.jpg"),)

@@ -51,6 +51,8 @@ class DatasetInfo:
     """Ground truth it has: "mask", "depth", "keypoints"."""
     input_size: int | None = None
     """Side in pixels that images are evaluated at where the dataset fixes it; None = the protocol's own size."""
+    variant_of: str = ""
+    """The dataset whose files it reads with other classes: it is run when asked for by name only."""
     embedded: bool = False
     """Does the package make it? Always ready then, and run when asked for, or `scenes` where nothing else is ready."""
     licence: str = ""

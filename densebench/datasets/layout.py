@@ -34,7 +34,12 @@ def read_list(info: DatasetInfo, path: Path) -> list[str]:
     """Return the sorted ids of a split file; raises DatasetError for one that is missing, empty or repeats an id."""
     if not path.exists():
         raise DatasetError(f"{info.name}: the split list {path} is missing. {info.how_to_get}")
-    ids = sorted(line.split()[0] for line in path.read_text().splitlines() if line.strip())
+    return parse_list(info, path, path.read_text())
+
+
+def parse_list(info: DatasetInfo, path: Path, text: str) -> list[str]:
+    """Return the sorted ids that the lines of a split file begin with; raises as `read_list` does."""
+    ids = sorted(line.split()[0] for line in text.splitlines() if line.strip())
     if not ids:
         raise DatasetError(f"{info.name}: the split list {path} is empty; expected one image id per line.")
     repeated = {a for a, b in itertools.pairwise(ids) if a == b}

@@ -1,6 +1,7 @@
 """PASCAL VOC 2012 segmentation in the VOCdevkit layout, with the SBD masks for `trainaug`.
 
-Expected below the data root (the root itself, `VOC2012/` or `VOCdevkit/VOC2012/`):
+Expected below the data root (the root itself, `VOC2012/` or `VOCdevkit/VOC2012/`), or VOCtrainval_11-May-2012.tar as
+it is, with SegmentationClassAug, as a folder or a zip, and the list trainaug.txt beside it:
 
     JPEGImages/ID.jpg   SegmentationClass/ID.png   SegmentationClassAug/ID.png   ImageSets/Segmentation/SPLIT.txt
 """
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image, read_labels
-from densebench.datasets.layout import find_root, read_list, require_files
+from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.files import FileDataset, find_tree, read_split, table
 
+PLACES = ("VOCdevkit/VOC2012", "VOC2012", "voc", ".")
+ARCHIVES = ("VOCtrainval_11-May-2012.tar",)
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -34,7 +35,7 @@ def voc_palette(n: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(r), int(g), int(b)) for r, g, b in colors)
 
 
-class VOC(DenseDataset):
+class VOC(FileDataset):
     """VOC 2012: 20 classes and background; `trainaug` takes its masks from SBD (SegmentationClassAug)."""
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
@@ -52,28 +53,14 @@ class VOC(DenseDataset):
         "trainaug.txt in ImageSets/Segmentation.",
     )
 
+    labels = table(len(CLASSES))
+
     def __init__(
         self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
     ) -> None:
         super().__init__(root, split, transforms)
-        self.folder = find_root(self.info, root, ("VOCdevkit/VOC2012", "VOC2012", "voc", "."), "JPEGImages")
-        self.ids = read_list(self.info, self.folder / "ImageSets" / "Segmentation" / f"{split}.txt")
-        self._masks = self.folder / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
-        require_files(
-            self.info,
-            split,
-            {self.folder / "JPEGImages": [f"{i}.jpg" for i in self.ids], self._masks: [f"{i}.png" for i in self.ids]},
-        )
-
-    def image(self, index: int) -> Image.Image:
-        """Decode one image as RGB."""
-        return read_image(self.files(index)[0], index)
-
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """Decode one label map: 0 background, 1..20 classes, 255 border."""
-        return read_labels(self.files(index)[1], len(CLASSES), index)
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """Return image and mask of one sample."""
-        name = self.ids[index]
-        return self.folder / "JPEGImages" / f"{name}.jpg", self._masks / f"{name}.png"
+        images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
+        ids = read_split(self.info, root, PLACES, "ImageSets/Segmentation", f"{split}.txt", ARCHIVES)
+        named = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+        masks = find_tree(self.info, root, PLACES, named, (*ARCHIVES, "SegmentationClassAug.zip"))
+        self.pair(images, masks, ((id_, f"{id_}.jpg", f"{id_}.png") for id_ in ids))

@@ -1,0 +1,81 @@
+"""COCO things drawn from the polygons of the instances JSON, for those who have no panoptic masks.
+
+Expected below the data root (the root itself, `coco/`, `COCO/` or `coco2017/`):
+
+    {train2017,val2017}/ID.jpg, or the same below images/   annotations/instances_{train,val}2017.json
+
+The published numbers of COCO-things are on panoptic masks (`coco_masks.CocoThings`), which were corrected by hand where
+polygons overlap: these are other labels under another name. Crowds are drawn first, then large objects before small,
+which no source prescribes; pixels in no polygon are void.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densebench.datasets import coco_index
+from densebench.datasets.coco_classes import THINGS_12, THINGS_80, ClassMerge
+from densebench.datasets.coco_masks import PLACES, find_images, merged_info
+from densebench.datasets.files import Archived, find_tree
+from densebench.errors import DatasetError
+
+HOW = "Masks: annotations_trainval2017.zip (241 MB) from cocodataset.org, extracted in coco/."
+
+
+class CocoThingsInstances(Archived):
+    """The 12 super-categories of things, drawn from polygons and run lengths by pycocotools' rule."""
+
+    info = merged_info("coco_things_instances", "COCO-things from instances, 12 super-categories", THINGS_12, HOW)
+    merge: ClassVar[ClassMerge] = THINGS_12
+
+    def __init__(
+        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        super().__init__(root, split, transforms)
+        self._tree = find_images(self.info, root, split)
+        name = f"instances_{split}2017.json"
+        self._json = find_tree(self.info, root, PLACES, ("annotations", "."), holding=name).path(name)
+        self._instances = coco_index.read_instances(self._json)
+        self.ids = self._instances.images
+        have = set(self._tree.names(".jpg"))
+        missing = [id_ for id_ in self.ids if f"{id_}.jpg" not in have]
+        if missing:
+            raise DatasetError(
+                f"{self.info.name}: {len(missing)} of {len(self)} images of {self._json} are missing below "
+                f"{self._tree.folder} (first: {missing[0]}.jpg). {self.info.how_to_get}"
+            )
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Draw one label map, (H, W) with class ids and 255 = void."""
+        try:
+            return self.merge.lookup()[self._instances.categories(index)]
+        except ValueError as error:
+            raise DatasetError(f"{self._json} image {self.ids[index]}: {error}. Get the original file.") from None
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return the image of one sample; the masks of all are in one file."""
+        return (self._tree.path(f"{self.ids[index]}.jpg"),)
+
+    def digest(self) -> str:
+        """Return the digest of images and annotations."""
+        state = [super().digest(), coco_index.file_digest(self._json)]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+class CocoThings80Instances(CocoThingsInstances):
+    """All 80 things, as detection numbers them."""
+
+    info = replace(
+        merged_info("coco_things80_instances", "COCO from instances, 80 things", THINGS_80, ""),
+        how_to_get=CocoThingsInstances.info.how_to_get,
+        variant_of="coco_things_instances",
+    )
+    merge = THINGS_80

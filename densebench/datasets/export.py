@@ -1,0 +1,264 @@
+"""`scenes` on disk as another dataset has it: `densebench data export scenes --layout voc DIR`.
+
+It shows each layout on a few files that anybody may have, and it is how the loaders are tested. Class numbers stay what
+they are, so a class has the name that the other dataset gives its number; numbers that this does not have become void.
+Images of the JPEG layouts lose what JPEG loses; label maps lose nothing; depth loses what is below a millimetre or
+beyond 10 m. PF-WILLOW is not among them: it wants ten points of every object, and things in scenes have five to eight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from densebench.datasets import DATASETS, load_dataset, resolve_dataset
+from densebench.datasets.dataset import VOID, DenseDataset, Sample
+from densebench.errors import UsageError
+from densebench.registry import unknown_name
+
+NAMES = {"train": "training", "val": "validation"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a dataset are; `{id}`, `{split}` and `{name}` (training, validation) are filled in."""
+
+    image: str = ""
+    mask: str = ""
+    lists: str = ""
+    """A file of ids, one per line."""
+
+
+_VOC, _VOC10 = "VOCdevkit/VOC2012", "VOCdevkit/VOC2010"
+LAYOUTS: Mapping[str, Layout] = {
+    "voc": Layout(
+        f"{_VOC}/JPEGImages/{{id}}.jpg",
+        f"{_VOC}/SegmentationClass{{aug}}/{{id}}.png",
+        f"{_VOC}/ImageSets/Segmentation/{{split}}.txt",
+    ),
+    "ade20k": Layout("ADEChallengeData2016/images/{name}/{id}.jpg", "ADEChallengeData2016/annotations/{name}/{id}.png"),
+    "camvid": Layout("camvid/{split}/{id}.png", "camvid/{split}annot/{id}.png"),
+    "cityscapes": Layout(
+        "cityscapes/leftImg8bit/{split}/city/{id}_leftImg8bit.png",
+        "cityscapes/gtFine/{split}/city/{id}_gtFine_labelIds.png",
+    ),
+    "acdc": Layout(
+        "acdc/rgb_anon/fog/{split}/sequence/{id}_rgb_anon.png", "acdc/gt/fog/{split}/sequence/{id}_gt_labelIds.png"
+    ),
+    "coco": Layout("coco/{split}2017/{id}.jpg"),
+    "coco_things": Layout("coco/{split}2017/{id}.jpg"),
+    "coco_things_instances": Layout("coco/{split}2017/{id}.jpg"),
+    "coco_stuff": Layout("coco/{split}2017/{id}.jpg", "coco/annotations/stuff_{split}2017_pixelmaps/{id}.png"),
+    "coco_stuff27": Layout("coco/{split}2017/{id}.jpg", "coco/stuffthingmaps/{split}2017/{id}.png"),
+    "coco_stuff164k": Layout("coco/{split}2017/{id}.jpg", "coco/stuffthingmaps/{split}2017/{id}.png"),
+    "pascal_context": Layout(
+        f"{_VOC10}/JPEGImages/{{id}}.jpg",
+        f"{_VOC10}/SegmentationClassContext/{{id}}.png",
+        f"{_VOC10}/ImageSets/SegmentationContext/{{split}}.txt",
+    ),
+    "pascal_part": Layout(f"{_VOC10}/JPEGImages/{{id}}.jpg", lists=f"{_VOC10}/ImageSets/PascalPart/{{split}}.txt"),
+    "nyu": Layout("nyu/scenes/{id}.jpg"),
+    "seven_scenes": Layout(),
+    "spair": Layout(),
+}
+
+
+def export(data: DenseDataset, layout: str, folder: Path, split: str = "") -> int:
+    """Write the samples of a split below `folder` in the layout of another dataset, as its `split`; return how many.
+
+    `split` is by default the layout's training or validation split, as `data` is one or the other. Raises UsageError
+    for a layout nobody wrote down, and for one that needs ground truth which `data` does not have.
+    """
+    other = _known(layout)
+    lacking = other.info.targets - data.info.targets
+    if lacking:
+        raise UsageError(f"the layout of {layout} needs {', '.join(lacking)}, which {data.info.name} does not have.")
+    split = split or (other.info.val if data.split == data.info.val else other.info.train)
+    where = LAYOUTS[layout]
+    names = {"split": split, "name": NAMES.get(split, split), "aug": "Aug" if split == "trainaug" else ""}
+    stored = _stored(other)
+    for sample in _samples(data):
+        if where.image:
+            _save(sample.image, folder / where.image.format(id=sample.id, **names))
+        if where.mask:
+            assert sample.mask is not None
+            _save(Image.fromarray(stored[sample.mask]), folder / where.mask.format(id=sample.id, **names))
+    if where.lists:
+        _write(folder / where.lists.format(**names), "".join(f"{id_}\n" for id_ in data.ids))
+    if layout in _MORE:
+        _MORE[layout](data, folder, split)
+    return len(data)
+
+
+def export_splits(
+    name: str, layout: str, folder: Path, limit: int | None = None, root: Path | None = None
+) -> Iterator[tuple[str, int]]:
+    """Export the train and val splits of a named dataset, at most `limit` images of each; yields split and images.
+
+    A layout that has only one split gets the val split.
+    """
+    info, other = DATASETS[resolve_dataset(name)].info, _known(layout).info
+    for split in (info.train, info.val) if other.train != other.val else (info.val,):
+        data = load_dataset(name, split, root)
+        yield split, export(data if limit is None else data.select(range(min(limit, len(data)))), layout, folder)
+
+
+def as_stored(mask: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
+    """Return what a label map is after a way to the layout and back: labels that it does not have are void."""
+    return np.where(mask < DATASETS[layout].info.n_classes, mask, VOID).astype(np.uint8)
+
+
+def _known(layout: str) -> type[DenseDataset]:
+    if layout not in LAYOUTS:
+        near = str(unknown_name("layout", layout, LAYOUTS)).split(" Run ")[0]
+        raise UsageError(f"{near} There are {', '.join(LAYOUTS)}.")
+    return DATASETS[layout]
+
+
+def _samples(data: DenseDataset) -> Iterator[Sample]:
+    return (data.sample(i) for i in range(len(data)))
+
+
+def _stored(other: Any) -> NDArray[np.uint8]:
+    """Return the (256,) table from classes to the values that the other dataset's files hold."""
+    merge = getattr(other, "merge", None)
+    table = getattr(other, "labels", merge.lookup() if merge else np.arange(256))
+    void = int(np.flatnonzero(table == VOID)[0])
+    values = np.full(256, void, dtype=np.uint8)
+    for label in range(other.info.n_classes):
+        values[label] = np.flatnonzero(table == label)[0]
+    return values
+
+
+def _things(data: DenseDataset, folder: Path, split: str) -> None:
+    """Panoptic PNGs, a segment per category, and their JSON."""
+    stored = _stored(DATASETS["coco_things"])
+    annotations = []
+    for sample in _samples(data):
+        assert sample.mask is not None
+        categories = stored[sample.mask].astype(np.uint32)
+        segments = np.where(categories > 0, categories * 1000 + 7, 0)
+        colours = np.stack([segments & 255, segments >> 8 & 255, segments >> 16], axis=-1).astype(np.uint8)
+        name = f"{sample.id}.png"
+        _save(Image.fromarray(colours), folder / f"coco/annotations/panoptic_{split}2017/{name}")
+        infos = [{"id": int(c) * 1000 + 7, "category_id": int(c)} for c in np.unique(categories) if c]
+        annotations.append({"file_name": name, "segments_info": infos})
+    _write(folder / f"coco/annotations/panoptic_{split}2017.json", json.dumps({"annotations": annotations}))
+
+
+def _instances(data: DenseDataset, folder: Path, split: str) -> None:
+    """An instances JSON; everything is a crowd, because run lengths, unlike polygons, keep every pixel."""
+    stored = _stored(DATASETS["coco_things_instances"])
+    images, annotations = [], []
+    for number, sample in enumerate(_samples(data)):
+        assert sample.mask is not None
+        height, width = sample.mask.shape
+        images.append({"id": number, "file_name": f"{sample.id}.jpg", "height": height, "width": width})
+        for category in np.unique(stored[sample.mask]):
+            inside = stored[sample.mask] == category
+            if category == 0:
+                continue
+            changes = np.flatnonzero(np.diff(inside.T.ravel(), prepend=False))
+            annotation = {"image_id": number, "category_id": int(category), "iscrowd": 1, "area": int(inside.sum())}
+            counts = np.diff([0, *changes, inside.size]).tolist()
+            annotations.append({**annotation, "segmentation": {"counts": counts, "size": [height, width]}})
+    state = {"images": images, "annotations": annotations}
+    _write(folder / f"coco/annotations/instances_{split}2017.json", json.dumps(state))
+
+
+def _parts(data: DenseDataset, folder: Path, split: str) -> None:
+    """Annotations of Pascal-Part: each image a cat whose parts are the classes."""
+    from scipy.io import savemat
+
+    from densebench.datasets.pascal_part import CLASSES
+
+    for sample in _samples(data):
+        assert sample.mask is not None
+        parts = [
+            {"part_name": name, "mask": (sample.mask == label).astype(np.uint8)}
+            for label, name in enumerate(CLASSES)
+            if (sample.mask == label).any()
+        ]
+        thing = {"class": "cat", "class_ind": 8, "mask": (sample.mask < len(CLASSES)).astype(np.uint8), "parts": parts}
+        path = folder / _VOC10 / "Annotations_Part" / f"{sample.id}.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        savemat(path, {"anno": {"imname": sample.id, "objects": [thing]}}, do_compression=True)
+
+
+def _nyu(data: DenseDataset, folder: Path, split: str) -> None:
+    """Depth in millimetres and the list of pairs; what is farther than 10 m counts as not measured."""
+    lines = []
+    for sample in _samples(data):
+        assert sample.depth is not None
+        millimetres = np.where(sample.depth <= 10, np.round(sample.depth * 1000), 0).astype(np.uint16)
+        _save(Image.fromarray(millimetres), folder / f"nyu/scenes/{sample.id}_depth.png")
+        lines.append(f"scenes/{sample.id}.jpg scenes/{sample.id}_depth.png 518.8579\n")
+    _write(folder / f"nyu/nyu_{split}.txt", "".join(lines))
+
+
+def _seven_scenes(data: DenseDataset, folder: Path, split: str) -> None:
+    """One sequence of the scene "chess" for training, another for the test, and the lists of them."""
+    number = 1 if split == "train" else 2
+    scene = folder / "7scenes" / "chess"
+    for frame, sample in enumerate(_samples(data)):
+        assert sample.depth is not None
+        millimetres = np.where(sample.depth <= 10, np.round(sample.depth * 1000), 0).astype(np.uint16)
+        name = scene / f"seq-{number:02d}" / f"frame-{frame:06d}"
+        _save(sample.image, name.with_name(f"{name.name}.color.png"))
+        _save(Image.fromarray(millimetres), name.with_name(f"{name.name}.depth.png"))
+    _write(scene / f"{split.capitalize()}Split.txt", f"sequence{number}\n")
+
+
+def _spair(data: DenseDataset, folder: Path, split: str) -> None:
+    """The first thing of each class in an image, under the category with its class's number; neighbours are pairs."""
+    from densebench.datasets.spair import CATEGORIES
+
+    root = folder / "SPair-71k"
+    images: dict[str, list[str]] = {}
+    for sample in _samples(data):
+        first = {thing.category: thing for thing in reversed(sample.keypoints) if thing.visible.any()}
+        for category, thing in first.items():
+            name = CATEGORIES[data.info.classes.index(category) % len(CATEGORIES)]
+            if sample.id in images.setdefault(name, []):
+                continue
+            images[name].append(sample.id)
+            points = [xy if seen else None for xy, seen in zip(thing.xy.tolist(), thing.visible, strict=True)]
+            state = {"kps": {str(i): xy for i, xy in enumerate(points)}, "bndbox": list(thing.bbox)}
+            _write(root / "ImageAnnotation" / name / f"{sample.id}.json", json.dumps(state))
+            _save(sample.image, root / "JPEGImages" / name / f"{sample.id}.jpg")
+    pairs = [(name, a, b) for name, ids in images.items() for a, b in itertools.pairwise(ids)]
+    if not pairs:
+        raise UsageError(f"the {len(data)} images of {data.info.name} show no category twice; export more of them.")
+    lines = (f"{i:06d}-{a}-{b}:{name}\n" for i, (name, a, b) in enumerate(pairs))
+    _write(root / "Layout" / "large" / f"{split}.txt", "".join(lines))
+
+
+_MORE: Mapping[str, Callable[[DenseDataset, Path, str], None]] = {
+    "coco_things": _things,
+    "coco_things_instances": _instances,
+    "pascal_part": _parts,
+    "nyu": _nyu,
+    "seven_scenes": _seven_scenes,
+    "spair": _spair,
+}
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jpg":
+        image.save(path, quality=95, subsampling=0)
+    else:
+        image.save(path)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

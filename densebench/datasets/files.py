@@ -1,0 +1,244 @@
+"""Datasets of image files and label files in folders or archives: what they share, so that each says only its own.
+
+A subclass finds its folders with `find_tree`, pairs the names, and states by a table which values of a label file mean
+which class.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from densebench.datasets import dataset as contract
+from densebench.datasets.archives import members, opened, read_bytes, split
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, read_image, read_labels
+from densebench.datasets.layout import parse_list
+from densebench.errors import DatasetError
+from densebench.paths import cache_dir, write_atomically
+
+WRONG = 254
+"""In a table: a value that a label file must not hold."""
+
+
+class Tree:
+    """The files below one folder, which is on disk or inside an archive."""
+
+    def __init__(self, folder: Path, inside: Sequence[str] | None = None) -> None:
+        """`inside` lists the names below the folder where it is in an archive."""
+        self.folder = folder
+        self._inside = inside
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file, which `archives.opened` can open."""
+        return self.folder / name
+
+    def names(self, suffix: str) -> list[str]:
+        """Return the sorted names, with slashes, of all files below the folder that end in `suffix`."""
+        names = _walk(self.folder) if self._inside is None else self._inside
+        return sorted(name for name in names if name.endswith(suffix) and not name.rpartition("/")[2].startswith("."))
+
+
+def find_tree(
+    info: DatasetInfo,
+    root: str | Path | None,
+    places: Sequence[str],
+    needed: str | Sequence[str],
+    archives: Sequence[str] = (),
+    holding: str = "",
+) -> Tree:
+    """Return the first folder, or folder in an archive, that is there: one of `needed` in one of `places` below `root`.
+
+    Archives are looked for by name in the places and in the root; inside, a folder may lie in any of the places too.
+    With `holding`, a file of that name must be in it. Raises DatasetError with all that was tried and how to get the
+    dataset.
+    """
+    if root is None:
+        raise DatasetError(
+            f"{info.name}: no data root given. Use --data-root DIR or set DENSEBENCH_DATA. {info.how_to_get}"
+        )
+    base = Path(root)
+    if not base.exists():
+        raise DatasetError(f"{info.name}: the data root {base} does not exist. Give another with --data-root.")
+    wanted = [needed] if isinstance(needed, str) else list(needed)
+    for place in places:
+        for folder in wanted:
+            if (base / place / folder).is_dir() and (base / place / folder / holding).exists():
+                return Tree(base / place / folder)
+    packed = [p for place in (*places, ".") for name in archives if (p := base / place / name).is_file()]
+    for archive in dict.fromkeys(packed):
+        for inner in _prefixes(places, wanted):
+            inside = _below(archive, inner)
+            if inside and (not holding or holding in inside):
+                return Tree(archive / inner, inside)
+    tried = ", ".join(f"{place}/" if place != "." else "itself" for place in places)
+    also = f", and in {', '.join(archives)}" if archives else ""
+    what = f"{holding} in {wanted[0]}/" if holding else f"folder {'/ or '.join(wanted)}/"
+    raise DatasetError(
+        f"{info.name}: no {what} below {base} (looked in {tried}{also}). {info.how_to_get} "
+        f"Then run `densebench data check {info.name} --data-root {base}`."
+    )
+
+
+def table(n_classes: int, values: Mapping[int, int] | None = None, void: Iterable[int] = (VOID,)) -> NDArray[np.uint8]:
+    """Return the (256,) table from stored values to classes: `values`, by default 0..n-1 as they are; others are wrong.
+
+    Stored values in `void` belong to no class.
+    """
+    found = np.full(256, WRONG, dtype=np.uint8)
+    found[[*void, VOID]] = VOID
+    for stored, label in (values or {i: i for i in range(n_classes)}).items():
+        found[stored] = label
+    return found
+
+
+class Archived(DenseDataset):
+    """A dataset whose `files` may lie in archives: the digest is that of the same files in folders."""
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image, the first file of a sample, as RGB."""
+        return read_image(opened(self.files(index)[0]), index)
+
+    def digest(self) -> str:
+        """Return a digest of ids, contents, classes and ignored labels."""
+        packed = [not path.exists() for path in self.files(0)]
+        if not any(packed):
+            return super().digest()
+        state = {"info": [self.info.name, self.info.classes, self.info.ignored], "split": self.split}
+        return contract._digest({**state, "files": self._archived_contents(packed)})
+
+    def _archived_contents(self, packed: Sequence[bool]) -> str:
+        """Hash all files once, as the contract does; remembered by the archives they lie in, `packed` says which do."""
+        files = [self.files(i) for i in range(len(self))]
+        archives = sorted({split(path)[0] for path, inside in zip(files[0], packed, strict=True) if inside})
+        loose = [path for paths in files for path, inside in zip(paths, packed, strict=True) if not inside]
+        stats = [[str(path), (s := path.stat()).st_size, s.st_mtime_ns] for path in (*archives, *loose)]
+        memo = cache_dir() / "digests" / f"{contract._digest([list(self.ids), [str(p) for p in files[0]], stats])}.txt"
+        if not memo.exists():
+            whole = hashlib.sha256()
+            for id_, paths in zip(self.ids, files, strict=True):
+                for path in paths:
+                    whole.update(f"{id_}:{hashlib.sha256(read_bytes(path)).hexdigest()}\n".encode())
+            write_atomically(memo, whole.hexdigest())
+        return memo.read_text().strip()
+
+
+class FileDataset(Archived):
+    """Pairs of an image file and a label file; subclasses set `info` and `labels` and call `pair`."""
+
+    labels: ClassVar[NDArray[np.uint8]]
+    """From the values in a label file to classes, (256,); see `table`."""
+
+    def __init__(
+        self, root: str | Path | None, split: str, transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        super().__init__(root, split, transforms)
+        self._trees: tuple[Tree, ...] = ()
+        self._names: list[tuple[str, ...]] = []  # no paths: COCO has 118,287 samples, and every worker a copy
+
+    def pair(self, images: Tree, masks: Tree, samples: Iterable[tuple[str, str, str]]) -> None:
+        """Take the samples (id, image name, mask name), sorted by id.
+
+        Raises DatasetError for no samples at all, ids given twice, and files that are not there.
+        """
+        found = sorted(samples)
+        if not found:
+            raise DatasetError(f"{self.info.name}: {images.folder} holds no images. {self.info.how_to_get}")
+        self.ids, *names = (list(column) for column in zip(*found, strict=True))
+        self._trees, self._names = (images, masks), list(zip(*names, strict=True))
+        repeated = [a for a, b in itertools.pairwise(self.ids) if a == b]
+        if repeated:
+            raise DatasetError(
+                f"{self.info.name}: {len(repeated)} ids occur twice below {images.folder} (first: {repeated[0]}); "
+                "an image must be there once. Remove the copies."
+            )
+        for tree, wanted in zip(self._trees, names, strict=True):
+            have = set(tree.names(""))
+            missing = [name for name in wanted if name not in have]
+            if missing:
+                raise DatasetError(
+                    f"{self.info.name}: {len(missing)} of {len(wanted)} files of split {self.split} are missing below "
+                    f"{tree.folder} (first: {missing[0]}). {self.info.how_to_get} "
+                    f"Then run `densebench data check {self.info.name}`."
+                )
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Leave out all other samples."""
+        self.ids = [self.ids[i] for i in indices]
+        self._names = [self._names[i] for i in indices]
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode one label map, (H, W) with class ids and 255 = ignore; other stored values raise DatasetError."""
+        path = self.files(index)[1]
+        return self._as_classes(read_labels(opened(path), 256, index), path)
+
+    def _as_classes(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+        labels = self.labels[stored]
+        wrong = labels == WRONG
+        if wrong.any():
+            values = ", ".join(str(v) for v in np.unique(stored[wrong])[:5])
+            known = np.flatnonzero(self.labels != WRONG)
+            raise DatasetError(
+                f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {known.min()}.."
+                f"{known[known != VOID].max(initial=0)} or 255 (ignore). Wrong file, or a mask of another class map? "
+                f"Run `densebench data check {self.info.name}`."
+            )
+        return labels
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Return image and mask of one sample; a path may lead through an archive."""
+        return tuple(tree.path(name) for tree, name in zip(self._trees, self._names[index], strict=True))
+
+
+def read_split(
+    info: DatasetInfo,
+    root: str | Path | None,
+    places: Sequence[str],
+    folders: str | Sequence[str],
+    name: str,
+    archives: Sequence[str] = (),
+) -> list[str]:
+    """Return the sorted ids of a split file, on disk or in an archive; raises as `find_tree` and `parse_list` do."""
+    path = find_tree(info, root, places, folders, archives, holding=name).path(name)
+    return parse_list(info, path, read_bytes(path).decode())
+
+
+def _walk(folder: Path) -> list[str]:
+    """Return the names of all files below a folder; links to folders are followed once, as a dataset may be linked."""
+    found, todo = [], [""]
+    while todo:
+        place = todo.pop()
+        with os.scandir(folder / place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    todo.append(f"{place}{entry.name}/")
+                else:
+                    found.append(place + entry.name)
+        if place.count("/") > 8:
+            raise DatasetError(f"{folder / place} is nested too deep for a dataset; does a link lead into itself?")
+    return found
+
+
+def _prefixes(places: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return where in an archive the folders may lie: below any end of a place, or the last parts of their path."""
+    tops = [end + "/" for place in places if place != "." for end in _ends(place)]
+    deep = [top + folder for folder in wanted for top in ("", *tops)]
+    return list(dict.fromkeys([*deep, *(end for folder in wanted for end in _ends(folder))]))
+
+
+def _ends(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+@functools.lru_cache(maxsize=64)
+def _below(archive: Path, inner: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(inner + "/") for name in members(archive) if name.startswith(inner + "/"))

@@ -1,0 +1,154 @@
+import io
+import multiprocessing
+import pickle
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from densebench.datasets.archives import extract, members, opened, read_bytes, read_member, split
+from densebench.errors import CorruptFileError, DatasetError
+
+CONTENT = {f"a/b{i}.txt": bytes([i]) * (i * 700 + 3) for i in range(8)}
+
+
+def write_zip(path, content, **options):
+    with zipfile.ZipFile(path, "w", options.pop("packing", zipfile.ZIP_DEFLATED)) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+    return path
+
+
+def write_tar(path, content, mode="w", links=()):
+    with tarfile.open(path, mode) as file:
+        for name, data in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+        for name, target in links:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            file.addfile(entry)
+    return path
+
+
+@pytest.fixture(params=["stored.zip", "deflated.zip", "plain.tar"])
+def archive(request, tmp_path):
+    path = tmp_path / request.param
+    if path.suffix == ".tar":
+        return write_tar(path, CONTENT)
+    return write_zip(path, CONTENT, packing=zipfile.ZIP_STORED if "stored" in path.name else zipfile.ZIP_DEFLATED)
+
+
+def test_files_are_read_where_they_lie(archive):
+    assert set(members(archive)) == set(CONTENT)
+    for name, data in CONTENT.items():
+        assert read_member(archive / name) == data
+        assert opened(archive / name).read() == data
+        assert str(opened(archive / name)) == str(archive / name)
+    assert split(archive / "a" / "b1.txt") == (archive, "a/b1.txt")
+
+
+def test_plain_files_stay_what_they_are(tmp_path):
+    (tmp_path / "x").write_bytes(b"1")
+    assert opened(tmp_path / "x") == tmp_path / "x"
+    assert read_bytes(tmp_path / "x") == b"1"
+    with pytest.raises(DatasetError, match="is missing"):
+        read_bytes(tmp_path / "y")
+
+
+def test_threads_and_processes_read_at_once(archive):
+    paths = [archive / name for name in CONTENT] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read_member, paths)) == list(CONTENT.values()) * 20
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # an archive indexed before the fork
+        assert pool.map(read_member, paths) == list(CONTENT.values()) * 20
+    assert pickle.loads(pickle.dumps(paths[0])) == paths[0]
+
+
+def test_what_is_not_there_is_said(archive):
+    with pytest.raises(DatasetError, match=r"has no file a/c\.txt"):
+        read_member(archive / "a" / "c.txt")
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/out.txt", "..\\out.txt", "C:/out.txt"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_paths_that_leave_the_folder_are_refused(name, suffix, tmp_path):
+    path = tmp_path / f"bad{suffix}"
+    (write_zip if suffix == ".zip" else write_tar)(path, {"ok.txt": b"1", name: b"2"})
+    with pytest.raises(DatasetError, match="has a path that leaves its folder"):
+        members(path)
+    with pytest.raises(DatasetError, match="has a path that leaves its folder"):
+        extract(path, tmp_path / "out", 1000)
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_links_are_left_out(tmp_path):
+    path = write_tar(tmp_path / "x.tar", {"ok.txt": b"1"}, links=[("link", "/etc/passwd"), ("up", "..")])
+    assert list(members(path)) == ["ok.txt"]
+    assert extract(path, tmp_path / "out", 1000) == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["ok.txt"]
+
+
+def test_a_link_that_stands_where_files_go_is_not_followed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"leads out of .* by a link; nothing was written"):
+        extract(write_zip(tmp_path / "x.zip", CONTENT), tmp_path / "out", 10**6)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_extraction_is_bounded_and_whole(archive, tmp_path):
+    total = sum(map(len, CONTENT.values()))
+    with pytest.raises(DatasetError, match=f"unpacks to {total} bytes, expected at most {total - 1}"):
+        extract(archive, tmp_path / "out", total - 1)
+    assert extract(archive, tmp_path / "out", total) == len(CONTENT)
+    assert {
+        p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*.txt")
+    } == CONTENT
+
+
+def test_a_member_never_gives_more_than_its_index_says(tmp_path):
+    path = write_zip(tmp_path / "bomb.zip", {"x": bytes(10**6)})
+    data = bytearray(path.read_bytes())
+    for header, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):  # where the unpacked size stands
+        start = data.index(header) + at
+        data[start : start + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="is not what its archive says it is"):
+        read_member(path / "x")
+
+
+def test_damage_is_noticed(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"x": b"0123456789" * 100}, packing=zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="is not what its archive says") as caught:
+        read_member(path / "x")
+    assert caught.value.path == str(path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x.zip", "cannot be read as an archive"), ("x.tar", "A compressed tar has to be unpacked first")],
+)
+def test_what_is_no_archive_is_said(name, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"\x1f\x8b" + bytes(2000))
+    with pytest.raises(DatasetError, match=message):
+        members(path)
+    if name == "x.tar":
+        with pytest.raises(DatasetError, match=message):
+            members(write_tar(path, CONTENT, "w:gz"))
+
+
+def test_an_archive_that_was_replaced_is_read_anew(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"x": b"old"})
+    assert read_member(path / "x") == b"old"
+    write_zip(path, {"x": b"newer"})
+    assert read_member(Path(path) / "x") == b"newer"

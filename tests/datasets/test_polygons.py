@@ -1,0 +1,177 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from densebench.datasets.coco_index import read_instances
+from densebench.datasets.polygons import polygons_mask, runs_mask
+from densebench.errors import DatasetError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+
+
+def by_hand(ring, height, width):
+    """COCO's rule point by point: walk the outline on a grid five times as fine, change side at each centre line."""
+    fine = [(int(5 * x + 0.5), int(5 * y + 0.5)) for x, y in zip(ring[::2], ring[1::2], strict=True)]
+    walk = []
+    for (x0, y0), (x1, y1) in zip(fine, [*fine[1:], fine[0]], strict=True):
+        wide = abs(x1 - x0) >= abs(y1 - y0)
+        back = x0 > x1 if wide else y0 > y1
+        (a, b), (c, d) = ((x1, y1), (x0, y0)) if back else ((x0, y0), (x1, y1))
+        n = max(abs(x1 - x0), abs(y1 - y0))
+        slope = 0 if n == 0 else (d - b) / n if wide else (c - a) / n
+        points = [
+            (a + t, int(b + slope * t + 0.5)) if wide else (int(a + slope * t + 0.5), b + t) for t in range(n + 1)
+        ]
+        walk += points[::-1] if back else points
+    side = np.zeros(height * width + 1, dtype=int)
+    for (x0, y0), (x1, y1) in itertools.pairwise(walk):
+        column = (min(x0, x1) + 0.5) / 5 - 0.5
+        if x0 != x1 and column == int(column) and 0 <= column <= width - 1:
+            row = min(max((min(y0, y1) + 0.5) / 5 - 0.5, 0), height)
+            side[int(column) * height + int(np.ceil(row))] ^= 1
+    return (np.cumsum(side)[: height * width] % 2 == 1).reshape(width, height).T
+
+
+def test_a_rectangle_covers_its_pixels():
+    mask = polygons_mask([np.array([1, 1, 4, 1, 4, 3, 1, 3], dtype=float)], (5, 6))
+    expected = np.zeros((5, 6), dtype=bool)
+    expected[1:3, 1:4] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_rings_of_one_object_are_joined():
+    left, right = np.array([0, 0, 2, 0, 2, 4, 0, 4.0]), np.array([1, 0, 3, 0, 3, 4, 1, 4.0])
+    assert polygons_mask([left, right], (4, 5)).sum() == 12  # where they overlap nothing is taken away
+    assert polygons_mask([], (4, 5)).sum() == 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_ring_is_drawn_by_the_rule(seed):
+    rng = np.random.default_rng(seed)
+    ring = rng.uniform(0, 1, 2 * rng.integers(3, 12)) * rng.choice([20, 33, 45])
+    ring = np.round(ring * rng.choice([1, 4, 100])) / rng.choice([1, 4, 100]) if seed % 3 else np.round(ring)
+    ring = np.clip(ring, 0, 60)
+    np.testing.assert_array_equal(polygons_mask([ring], (30, 40)), by_hand(ring.tolist(), 30, 40))
+
+
+def test_rings_over_the_border_are_cut():
+    np.testing.assert_array_equal(polygons_mask([np.array([-5, -5, 99, -5, 99, 99, -5, 99.0])], (7, 9)), True)
+    assert not polygons_mask([np.array([20, 2, 30, 2, 30, 5.0])], (7, 9)).any()
+
+
+def test_runs_go_down_the_columns():
+    assert runs_mask([1, 2, 3], (2, 3)).tolist() == [[False, True, False], [True, False, False]]
+    with pytest.raises(ValueError, match="runs of 5 pixels for an image of 2 x 3"):
+        runs_mask([1, 4], (2, 3))
+
+
+def write(path, annotations):
+    images = [{"id": 5, "file_name": "b.jpg", "height": 6, "width": 8}]
+    images.append({"id": 3, "file_name": "a.jpg", "height": 2, "width": 2})
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def box(category, x, y, side, **more):
+    ring = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {"image_id": 5, "category_id": category, "iscrowd": 0, "area": side**2, "segmentation": [ring], **more}
+
+
+def test_crowds_lie_below_and_small_things_above(tmp_path):
+    crowd = {"size": [6, 8], "counts": [0, 48]}
+    annotations = [box(7, 1, 1, 1), box(3, 0, 0, 4), box(9, 0, 0, 8, iscrowd=1, area=1, segmentation=crowd)]
+    found = read_instances(write(tmp_path / "x.json", annotations))
+    assert found.images == ["a", "b"]
+    expected = np.full((6, 8), 9)
+    expected[:4, :4] = 3
+    expected[1, 1] = 7
+    np.testing.assert_array_equal(found.categories(1), expected)
+    assert not found.categories(0).any()
+    again = read_instances(tmp_path / "x.json")  # from the cache
+    np.testing.assert_array_equal(again.categories(1), expected)
+    write(tmp_path / "x.json", annotations[:1])
+    assert (read_instances(tmp_path / "x.json").categories(1) > 0).sum() == 1
+
+
+def test_other_files_are_refused(tmp_path):
+    packed = box(1, 0, 0, 1, segmentation={"size": [6, 8], "counts": "PPYo0"})
+    for text, message in (("{}", "KeyError"), ("[", "JSONDecodeError"), (packed, "compressed run lengths")):
+        path = tmp_path / "x.json"
+        path.write_text(text) if isinstance(text, str) else write(path, [text])
+        with pytest.raises(DatasetError, match=f"is no instances file of COCO .*{message}"):
+            read_instances(path)
+
+
+def test_real_outlines_have_their_area(shared_data):
+    state = json.loads((shared_data / "coco" / "annotations" / "instances_val2017.json").read_bytes())
+    size = {image["id"]: (image["height"], image["width"]) for image in state["images"]}
+    for annotation in state["annotations"][:400]:
+        shape, outline = size[annotation["image_id"]], annotation["segmentation"]
+        if annotation["iscrowd"]:
+            assert runs_mask(outline["counts"], shape).sum() == sum(outline["counts"][1::2])
+            continue
+        mask = polygons_mask([np.array(ring) for ring in outline], shape)
+        corners = [np.array([*ring, *ring[:2]]).reshape(-1, 2) for ring in outline]
+        length = sum(np.abs(np.diff(c, axis=0)).sum() for c in corners)
+        assert abs(mask.sum() - annotation["area"]) <= 0.2 * length + 1  # the outline's own width, no more
+        picture = Image.new("1", shape[::-1])
+        for ring in outline:
+            ImageDraw.Draw(picture).polygon(ring, fill=1)
+        assert (mask != np.array(picture)).sum() <= 1.5 * length + 1
+
+
+@pytest.fixture
+def coco_mask():
+    """The masks of COCO's own tools."""
+    return pytest.importorskip("pycocotools.mask", reason="compares with pycocotools")
+
+
+def own_mask(coco_mask, outline, size):
+    packed = coco_mask.frPyObjects(outline, *size)
+    return coco_mask.decode(coco_mask.merge(packed) if isinstance(packed, list) else packed).astype(bool)
+
+
+@pytest.mark.parametrize("kind", ["inside", "rounded", "whole", "fifths", "over the border", "tiny", "doubled corners"])
+def test_random_rings_are_pycocotools_own(kind, coco_mask):
+    rng = np.random.default_rng(len(kind))
+    for _ in range(300):
+        size = tuple(int(side) for side in rng.integers(1, 70, 2))
+        rings = []
+        for _ in range(rng.integers(1, 3)):
+            points = rng.uniform(0, 1, (rng.integers(3, 14), 2))
+            if kind == "tiny":
+                points = points * rng.choice([0.01, 0.03]) + rng.uniform(0, 1, 2)
+            if kind == "over the border":
+                points = (points - 0.5) * rng.choice([1.1, 1.5, 3]) + 0.5
+            if kind == "doubled corners":
+                points = points[rng.integers(0, len(points), len(points) + 2)]
+            points *= size[::-1]
+            step = {"rounded": 100, "whole": 1, "fifths": 5}.get(kind)
+            rings.append((np.round(points * step) / step if step else points).ravel())
+        expected = own_mask(coco_mask, [ring.tolist() for ring in rings], size)
+        np.testing.assert_array_equal(polygons_mask(rings, size), expected)
+
+
+def test_random_runs_are_pycocotools_own(coco_mask):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        mask = rng.random(rng.integers(1, 30, 2)) < rng.uniform(0, 1)
+        flat = mask.T.ravel()
+        ends = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
+        counts = np.diff(ends, prepend=0).tolist()
+        np.testing.assert_array_equal(runs_mask(counts, mask.shape), mask)
+        outline = {"size": list(mask.shape), "counts": counts}
+        np.testing.assert_array_equal(own_mask(coco_mask, outline, mask.shape), mask)
+
+
+def test_real_outlines_are_pycocotools_own(shared_data, coco_mask):
+    state = json.loads((shared_data / "coco" / "annotations" / "instances_val2017.json").read_bytes())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in state["images"]}
+    for annotation in state["annotations"]:
+        size, outline = sizes[annotation["image_id"]], annotation["segmentation"]
+        crowd = annotation["iscrowd"]
+        found = runs_mask(outline["counts"], size) if crowd else polygons_mask([np.array(r) for r in outline], size)
+        np.testing.assert_array_equal(found, own_mask(coco_mask, outline, size))
