@@ -19,7 +19,8 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.mktemp("home")
     for name in ("CACHE", "ZOO", "CONFIG"):
         monkeypatch.setenv(f"DENSEBENCH_{name}", str(home / name.lower()))
-    monkeypatch.delenv("DENSEBENCH_DATA", raising=False)
+    for name in ("DATA", "OFFLINE", "WEIGHTS"):
+        monkeypatch.delenv(f"DENSEBENCH_{name}", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
 
 

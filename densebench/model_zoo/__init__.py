@@ -1,14 +1,16 @@
 """Vision encoders by name. A new family is a file here and a line below; `docs/models.md` shows an adapter in full.
 
-Names: bare zoo names (`pico`), `timm/NAME`, `FILE.py:Class`, `CHECKPOINT.safetensors`. `?random` or `?random=SEED`
-after a name that has an architecture asks for its random initialisation.
+Names: bare names of the zoo (`pico`) and of the catalogue (`dinov2_vits14`), `timm/NAME`, `open_clip/ARCH:TAG`,
+`hf/REPO@REVISION`, `FILE.py:Class`, `CHECKPOINT.safetensors`. After a name that has an architecture, `?random` or
+`?random=SEED` asks for its random initialisation, `?pos=antialias` or `?pos=offset` for one way to interpolate its
+position embeddings; `&` joins both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from densebench.errors import UsageError
 from densebench.registry import Registry, unknown_name
@@ -17,10 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from densebench.model_zoo.backbone import Backbone
+    from densebench.model_zoo.zoo import Positions
 
 FAMILIES: Registry[Callable[[ModelSpec], Backbone]] = Registry("family", group="densebench.families")
-FAMILIES.add("timm", "densebench.model_zoo.timm:load", "timm/NAME: every plain ViT of timm")
-FAMILIES.add("zoo", "densebench.model_zoo.zoo:load", "checkpoints with a card: shipped, trained or fetched")
+FAMILIES.add(
+    "timm",
+    "densebench.model_zoo.timm:load",
+    "timm/NAME: plain ViTs; a stage of other nets",
+)
+FAMILIES.add("open_clip", "densebench.model_zoo.open_clip:load", "open_clip/ARCH:TAG: image towers of open_clip")
+FAMILIES.add("hf", "densebench.model_zoo.transformers:load", "hf/REPO@REVISION: ViTs of transformers' AutoModel")
+FAMILIES.add("zoo", "densebench.model_zoo.zoo:load", "checkpoints with a card, and the catalogue of published ones")
 FAMILIES.add("file", "densebench.model_zoo.user:load", "FILE.py:Class: your own adapter")
 
 MODELS: Registry[Callable[[], Backbone]] = Registry("model", group="densebench.models")
@@ -37,6 +46,8 @@ class ModelSpec:
     name: str
     random_seed: int | None = None
     weights: Path | None = None
+    positions: Positions | None = None
+    """How to interpolate position embeddings; None = as the weights' own code does."""
 
     @property
     def random(self) -> bool:
@@ -50,26 +61,47 @@ def parse_spec(text: str, weights: str | Path | None = None) -> ModelSpec:
     >>> parse_spec("timm/vit_tiny_patch16_224?random=3").random_seed
     3
     """
+    from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.zoo import zoo_names
 
-    name, _, option = text.partition("?")
-    seed = None
-    if option:
-        key, _, value = option.partition("=")
-        if key != "random" or not (value or "0").isdigit():
-            raise UsageError(f"unknown option '?{option}' in model {text!r}; expected ?random or ?random=SEED.")
-        seed = int(value or 0)
+    name, _, options = text.partition("?")
+    seed, positions = _options(text, options)
     path = None if weights is None else Path(weights)
     if path is not None and seed is not None:
         raise UsageError(f"{text!r} asks for random weights and --weights gives {path}: choose one.")
-    if ".py:" in name:
-        return ModelSpec(text, "file", name, seed, path)
     prefix, slash, rest = name.partition("/")
-    if slash and prefix in FAMILIES:
-        return ModelSpec(text, prefix, rest, seed, path)
-    if name in MODELS or name in zoo_names() or name.endswith(".safetensors"):
-        return ModelSpec(text, "zoo", name, seed, path)
-    raise unknown_name("model", text, [*MODELS.names(), *zoo_names(), *(f"{f.name}/..." for f in FAMILIES)])
+    if ".py:" in name:
+        family = "file"
+    elif slash and prefix in FAMILIES:
+        family, name = prefix, rest
+    elif name in MODELS or name in ENTRIES or name in zoo_names() or name.endswith(".safetensors"):
+        family = "zoo"
+    else:
+        raise unknown_name(
+            "model", text, [*MODELS.names(), *zoo_names(), *ENTRIES, *(f"{f.name}/..." for f in FAMILIES)]
+        )
+    if positions and family != "zoo":
+        raise UsageError(
+            f"?pos goes with names of the catalogue and the zoo; {text!r} interpolates as its library does."
+        )
+    return ModelSpec(text, family, name, seed, path, positions)
+
+
+def _options(text: str, options: str) -> tuple[int | None, Positions | None]:
+    """Return the seed and the way of interpolation that follow a name's question mark."""
+    seed, positions = None, None
+    for option in filter(None, options.split("&")):
+        key, _, value = option.partition("=")
+        if key == "random" and (value or "0").isdigit():
+            seed = int(value or 0)
+        elif option in ("pos=antialias", "pos=offset"):
+            positions = value
+        else:
+            raise UsageError(
+                f"unknown option '?{option}' in model {text!r}; "
+                "expected ?random, ?random=SEED, ?pos=antialias or ?pos=offset."
+            )
+    return seed, cast("Positions | None", positions)
 
 
 def load_model(text: str, weights: str | Path | None = None) -> Backbone:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from densebench.errors import ModelError, UsageError
 from densebench.paths import zoo_dir
+
+Positions = Literal["antialias", "offset"]
+"""How position embeddings reach another grid: see `densebench.model_zoo.positions`."""
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -31,6 +34,7 @@ class Architecture:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     interpolation: str = "bilinear"
     native_size: int = 224
+    positions: Positions = "antialias"
 
 
 ARCHITECTURES = {
@@ -70,8 +74,11 @@ def read_card(name: str) -> dict[str, Any]:
 def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
     """Return the weights, the card and the architecture of a zoo name, or of the path of a safetensors file.
 
-    Names in ARCHITECTURES with `?random` have no weights and an empty card. Raises ModelError where a card is missing.
+    Names in ARCHITECTURES with `?random`, and names of the catalogue, have no weights and an empty card. Raises
+    ModelError where a card is missing.
     """
+    from densebench.model_zoo.catalog import ENTRIES
+
     path = Path(spec.name)
     if spec.random and spec.name in ARCHITECTURES:
         return None, {}, ARCHITECTURES[spec.name]
@@ -80,6 +87,11 @@ def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
         card = json.loads((folder / "card.json").read_text())
         weights = path if path.suffix == ".safetensors" else folder / "weights.safetensors"
         return weights, card, Architecture(**card["architecture"])
+    if spec.name in ENTRIES:
+        if ENTRIES[spec.name].adapter != "timm":
+            raise ModelError(f"{spec.name} has no timm architecture that a card could name; it cannot be a base.")
+        published = ENTRIES[spec.name].architecture
+        return None, {}, replace(published, positions=spec.positions or published.positions)
     if spec.name in ARCHITECTURES:
         raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
     raise ModelError(
@@ -90,24 +102,36 @@ def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
 
 def load(spec: Any) -> Any:
     """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
-    from densebench.model_zoo.timm import TimmBackbone, load_weights
+    from densebench.model_zoo.catalog import ENTRIES
+    from densebench.model_zoo.catalog.loading import load_entry
+    from densebench.model_zoo.checkpoint import fit, read
 
+    if spec.name in ENTRIES and spec.name not in zoo_folders():
+        return load_entry(ENTRIES[spec.name], spec)
     if spec.weights is not None:
-        raise UsageError(f"--weights goes with timm/NAME; {spec.text!r} has weights of its own.")
+        raise UsageError(f"--weights goes with timm/NAME and names of the catalogue; {spec.text!r} has its own.")
     weights, card, architecture = find(spec)
+    architecture = replace(architecture, positions=spec.positions or architecture.positions)
     net = build(architecture, spec.random_seed or 0)
     if weights is not None and not spec.random:
         _check_digest(weights, card)
-        load_weights(net, weights, spec.text)
-    return TimmBackbone(
+        fit(net, read(weights), spec.text, weights.name)
+    return wrap(net, spec.text, architecture, licence=card.get("licence", ""), citation=card.get("citation", ""))
+
+
+def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Any:
+    """Return a net behind the backbone contract, with the preprocessing of its architecture."""
+    from densebench.model_zoo.positions import OffsetBackbone
+    from densebench.model_zoo.timm import TimmBackbone
+
+    return (TimmBackbone if architecture.positions == "antialias" else OffsetBackbone)(
         net,
-        spec.text,
+        name,
         mean=tuple(architecture.mean),
         std=tuple(architecture.std),
         interpolation=architecture.interpolation,
         native_size=architecture.native_size,
-        licence=card.get("licence", ""),
-        citation=card.get("citation", ""),
+        **info,
     )
 
 

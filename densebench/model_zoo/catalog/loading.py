@@ -1,0 +1,107 @@
+"""From a name of the catalogue to a backbone: find or fetch the file, arrange its keys, load every one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densebench.errors import ModelError, UsageError
+from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.catalog.entry import Entry, Published
+from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
+from densebench.model_zoo.fetch import fetch, forbid_hub, hub_file, is_web, local_file, mirror, offline
+from densebench.model_zoo.zoo import Architecture, build, wrap
+
+
+def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
+    """Return a backbone of the catalogue with its published weights, those of a local file, or random ones.
+
+    Raises ModelError where nobody published weights (it names the command that makes them), where they cannot be
+    fetched, or where a file does not hold exactly them; UsageError for options that mean nothing here.
+    """
+    told: dict[str, Any] = {"licence": entry.licence, "citation": entry.citation}
+    architecture = entry.architecture
+    if spec.positions and (entry.hub or entry.adapter != "timm"):
+        raise UsageError(f"?pos goes with checkpoints in the layout of DINO or DINOv2; {entry.name} is none.")
+    if entry.hub:
+        return _from_hub(entry, spec, told)
+    architecture = replace(architecture, positions=spec.positions or architecture.positions)
+    net, left_out = _random(entry, spec, architecture) if spec.random else _filled(entry, spec, architecture)
+    told["notes"] = {"left out": left_out}
+    if entry.adapter == "capi":
+        from densebench.model_zoo.capi import CapiBackbone
+
+        return CapiBackbone(net, spec.text, **told)
+    return wrap(net, spec.text, architecture, **told)
+
+
+def _random(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, list[str]]:
+    from densebench.model_zoo.capi import random_capi
+
+    seed = spec.random_seed or 0
+    return random_capi(seed) if entry.adapter == "capi" else build(architecture, seed), []
+
+
+def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, list[str]]:
+    """Return the net with the weights of the entry's file in it, and which keys of the file it does without."""
+    from densebench.model_zoo.capi import Capi
+
+    path = spec.weights or published_file(entry)
+    found = read(path)
+    left_out: list[str] = []
+    with torch.device("meta"):  # nothing is drawn that the file replaces anyway
+        net: Any = Capi() if entry.adapter == "capi" else build(architecture)
+        if isinstance(found, dict) and found.keys() == net.state_dict().keys():
+            state = found  # converted before, or named alike
+        else:
+            state, left_out = arrange(found, entry.file or Published(), path.name)
+        side = grid_of(state, 0 if "reg_token" in state else entry.prefix)
+        if side is not None and side * entry.patch != architecture.native_size:
+            # the file's own grid, so that position embeddings are interpolated once, when an image asks for it
+            net = build(replace(architecture, kwargs={**architecture.kwargs, "img_size": side * entry.patch}))
+    fit(net, state, spec.text, path.name, assign=True)
+    return net, left_out
+
+
+def published_file(entry: Entry) -> Path:
+    """Return the local file of an entry, fetched if need be."""
+    if entry.make:
+        raise ModelError(f"nobody published the weights of {entry.name}; make them with `{entry.make}`.")
+    assert entry.file is not None
+    if not entry.file.url:
+        found = local_file(entry.name)
+        if found is None:
+            raise ModelError(
+                f"{entry.name} can only be fetched by hand, from {entry.file.page}. Give the file with --weights FILE, "
+                f"or put it into the folder DENSEBENCH_WEIGHTS as {entry.name}.pth."
+            )
+        return found
+    return fetch(entry.name, entry.file.url, entry.file.sha256)
+
+
+def _from_hub(entry: Entry, spec: ModelSpec, told: dict[str, Any]) -> Backbone:
+    """Return a model whose weights timm's hub has, through timm's own adapter; a local file comes first."""
+    weights = spec.weights or (None if spec.random else local_file(entry.name))
+    if weights is None and not spec.random and is_web(mirror()):
+        weights = fetch(entry.name, f"https://huggingface.co/{entry.hub}/resolve/main/model.safetensors")
+    if weights is None and not spec.random and offline():
+        if not hub_file(entry.hub):
+            raise ModelError(
+                f"{entry.name} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {entry.hub}. Put its "
+                f"model.safetensors into the folder DENSEBENCH_WEIGHTS as {entry.name}.safetensors."
+            )
+        forbid_hub()
+    there = replace(spec, family="timm", name=entry.architecture.timm, weights=weights)
+    if entry.adapter == "sam":
+        from densebench.model_zoo.sam import load as load_sam
+
+        return load_sam(there, **told)
+    from densebench.model_zoo.timm import load as load_timm
+
+    backbone = load_timm(there)
+    backbone.info = replace(backbone.info, **told)
+    return backbone

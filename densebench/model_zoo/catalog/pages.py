@@ -1,0 +1,63 @@
+"""What `list` and `show` say of the catalogue, without a network and without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.fetch import hub_file, local_file, offline
+
+
+def status(entry: Entry) -> str:
+    """Return whether an entry is ready, fetchable, to be made, or to be fetched by hand."""
+    if local_file(entry.name) or (entry.hub and hub_file(entry.hub)):
+        return "ready"
+    if entry.make:
+        return f"make it with `{entry.make}`"
+    if entry.file and not entry.file.url:
+        return f"by hand from {entry.file.page}, then --weights FILE"
+    return "fetchable, but DENSEBENCH_OFFLINE is set" if offline() else "fetchable"
+
+
+def page(entry: Entry) -> str:
+    """Return all that the catalogue knows of an entry, one fact per line."""
+    return "\n".join(f"{key}: {value}" for key, value in _facts(entry) if value not in ("", None))
+
+
+def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
+    net = entry.architecture
+    yield "name", entry.name
+    yield "title", entry.title
+    yield "status", status(entry)
+    yield "source", f"Hugging Face {entry.hub}, by timm" if entry.hub else entry.file.url if entry.file else ""
+    if entry.file:
+        yield "page", entry.file.page
+        yield "sha256", entry.file.sha256 or _recorded(entry) or "none known; that of the first fetch is recorded"
+        where = [part for part in (entry.file.entry and f"entry {entry.file.entry}", entry.file.prefix) if part]
+        yield "keys", f"{entry.file.layout} names" + (f" under {', '.join(where)}" if where else "")
+        yield "left out", ", ".join(entry.file.drop) + (" and other modules" if entry.file.others else "")
+        yield "inferred, not stated anywhere", entry.file.inferred
+    arguments = ", ".join(f"{key}={value}" for key, value in net.kwargs.items())
+    yield "architecture", f"{net.timm}({arguments})" if net.timm else entry.adapter
+    yield "patch", entry.patch
+    yield "prefix tokens", entry.prefix
+    yield "mean", net.mean
+    yield "std", net.std
+    yield "interpolation", net.interpolation
+    yield "native size", net.native_size
+    yield "positions on other grids", net.positions if entry.adapter == "timm" else ""
+    yield "training data", entry.data
+    yield "objective", entry.objective
+    yield "licence", entry.licence
+    yield "citation", entry.citation
+    yield "notes", entry.notes
+
+
+def _recorded(entry: Entry) -> str:
+    """Return the digest that was recorded when the file of an entry was fetched."""
+    path = local_file(entry.name)
+    record = path.with_name(path.name + ".json") if path else None
+    if record is None or not record.exists():
+        return ""
+    return f"{json.loads(record.read_text())['sha256']} (of the first fetch; none was known)"

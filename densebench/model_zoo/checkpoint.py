@@ -1,0 +1,181 @@
+"""Weights as their authors publish them, onto an architecture of ours: every key accounted for, no code run.
+
+A `Published` block says where in the file the weights lie, what precedes their names, what else the file may hold and
+in which layout the names are. What the block does not allow is an error: a missing, unexpected or misshapen key is
+named, and nothing is loaded in part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from densebench.errors import ModelError
+from densebench.model_zoo.catalog import Published
+
+State = dict[str, Tensor]
+
+HARMLESS: list[Any] = [argparse.Namespace]
+"""Classes beside torch's own that a checkpoint may name: training code keeps its arguments in one."""
+
+
+def read(path: Path) -> Any:
+    """Return what a safetensors or torch file holds: a state dict, or dicts around it.
+
+    Raises ModelError for a file that is absent, torn, no checkpoint, or that would run code when read.
+    """
+    if not path.is_file():
+        raise ModelError(f"weights {path} do not exist.")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` where it came from.")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ModelError(f"{path} is a web page, not the weights; the download needed a login or a confirmation.")
+    try:
+        if head[8:9] == b"{":  # after the length of the header, its JSON
+            return load_file(path)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None:
+            raise _torn(path, error) from error
+        raise ModelError(
+            f"{path} holds a {named[1]}, which runs code of its own when it is read; only tensors are. "
+            "Where you trust the file, save its state dict alone with safetensors and give that with --weights."
+        ) from error
+    except Exception as error:  # what a torn file raises depends on the byte where it ends
+        raise _torn(path, error) from error
+
+
+def _torn(path: Path, error: Exception) -> ModelError:
+    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    return ModelError(f"{path} is no readable checkpoint ({reason}). Was the download cut short?")
+
+
+def arrange(found: Any, published: Published, where: str) -> tuple[State, list[str]]:
+    """Return the weights of a file under the names of the architecture, and which keys were left out.
+
+    Raises ModelError, with what the file holds, where the block's entry or prefix is not there.
+    """
+    state = _entry(found, published.entry, where)
+    prefix = _prefix(state, published.prefix, where)
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    outside = [key for key in state if not key.startswith(prefix)]
+    if outside and not published.others:
+        raise ModelError(
+            f"{where} holds {len(outside)} keys without the prefix {prefix!r} ({_some(outside)}); expected none. "
+            "Is it the checkpoint of another model?"
+        )
+    dropped = [key for key in inside if any(fnmatch.fnmatch(key, pattern) for pattern in published.drop)]
+    kept = {key: value for key, value in inside.items() if key not in dropped}
+    return LAYOUTS[published.layout](kept), outside + [prefix + key for key in dropped]
+
+
+def _entry(found: Any, entry: str, where: str) -> Mapping[str, Tensor]:
+    """Return the dict of tensors that lies under `entry`; one that ends in ? may be absent."""
+    name, optional = entry.removesuffix("?"), entry.endswith("?")
+    if name and isinstance(found, Mapping) and (name in found or not optional):
+        if name not in found:
+            raise ModelError(f"{where} has no entry {name!r}; it holds {_some(found)}.")
+        found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        holds = _some(found) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        raise ModelError(f"{where} holds no dict of tensors{f' under {name!r}' if name else ''}, but {holds}.")
+    return found
+
+
+def _prefix(state: Mapping[str, Tensor], pattern: str, where: str) -> str:
+    """Return what precedes the names of the backbone: `pattern`, with * for one component and ** for any number."""
+    if "*" not in pattern:
+        if pattern and not any(key.startswith(pattern) for key in state):
+            raise ModelError(f"no key in {where} begins with {pattern!r}; it holds {_some(state)}.")
+        return pattern
+    regex = re.escape(pattern).replace(r"\*\*", r"(?:[^.]+\.)*").replace(r"\*", r"[^.]+")
+    anchor = "patch_embed.proj.weight"
+    found = [key.removesuffix(anchor) for key in state if re.fullmatch(regex + re.escape(anchor), key)]
+    if len(found) != 1:
+        what = "nothing before" if not found else f"{len(found)} prefixes ({_some(found)}) before"
+        raise ModelError(f"{where} has {what} {anchor!r} that fits {pattern!r}; expected one. It holds {_some(state)}.")
+    return found[0]
+
+
+def fit(net: nn.Module, state: Mapping[str, Tensor], name: str, where: str, assign: bool = False) -> None:
+    """Load a state dict whose keys and shapes are exactly the net's; raises ModelError that names the others.
+
+    `assign` puts the tensors themselves into the net, which may then be on the meta device; they become float32.
+    """
+    own = net.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in sorted(own.keys() & state.keys())
+        if own[k].shape != state[k].shape
+    ]
+    problems = [
+        f"{len(keys)} {kind} ({_some(keys)})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if keys
+    ]
+    if problems:
+        raise ModelError(
+            f"{where} does not hold the weights of {name}: of {len(own)} expected keys, {'; '.join(problems)}. "
+            "Is it a checkpoint of another architecture?"
+        )
+    if assign:
+        state = {k: v.to(own[k].dtype) for k, v in state.items()}
+    net.load_state_dict(state, assign=assign)
+
+
+def grid_of(state: Mapping[str, Tensor], prefix_tokens: int) -> int | None:
+    """Return the side of the grid that position embeddings (1, prefix_tokens + side^2, D) were trained on.
+
+    None where there are none, or their grid is not square.
+    """
+    positions = state.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        return None
+    side = round((positions.shape[1] - prefix_tokens) ** 0.5)
+    return side if side > 0 and side**2 == positions.shape[1] - prefix_tokens else None
+
+
+def _dinov2(state: State) -> State:
+    """Return names of DINOv2's code (Oquab et al. 2023; Darcet et al. 2024) as timm has them.
+
+    Blocks may lie in chunks. Gated MLPs have other names. Registers come without positions in timm, and with them the
+    class token, whose position is then added to it once and for all.
+    """
+    renames = ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."), (r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
+    named = {}
+    for key, value in state.items():
+        for old, new in renames:
+            key = re.sub(old, new, key)
+        named[key] = value
+    if {"register_tokens", "cls_token", "pos_embed"} <= named.keys():
+        named["reg_token"] = named.pop("register_tokens")
+        named["cls_token"] = named["cls_token"] + named["pos_embed"][:, :1]
+        named["pos_embed"] = named["pos_embed"][:, 1:]
+    return named
+
+
+def _as_is(state: State) -> State:
+    """Return names that are timm's already: DINO's code and what is built on it."""
+    return state
+
+
+LAYOUTS: dict[str, Callable[[State], State]] = {"timm": _as_is, "dinov2": _dinov2}
+
+
+def _some(keys: Iterable[Any]) -> str:
+    every = [str(key) for key in keys]
+    return ", ".join(every[:3]) + (", ..." if len(every) > 3 else "")

@@ -1,0 +1,203 @@
+"""Adapter over Hugging Face transformers: `hf/REPO@REVISION`, ViTs that AutoModel builds. No remote code, ever.
+
+`pip install 'densebench[hf]'`. Block outputs and projections are read by hooks, because what `hidden_states` holds of
+the last block, before or after the final norm, differs between models and versions. Keys and queries are those before
+rotary embeddings. Mean, deviation and native size come from the repository's image processor, the number of prefix
+tokens from a table of model types below.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from densebench.errors import ModelError, UsageError
+from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.fetch import forbid_hub, offline
+
+CLASS_TOKENS = {
+    "vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "dinov3_vit": 1, "ijepa": 0,
+    "clip_vision_model": 1, "siglip_vision_model": 0,
+}  # fmt: skip
+"""Class and distillation tokens of each model type; `num_register_tokens` of its config come on top."""
+
+WITH_TEXT = ("clip", "siglip")
+"""Model types whose image tower is `vision_model`, described by `vision_config`."""
+
+OWN_NORM = {"clip_vision_model": "post_layernorm"}
+"""The final norm of model types whose forward pass gives tokens without it."""
+
+PROJECTIONS: dict[Facet, tuple[str, ...]] = {
+    "query": ("query", "q_proj"),
+    "key": ("key", "k_proj"),
+    "value": ("value", "v_proj"),
+}
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+class HfBackbone(Backbone):
+    """A ViT of transformers behind the backbone contract."""
+
+    def __init__(self, model: Any, name: str, **info: Any) -> None:
+        super().__init__()
+        while hasattr(model, "vision_model"):  # twice in older versions
+            model = model.vision_model
+        config = model.config
+        self.model: Any = model
+        self.blocks = _blocks(model, int(config.num_hidden_layers), name)
+        found = [facet for facet in PROJECTIONS if all(_projection(block, facet) is not None for block in self.blocks)]
+        first = CLASS_TOKENS[config.model_type]
+        self.info = BackboneInfo(
+            name=name,
+            patch=int(config.patch_size),
+            width=int(config.hidden_size),
+            depth=int(config.num_hidden_layers),
+            heads=int(config.num_attention_heads),
+            prefix=first + int(getattr(config, "num_register_tokens", 0) or 0),
+            has_class_token=first > 0,
+            facets=("token", *found),
+            any_layer=True,
+            **info,
+        )
+        accepted = inspect.signature(model.forward).parameters
+        self._more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+
+    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+        """Return block outputs, or the attention's projections, of the requested layers."""
+        found: dict[int, Tensor] = {}
+
+        def keep(index: int, module: nn.Module, inputs: Any, output: Any) -> None:
+            found[index] = output[0] if isinstance(output, tuple) else output
+
+        unique = sorted(set(layers))
+        watched = [self.blocks[i] if facet == "token" else _projection(self.blocks[i], facet) for i in unique]
+        handles = [
+            module.register_forward_hook(partial(keep, index))
+            for index, module in zip(unique, watched, strict=True)
+            if module is not None
+        ]
+        try:
+            last = self.model(pixel_values=pixels, **self._more).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
+        if facet == "token" and norm and self.info.depth - 1 in found:
+            own = OWN_NORM.get(self.model.config.model_type)
+            found[self.info.depth - 1] = self.model.get_submodule(own)(last) if own else last
+        return [found[layer].reshape(len(pixels), -1, self.info.width) for layer in layers]
+
+
+def _blocks(model: nn.Module, depth: int, name: str) -> list[nn.Module]:
+    """Return the blocks of a model: the one list of modules that is as long as its config says it is deep."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if len(lists) != 1:
+        raise ModelError(f"{name} has {len(lists)} lists of {depth} modules; expected one, its blocks.")
+    return list(lists[0])
+
+
+def _projection(block: nn.Module, facet: Facet) -> nn.Module | None:
+    found = [m for name, m in block.named_modules() if name.rpartition(".")[2] in PROJECTIONS[facet]]
+    return found[0] if len(found) == 1 else None
+
+
+def _library() -> ModuleType:
+    try:
+        import transformers  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ModelError(
+            f"hf/... needs the package transformers ({error}); run `pip install 'densebench[hf]'`."
+        ) from error
+    return transformers
+
+
+def load(spec: ModelSpec) -> Backbone:
+    """Build `hf/REPO@REVISION`, or a local folder `hf/./FOLDER`, with its weights or random ones."""
+    if spec.weights is not None:
+        raise UsageError(
+            f"{spec.text!r} takes no --weights; give the folder that `save_pretrained` wrote: hf/./FOLDER."
+        )
+    library = _library()
+    if offline():
+        forbid_hub()
+    repository, _, revision = (spec.name, "", "") if Path(spec.name).is_dir() else spec.name.partition("@")
+    if repository.startswith((".", "/", "~")):
+        if not Path(repository).expanduser().is_dir():
+            raise ModelError(f"there is no folder {repository}; {spec.text} asks for the one `save_pretrained` wrote.")
+        repository = str(Path(repository).expanduser())
+    where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline()}
+    where |= {"revision": revision} if revision else {}
+    try:
+        config = library.AutoConfig.from_pretrained(repository, **where)
+        _refuse(config, spec.text)
+        processor = library.AutoImageProcessor.from_pretrained(repository, **where)
+        if spec.random:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(spec.random_seed or 0)
+                model = library.AutoModel.from_config(config, trust_remote_code=False)
+        else:
+            model, report = library.AutoModel.from_pretrained(
+                repository, output_loading_info=True, ignore_mismatched_sizes=True, **where
+            )
+            _check_report(report, spec.text)
+    except ModelError:
+        raise
+    except Exception as error:  # what a torn or misshapen file raises has many types, some without a public name
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{spec.text} could not be loaded ({reason}). Code that comes with a repository is never run."
+        ) from error
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # drawn at random where the weights have none; nothing here reads it
+    normalises = getattr(processor, "do_normalize", True) is not False
+    resampling = getattr(processor, "resample", None)
+    return HfBackbone(
+        model.float(),
+        spec.text,
+        mean=tuple(processor.image_mean) if normalises else (0.0,) * 3,
+        std=tuple(processor.image_std) if normalises else (1.0,) * 3,
+        interpolation="bilinear" if resampling is None else RESAMPLING.get(int(resampling), "bilinear"),
+        native_size=_native_size(processor),
+        licence="see the card of its repository",
+        citation=f"https://huggingface.co/{repository}",
+        notes={"revision": getattr(model.config, "_commit_hash", None) or revision or _unnamed(repository)},
+    )
+
+
+def _refuse(config: Any, name: str) -> None:
+    """Raise ModelError for a model type that is not known, before its weights are fetched."""
+    kind = (config.vision_config if config.model_type in WITH_TEXT else config).model_type
+    if kind not in CLASS_TOKENS:
+        raise ModelError(
+            f"{name} is a {kind!r}; this adapter knows {', '.join(CLASS_TOKENS)}. Others may be there as timm/NAME or "
+            "open_clip/ARCH:TAG, or take an adapter of your own (docs/models.md)."
+        )
+
+
+def _native_size(processor: Any) -> int:
+    """Return the side of what an image processor hands over: the crop where it crops, else the size it resizes to."""
+    cropped = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size: Any = cropped or processor.size
+    return int(size if isinstance(size, int) else max(side for side in dict(size).values() if side))
+
+
+def _unnamed(repository: str) -> str:
+    return "local folder" if Path(repository).is_dir() else "newest"
+
+
+def _check_report(report: Mapping[str, Any], name: str) -> None:
+    """Raise ModelError where weights are missing or misshapen: transformers would draw them at random."""
+    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key)
+    misshapen = sorted(str(key if isinstance(key, str) else key[0]) for key in report.get("mismatched_keys", ()))
+    if missing or misshapen:
+        raise ModelError(
+            f"{name} lacks {len(missing)} weights ({', '.join(missing[:3])}) and has {len(misshapen)} of another shape "
+            f"({', '.join(misshapen[:3])}); its architecture is not the one that AutoModel builds."
+        )
