@@ -1,0 +1,64 @@
+"""The command line: verbs only. Nothing heavy is imported before a verb needs it.
+
+stdout carries results, stderr progress and errors. Exit 0 only if every requested result exists, 1 if a cell failed,
+2 for arguments that cannot mean anything, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from densebench.cli.data import Data
+from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
+from densebench.cli.run import Run
+from densebench.cli.train import Pseudolabel, Train
+from densebench.errors import DensebenchError
+
+Verb = (
+    Annotated[Run, subcommand("run")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Pseudolabel, subcommand("pseudolabel")]
+    | Annotated[Leaderboard, subcommand("leaderboard")]
+    | Annotated[List, subcommand("list")]
+    | Annotated[Show, subcommand("show")]
+    | Annotated[Verify, subcommand("verify")]
+    | Annotated[CheckModel, subcommand("check-model")]
+    | Annotated[Data, subcommand("data")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, run the verb, exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        import densebench
+
+        print(densebench.__version__)
+        sys.exit(0)
+    verb = tyro.cli(
+        Verb,
+        prog="densebench",
+        description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+    sys.exit(_guarded(verb))
+
+
+def _guarded(verb: Any) -> int:
+    """Run a verb; a user's error becomes one line and its exit code."""
+    try:
+        return verb()
+    except DensebenchError as error:
+        if verb.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped. Finished results are kept; the same command goes on from here.", file=sys.stderr)
+        return 130

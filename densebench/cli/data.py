@@ -1,0 +1,122 @@
+"""`densebench data`: check datasets, get them, export and draw them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg, subcommand
+
+from densebench.cli.options import Debug, Quiet
+
+
+@dataclass
+class DataCheck:
+    """Decode every file of a dataset or folder, count labels, print a digest. Exit 1 if anything is wrong."""
+
+    name: Positional[str]
+    data_root: Path | None = None
+    split: Annotated[str | None, arg(help="One split; by default train and val.")] = None
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print a report per split."""
+        from densebench.listing import data_report
+
+        return data_report(self.name, self.data_root, self.split)
+
+
+@dataclass
+class DataWhere:
+    """Print where a dataset is expected, and how to get it."""
+
+    name: Positional[str]
+    data_root: Path | None = None
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print root, state and instructions."""
+        from densebench.listing import data_where
+
+        print(data_where(self.name, self.data_root))
+        return 0
+
+
+@dataclass
+class DataSheet:
+    """Draw a contact sheet of the embedded scenes: images, classes, depth, parts, key points."""
+
+    path: Positional[Path] = Path("scenes.png")
+    seed: int = 0
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Draw and print the path."""
+        from densebench.datasets.scenes.sheet import contact_sheet
+
+        contact_sheet(self.path, seed=self.seed)
+        print(self.path)
+        return 0
+
+
+@dataclass
+class DataFetch:
+    """Download what may be downloaded of a dataset; else say how to get it by hand."""
+
+    name: Positional[str]
+    data_root: Path | None = None
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print the files."""
+        from densebench.datasets.dataset import data_root
+        from densebench.datasets.fetch import fetch
+        from densebench.progress import Progress
+
+        for path in fetch(self.name, data_root(self.data_root), Progress(self.quiet)):
+            print(path)
+        return 0
+
+
+@dataclass
+class DataExport:
+    """Write a dataset, such as scenes, in the on-disk layout of another."""
+
+    name: Positional[str]
+    folder: Positional[Path]
+    layout: Annotated[str, arg(help="The dataset whose layout it is; docs/datasets.md lists them.")] = "voc"
+    limit: Annotated[int | None, arg(help="Only the first N images of each split.")] = None
+    data_root: Path | None = None
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print images per split."""
+        from densebench.datasets.export import export_splits
+
+        for split, count in export_splits(self.name, self.layout, self.folder, self.limit, self.data_root):
+            print(f"{split}: {count} images")
+        return 0
+
+
+@dataclass
+class Data:
+    """Check datasets, get them, export them, draw the embedded scenes."""
+
+    verb: (
+        Annotated[DataCheck, subcommand("check")]
+        | Annotated[DataWhere, subcommand("where")]
+        | Annotated[DataFetch, subcommand("fetch")]
+        | Annotated[DataExport, subcommand("export")]
+        | Annotated[DataSheet, subcommand("sheet")]
+    )
+
+    @property
+    def debug(self) -> bool:
+        """Whether errors keep their traceback."""
+        return self.verb.debug
+
+    def __call__(self) -> int:
+        """Run the verb below."""
+        return self.verb()

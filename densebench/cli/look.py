@@ -1,0 +1,157 @@
+"""Verbs that show, list, draw and check what there is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from densebench.cli.options import Debug, Device, Names, Quiet, split_names, split_pair
+from densebench.cli.train import print_cost
+from densebench.errors import UsageError
+
+
+@dataclass
+class Leaderboard:
+    """Write leaderboard.csv, leaderboard.md and plots from all records of a results folder."""
+
+    results: Path = Path("results")
+    format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
+    published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Write the files and print their paths."""
+        from densebench.leaderboard import write_leaderboard
+
+        for path in write_leaderboard(self.results, formats=split_names(self.format), published=self.published):
+            print(path)
+        return 0
+
+
+@dataclass
+class List:
+    """List what there is: models, protocols, datasets, methods, segmenters or results; PATTERN may hold * and ?."""
+
+    kind: Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]]
+    pattern: Positional[str] = "*"
+    results: Path = Path("results")
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print one line each."""
+        from densebench import listing
+
+        rows = listing.rows(self.kind, self.pattern, self.results)
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, summary in rows:
+            print(f"{name:<{width}}  {summary}".rstrip())
+        return 0
+
+
+@dataclass
+class Show:
+    """Show everything known of one model, protocol, dataset or method."""
+
+    kind: Positional[Literal["model", "protocol", "dataset", "method"]]
+    name: Positional[str]
+    cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
+    base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
+    data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
+    data_root: Path | None = None
+    settings: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="FIELD=VALUE", help="With --cost: change one setting; may be repeated."),
+    ] = ()
+    steps: Annotated[int, arg(help="With --cost: whole steps to time.")] = 3
+    device: Device = "auto"
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print a page of text."""
+        if self.cost:
+            if self.kind != "method":
+                raise UsageError(f"--cost goes with a method; got {self.kind} {self.name}.")
+            overrides = dict(split_pair(s) for s in self.settings)
+            return print_cost(
+                self.name, self.base, self.data, overrides, self.device, self.data_root, steps=max(1, self.steps)
+            )
+        from densebench import listing
+
+        print(listing.page(self.kind, self.name))
+        return 0
+
+
+@dataclass
+class Verify:
+    """Compare the installed numerics with golden vectors: what public reference code made of the same inputs.
+
+    Exit 1 if anything is off.
+    """
+
+    folder: Annotated[
+        Positional[Path | None],
+        arg(metavar="[DIR]", help="Folder of .npz files, or one; by default a set shipped with it."),
+    ] = None
+    device: Device = "auto"
+    backend: Annotated[
+        Literal["all", "torch", "faiss"], arg(help="Library of exact search; all takes every one that runs here.")
+    ] = "all"
+    json: Annotated[bool, arg(help="Print every comparison as JSON instead of a line per file.")] = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print a line per file, and how many are ok."""
+        from densebench.environment import pick_device
+        from densebench.progress import Progress
+        from densebench.verify import report
+        from densebench.verify.folder import list_files, pick_backends, verify
+
+        files, device = list_files(self.folder), pick_device(self.device)
+        backends = pick_backends(self.backend, device)
+        found = list(Progress(self.quiet).track(verify(files, device, backends), "verify", len(files), "files"))
+        print(report.as_json(found, device, backends) if self.json else "\n".join(report.lines(found)))
+        for line in (line for each in found for line in report.complaints(each)):
+            print(line, file=sys.stderr)
+        return 0 if all(each.ok for each in found) else 1
+
+
+@dataclass
+class CheckModel:
+    """Look for the mistakes that adapters make: geometry, order of patches, normalisation, batches, layers, weights.
+
+    Exit 1 if any check failed; docs/adapters.md says what each one finds.
+    """
+
+    model: Positional[str]
+    size: Annotated[
+        tuple[int, int] | None,
+        arg(metavar="H W", help="Pixels; by default 4 x 6 patches and the native size."),
+    ] = None
+    weights: Annotated[Path | None, arg(help="A weights file for a name that takes one.")] = None
+    device: Device = "auto"
+    json: Annotated[bool, arg(help="Print findings as JSON instead of a table.")] = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print a finding per check, and what to do about those that are not ok."""
+        from rich.console import Console
+
+        from densebench.environment import pick_device
+        from densebench.model_zoo import load_model
+        from densebench.model_zoo.conformance import CHECKS, findings
+        from densebench.model_zoo.conformance.report import as_json, report
+        from densebench.progress import Progress
+
+        checks = findings(load_model(self.model, self.weights), self.size, pick_device(self.device))
+        found = list(Progress(self.quiet).track(checks, "check-model", len(CHECKS), "checks"))
+        if self.json:
+            print(as_json(self.model, found))
+        else:
+            Console().print(*report(self.model, found))
+        return int(any(each.outcome == "failed" for each in found))

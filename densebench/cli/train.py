@@ -1,0 +1,122 @@
+"""`densebench train` and what belongs to it: pseudo-labels, and what a run costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from densebench.cli.options import Debug, Device, Quiet, split_pair
+
+Images = Annotated[
+    str, arg(metavar="A[,B,...]", help="Images: a dataset, with its split (voc:train) or without, or any folder.")
+]
+
+
+@dataclass
+class Train:
+    """Make a zoo checkpoint: `densebench train dino --base 'pico?random' --data scenes --name mine`."""
+
+    method: Positional[str]
+    base: Annotated[str, arg(help="The model to start from; '?random' after it for its random initialisation.")]
+    name: Annotated[str, arg(help="The name the checkpoint has from then on.")]
+    data: Images = "scenes"
+    data_root: Path | None = None
+    settings: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", metavar="FIELD=VALUE", help="Change one setting of the method; may be repeated."),
+    ] = ()
+    config: Annotated[Path | None, arg(help="TOML file with a table of settings per method; --set wins.")] = None
+    out: Annotated[Path | None, arg(help="Zoo folder to write to; default the user's zoo.")] = None
+    resume: bool = False
+    overwrite: bool = False
+    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME base.")] = None
+    dry_run: Annotated[bool, arg(help="Print memory per image and the largest batch that fits; train nothing.")] = False
+    device: Device = "auto"
+    workers: int = 1
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Train, then print where the checkpoint is."""
+        from densebench.config import read_toml
+
+        table = read_toml(self.config).get(self.method, {}) if self.config else {}
+        overrides: dict[str, Any] = {**table, **dict(split_pair(s) for s in self.settings)}
+        if self.dry_run:
+            return print_cost(self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights)
+        from densebench.methods import train
+
+        result = train(
+            method=self.method,
+            base=self.base,
+            data=self.data,
+            name=self.name,
+            data_root=self.data_root,
+            out=self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            overrides=overrides,
+            device=self.device,
+            workers=self.workers,
+            weights=self.weights,
+        )
+        print(result)
+        return 0
+
+
+@dataclass
+class Pseudolabel:
+    """Make pseudo-labels for DIP: `densebench pseudolabel --model pico --data scenes --out labels`."""
+
+    model: Annotated[str, arg(help="Whose features make segments and classes: the model to be trained.")]
+    out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is gone on with.")]
+    data: Images = "scenes"
+    data_root: Path | None = None
+    split: Annotated[str | None, arg(help="By default unlabelled, or train where there is none.")] = None
+    limit: Annotated[int | None, arg(help="Only the first N images.")] = None
+    classes: Annotated[int, arg(help="Number of pseudo-classes.")] = 1000
+    segmenter: Annotated[str, arg(help="How images are divided; see `densebench list segmenters`.")] = "features"
+    size: Annotated[int | None, arg(help="Side in pixels that images are squashed to; by default some 224.")] = None
+    share: Annotated[float, arg(help="Images are a pair if a class covers more than this share of both.")] = 0.05
+    seed: int = 0
+    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME.")] = None
+    device: Device = "auto"
+    workers: int = 1
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Make labels and pairs, then print where they are."""
+        from densebench.methods.pseudolabels import pseudolabel
+
+        print(pseudolabel(**{key: value for key, value in asdict(self).items() if key != "debug"}))
+        return 0
+
+
+def print_cost(
+    method: str,
+    base: str,
+    data: str,
+    overrides: dict[str, Any],
+    device: str,
+    data_root: Path | None,
+    weights: Path | None = None,
+    steps: int = 0,
+) -> int:
+    """Print what a training run needs, as a table."""
+    from densebench.methods.launch import cost
+
+    found, config = cost(
+        method=method,
+        base=base,
+        data=data,
+        overrides=overrides,
+        device=device,
+        data_root=data_root,
+        weights=weights,
+        steps=steps,
+    )
+    print("\n".join(found.lines(config)))
+    return 0
