@@ -7,6 +7,7 @@ other grids as open_clip resizes them when it loads: bicubic, antialiased.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class OpenClipBackbone(Backbone):
         if getattr(blocks[0].attn, "in_proj_weight", None) is None:
             raise ModelError(f"{name} projects keys, queries and values apart, which this adapter does not read.")
         self.tower: Any = tower
-        # weights whose last norm follows the mean over tokens have none for the tokens, here as in timm
+        # where the last norm follows the mean over tokens (CLIPA), `output_tokens` gives tokens without it
         self.normed = not getattr(tower, "final_ln_after_pool", False)
         self.info = BackboneInfo(
             name=name,
@@ -55,6 +56,12 @@ class OpenClipBackbone(Backbone):
             attention=all(_is_plain(block.attn) for block in blocks),
             **info,
         )
+
+    def weights_digest(self) -> str:
+        """Return the digest of the weights; another one with QuickGELU, which is no weight and changes every feature."""
+        digest = super().weights_digest()
+        quick = any(type(module).__name__ == "QuickGELU" for module in self.tower.modules())
+        return hashlib.sha256(f"{digest};QuickGELU".encode()).hexdigest() if quick else digest
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections, of the requested layers."""
@@ -190,7 +197,7 @@ def _refuse(vision: Mapping[str, Any], name: str) -> None:
             f"the image tower of {name} is timm's {elsewhere}. Ask for timm/{elsewhere}, with the tag of its weights "
             f"there (`densebench list models 'timm/{elsewhere}*'`)."
         )
-    if not isinstance(vision.get("layers"), int):
+    if isinstance(vision.get("layers"), (list, tuple)):
         raise ModelError(f"the image tower of {name} is a ResNet; this adapter reads open_clip's ViTs.")
     if vision.get("attentional_pool"):
         raise ModelError(f"{name} pools by attention before its last norm; its tokens have no final norm to apply.")

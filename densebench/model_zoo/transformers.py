@@ -156,6 +156,8 @@ def load(spec: ModelSpec) -> Backbone:
         ) from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # drawn at random where the weights have none; nothing here reads it
+    local = Path(repository).is_dir()
+    found = getattr(model.config, "_commit_hash", None)
     normalises = getattr(processor, "do_normalize", True) is not False
     resampling = getattr(processor, "resample", None)
     return HfBackbone(
@@ -166,8 +168,8 @@ def load(spec: ModelSpec) -> Backbone:
         interpolation="bilinear" if resampling is None else RESAMPLING.get(int(resampling), "bilinear"),
         native_size=_native_size(processor),
         licence="see the card of its repository",
-        citation=f"https://huggingface.co/{repository}",
-        notes={"revision": getattr(model.config, "_commit_hash", None) or revision or _unnamed(repository)},
+        citation="" if local else f"https://huggingface.co/{repository}",
+        notes={"revision": "local folder" if local else found or revision or "newest"},
     )
 
 
@@ -186,10 +188,6 @@ def _native_size(processor: Any) -> int:
     cropped = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     size: Any = cropped or processor.size
     return int(size if isinstance(size, int) else max(side for side in dict(size).values() if side))
-
-
-def _unnamed(repository: str) -> str:
-    return "local folder" if Path(repository).is_dir() else "newest"
 
 
 def _check_report(report: Mapping[str, Any], name: str) -> None:
