@@ -58,7 +58,7 @@ class OpenClipBackbone(Backbone):
         )
 
     def weights_digest(self) -> str:
-        """Return the digest of the weights; another one with QuickGELU, which is no weight and changes every feature."""
+        """Return the digest of the weights; another with QuickGELU, which is no weight and changes every feature."""
         digest = super().weights_digest()
         quick = any(type(module).__name__ == "QuickGELU" for module in self.tower.modules())
         return hashlib.sha256(f"{digest};QuickGELU".encode()).hexdigest() if quick else digest
