@@ -16,6 +16,8 @@ from PIL import Image
 from densebench.cli import main
 from densebench.datasets import DATASETS
 from densebench.datasets.voc import VOC
+from densebench.ops.cbfe import has_infomap
+from densebench.protocols import PROTOCOLS
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,7 +31,9 @@ QUICK = [
     "--set", "linear_segmentation.input_size=64", "--set", "linear_segmentation.epochs=1",
     "--set", "linear_segmentation_cached.input_size=64", "--set", "linear_segmentation_cached.epochs=1",
     "--set", "finetune_segmentation.size=64", "--set", "finetune_segmentation.steps=2",
-    "--set", "finetune_segmentation.batch=2", "--set", "finetune_segmentation.evaluations=1", "--workers", "0",
+    "--set", "finetune_segmentation.batch=2", "--set", "finetune_segmentation.evaluations=1",
+    "--set", "depth.steps=2", "--set", "depth.batch=2", "--set", "depth.examples=2",
+    "--set", "unsupervised_segmentation.n_redo=1", "--workers", "0",
 ]  # fmt: skip
 
 SERVED = {
@@ -312,3 +316,13 @@ def test_training_images_may_come_from_another_dataset(cli, monkeypatch):
     refused = cli.run("--protocol", "hummingbird", "--train-dataset", "scenes")
     assert refused.returncode == 2
     assert "scenes and voc have different classes (class 1 is " in refused.stderr
+
+
+def test_every_protocol_runs_on_the_embedded_data_with_the_built_in_model(cli):
+    done = cli("run", "--model", "pico", "--protocol", "all", "--dataset", "scenes", "--limit", "4", *QUICK)
+    assert done.returncode == 0, done.stderr
+    found = records(cli.folder)
+    assert set(found) == set(PROTOCOLS.names()) - ({"unsupervised_segmentation"} if not has_infomap() else set())
+    for record in found.values():
+        assert record["cost"]["bank_bytes"] > 0
+        assert set(record["cost"]["seconds"]) > {"total"}
