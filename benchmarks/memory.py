@@ -16,7 +16,13 @@ SETTINGS = {
     "hummingbird": {"fractions": (1,), "augmentation_epochs": 0},
     "overclustering": {"clusters": ("classes", 300), "seeds": (0,), "n_redo": 1, "n_iter": 20},
     "in_context_depth": {"augmentation_epochs": 0},
+    "linear_segmentation": {"epochs": 1},
+    "linear_segmentation_cached": {"epochs": 1},
+    "finetune_segmentation": {"steps": 2, "evaluations": 1},
     "positional_effect": {"steps": 50, "examples": 4},
+    "correspondence": {"pairs": 200},
+    "depth": {"steps": 2},
+    "unsupervised_segmentation": {"n_redo": 1, "n_iter": 10},
 }
 
 

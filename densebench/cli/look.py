@@ -16,7 +16,7 @@ from densebench.errors import UsageError
 
 @dataclass
 class Leaderboard:
-    """Write leaderboard.csv, leaderboard.md and plots from all records of a results folder."""
+    """Write leaderboard.csv, leaderboard.md, plots and positional_study.csv from all records of a results folder."""
 
     results: Path = Path("results")
     format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
@@ -46,6 +46,9 @@ class List:
         from densebench import listing
 
         rows = listing.rows(self.kind, self.pattern, self.results)
+        if not rows:
+            where = f" in {self.results}" if self.kind == "results" else ""
+            print(f"no {self.kind}{where} match {self.pattern!r}.", file=sys.stderr)
         width = max((len(name) for name, _ in rows), default=0)
         for name, summary in rows:
             print(f"{name:<{width}}  {summary}".rstrip())

@@ -1,12 +1,13 @@
 """The leaderboard: pure functions of result records, written as CSV, Markdown, JSON and pictures.
 
-`rows.py` makes flat rows of records; `markdown.py` and `plots.py` show rows; `published.py` holds what papers print.
+`rows.py` makes flat rows of records; `markdown.py` and `plots.py` show rows; `layers.py` and `positional.py` show
+studies of whole networks; `published.py` holds what papers print.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from densebench.errors import StorageError, UsageError
@@ -14,6 +15,7 @@ from densebench.leaderboard.markdown import console_table, markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.rows import Row, Selection, leaderboard_rows, select, to_csv, to_json
 from densebench.paths import write_atomically
+from densebench.results import Record, slug
 
 FORMATS = ("csv", "md", "json", "png")
 
@@ -28,6 +30,8 @@ def write_leaderboard(
     report: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write `leaderboard.csv`, `.md`, `.json` and `plots/*.png` into a results folder; return the files written.
+
+    Sweeps of `positional_effect` add `positional_study.csv` and pictures of all models together.
 
     With `published`, the papers' values stand below ours, as grey marks in the line plots, and as `published.csv`
     beside. `report` is told, a line each, what is left off: records of --limit runs and files that cannot be read
@@ -54,12 +58,16 @@ def write_leaderboard(
     files: dict[str, str | bytes] = {}
     pictures: dict[tuple[str, str, str], list[str]] = {}
     if "png" in formats:
-        from densebench.leaderboard import plots  # matplotlib takes a second to import
+        from densebench.leaderboard import drawing, plots  # matplotlib takes a second to import
 
-        for table, figures in plots.figures(rows, printed).items():
+        for table, figures in plots.figures(rows, printed, selection.records).items():
             for name, figure in figures.items():
-                files[f"plots/{name}.png"] = plots.png(figure)
+                files[f"plots/{name}.png"] = drawing.png(figure)
                 pictures.setdefault(table, []).append(f"plots/{name}.png")
+    for table, name, content in _study(results, selection.records, rows, formats, report):
+        files[name] = content
+        if name.endswith(".png"):
+            pictures.setdefault(table, []).append(name)
     if "csv" in formats:
         files["leaderboard.csv"] = to_csv(rows)
     if "json" in formats:
@@ -71,6 +79,42 @@ def write_leaderboard(
     for name, content in files.items():
         write_atomically(results / name, content)
     return [results / name for name in files]
+
+
+def _study(
+    results: Path,
+    records: Iterable[Record],
+    rows: Sequence[Row],
+    formats: Sequence[str],
+    report: Callable[[str], None],
+) -> Iterator[tuple[tuple[str, str, str], str, str | bytes]]:
+    """Yield (table, file, content) of the sweeps of `positional_effect`; the CSV file is of all tables."""
+    if not {"csv", "png"} & set(formats):
+        return
+    from densebench.leaderboard import positional  # NumPy
+
+    found = positional.find_sweeps(results, records, report)
+    best = [row for sweeps in found.values() for row in positional.best_rows(sweeps)]
+    if best and "csv" in formats:
+        yield ("", "", ""), "positional_study.csv", to_csv(best)
+    if not found or "png" not in formats:
+        return
+    from densebench.leaderboard import drawing, layers
+
+    styles = drawing.styles(rows)
+    looks = {row.model: styles[row.label] for row in rows}
+    for (dataset, preset), sweeps in found.items():
+        table = dataset, "positional_effect", preset
+        stem = f"plots/{slug('--'.join(table))}"
+        members = [row for row in rows if row.table == table]
+        yield table, f"{stem}--correlation.png", drawing.png(layers.correlation(sweeps, members, looks))
+        facet = positional.shared_facet(sweeps)
+        if facet is None:
+            continue
+        try:
+            yield table, f"{stem}--models.png", positional.model_grid(sweeps, facet)
+        except UsageError as error:
+            report(f"{dataset}: no grid of models; {error}")
 
 
 __all__ = [

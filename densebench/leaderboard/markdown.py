@@ -23,6 +23,8 @@ PADDING = 3
 """Characters between columns of a terminal table."""
 READABLE = 28
 """Characters of a model name that a terminal table gives intervals lines of their own for."""
+SHORTEST = 12
+"""Characters of a model name that a terminal table leaves room for."""
 LONGEST = 40
 """Characters of a model name before its middle is left out."""
 
@@ -69,7 +71,8 @@ def console_table(records: Iterable[Record], console: Console) -> None:
     for index, members in enumerate(tables(leaderboard_rows(records, limited=True)).values()):
         if index:
             console.print()
-        console.print(_rich_table(members, console.width))
+        for table in _rich_tables(members, console.width):
+            console.print(table)
 
 
 def elide(text: str, longest: int = LONGEST) -> str:
@@ -181,31 +184,43 @@ def _footnote(members: Sequence[Row]) -> str:
 
 
 def _published_tables(printed: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
-    """Return the papers' values, a table per quantity ("miou", "miou_hungarian"), columns in the order of ours."""
-    order = [_setting(name) for name in metrics]
-    quantities: dict[str, list[PublishedRow]] = {}
+    """Return the papers' values, columns in the order of ours; metrics that no row has together are tables apart."""
+    entries: dict[tuple[str, str, str, str], dict[str, PublishedRow]] = {}
     for row in printed:
-        quantities.setdefault(row.metric.split("@")[0], []).append(row)
+        apart = row.note if row.metric in entries.get((row.label, row.source, row.preset, ""), {}) else ""
+        entries.setdefault((row.label, row.source, row.preset, apart), {})[row.metric] = row
     lines = ["#### As printed by the papers", ""] if printed else []
-    for members in quantities.values():
-        names = list(dict.fromkeys(row.metric for row in members))
-        names.sort(key=lambda name: order.index(_setting(name)) if _setting(name) in order else len(order))
+    groups = [sorted(names, key=lambda name: _place(name, metrics)) for names in _together(entries.values())]
+    for names in sorted(groups, key=lambda names: _place(names[0], metrics)):
         lines += [_line(["model", *names, "source", "preset", "note"])]
         lines += [_line(["---", *["---:"] * len(names), "---", "---", "---"])]
-        entries: dict[tuple[str, str, str, str], dict[str, PublishedRow]] = {}
-        for row in members:
-            apart = row.note if row.metric in entries.get((row.label, row.source, row.preset, ""), {}) else ""
-            entries.setdefault((row.label, row.source, row.preset, apart), {})[row.metric] = row
         for (label, source, preset, _), values in entries.items():
+            if not set(names) & set(values):
+                continue
             cells = [values[name].printed if name in values else "" for name in names]
-            notes = "; ".join(dict.fromkeys(row.note for row in values.values() if row.note))
+            notes = "; ".join(dict.fromkeys(row.note for name, row in values.items() if row.note and name in names))
             lines.append(_line([label, *cells, source, preset, notes]))
         lines.append("")
     return lines
 
 
-def _setting(metric: str) -> str:
-    return metric.partition("@")[2]
+def _together(entries: Iterable[Mapping[str, PublishedRow]]) -> list[list[str]]:
+    """Return metrics in groups: two are in one group if some entry has both, or through others."""
+    groups: list[list[str]] = []
+    for entry in entries:
+        touched = [group for group in groups if set(group) & set(entry)]
+        merged = list(dict.fromkeys(name for names in (*touched, entry) for name in names))
+        groups = [group for group in groups if group not in touched] + [merged]
+    return groups
+
+
+def _place(metric: str, metrics: Sequence[str]) -> tuple[int, bool]:
+    """Return where a published metric belongs among ours: in its own place, or behind that of its setting ("1/8")."""
+    settings = [name.partition("@")[2] for name in metrics]
+    setting = metric.partition("@")[2]
+    if metric in metrics:
+        return metrics.index(metric), False
+    return settings.index(setting) if setting and setting in settings else len(metrics), True
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -213,7 +228,8 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(escaped) + " |"
 
 
-def _rich_table(members: Sequence[Row], width: int) -> Table:
+def _rich_tables(members: Sequence[Row], width: int) -> list[Table]:
+    """Return a table as wide as the terminal at most, or several below each other where its columns do not fit."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -239,41 +255,58 @@ def _rich_table(members: Sequence[Row], width: int) -> Table:
             ]
         )
 
-    def width_of(apart: str) -> int:
-        """Characters that all columns but the first take, with values and intervals on one line or two."""
-        widths = []
+    def widths(apart: str) -> list[int]:
+        """Characters that each column but the first takes, with values and intervals on one line or two."""
+        found = []
         for at, head in enumerate(heads):
             lengths = [(len(line[at][0]), len(line[at][1])) for line in cells]
             texts = [sum(pair) + 1 if apart == " " else max(pair) for pair in lengths]
-            widths.append(max(len(head), *texts) + PADDING)
-        return sum(widths) + PADDING + 2
+            found.append(max(len(head), *texts) + PADDING)
+        return found
 
     names = [next(iter(entry.values())).label for entry in entries]
     wanted = min(max(len(name) for name in names), READABLE)
-    apart = " " if width_of(" ") + wanted <= width else "\n"
+    apart = " " if sum(widths(" ")) + PADDING + 2 + wanted <= width else "\n"
+    blocks = _blocks(widths(apart), width - PADDING - 2 - min(wanted, SHORTEST))
 
     dataset, protocol, preset = members[0].table
     limits = sorted({row.limit for row in members if row.limit is not None})
     marked = f", first {' or '.join(map(str, limits))} images only" if limits else ""
     heading, footnote = f"{protocol} on {dataset}, preset {preset}{marked}", _footnote(members)
-    table = Table(
-        title=heading,
-        title_justify="left",
-        title_style="bold",
-        caption=footnote,
-        caption_justify="left",
-        min_width=min(width, max(len(heading), len(footnote))),  # a narrow table would wrap both
-        box=box.SIMPLE_HEAD,
-        padding=(0, PADDING - 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("model", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, line in zip(names, cells, strict=True):
-        texts = [
-            Text.assemble((value, "bold" if best else ""), (f"{apart}{interval}" if interval else "", "dim"))
-            for value, interval, best in line
-        ]
-        table.add_row(Text(elide(name, max(12, width - width_of(apart)))), *texts)
-    return table
+    tables = []
+    for block in blocks:
+        first, last = block is blocks[0], block is blocks[-1]
+        table = Table(
+            title=heading if first else None,
+            title_justify="left",
+            title_style="bold",
+            caption=footnote if last else None,
+            caption_justify="left",
+            # a narrow table would wrap both
+            min_width=min(width, max(len(heading) * first, len(footnote) * last)) or None,
+            box=box.SIMPLE_HEAD,
+            padding=(0, PADDING - 1, 0, 0),
+            pad_edge=False,
+        )
+        table.add_column("model", no_wrap=True)
+        for at in block:
+            table.add_column(heads[at], justify="right", no_wrap=True)
+        room = max(SHORTEST, width - PADDING - 2 - sum(widths(apart)[at] for at in block))
+        for name, line in zip(names, cells, strict=True):
+            texts = [
+                Text.assemble((value, "bold" if best else ""), (f"{apart}{interval}" if interval else "", "dim"))
+                for value, interval, best in (line[at] for at in block)
+            ]
+            table.add_row(Text(elide(name, room)), *texts)
+        tables.append(table)
+    return tables
+
+
+def _blocks(widths: Sequence[int], room: int) -> list[range]:
+    """Return columns as runs that fit into `room` characters, of as equal length as can be; one at least in each."""
+    for count in range(1, len(widths) + 1):
+        size = math.ceil(len(widths) / count)
+        blocks = [range(at, min(at + size, len(widths))) for at in range(0, len(widths), size)]
+        if size == 1 or all(sum(widths[at] for at in block) <= room for block in blocks):
+            return blocks
+    return []

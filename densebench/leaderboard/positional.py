@@ -9,21 +9,26 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from densebench import figures
-from densebench.errors import StorageError, UsageError
-from densebench.ops.information import Correlation, correlation
+from densebench.errors import UsageError
+from densebench.leaderboard.markdown import elide
 from densebench.results import Record, ResultStore
 
+if TYPE_CHECKING:
+    from densebench.ops.information import Correlation
+
+LONGEST = 20
+"""Characters of a model name beside a grid."""
 Points = dict[str, dict[str, list[tuple[float, float]]]]
+NEEDED = frozenset({"images", "truth", "aggregate_truth", "classes", "palette"})
+"""Arrays of a sweep that are of no single facet."""
 CHARTS = {
     "positional_log_miou": ("mIoU over positional effect", "NMI", "log10 mIoU [%]"),
     "locality_positional": ("positional effect over locality", "I(K, Q) [nat], mean of heads", "NMI"),
@@ -46,8 +51,10 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class BestRow:
-    """The best layer of one facet of one model."""
+    """The best layer of one facet of one model; the fields are the columns of `positional_study.csv`."""
 
+    dataset: str
+    preset: str
     model: str
     facet: str
     layer: str
@@ -57,30 +64,34 @@ class BestRow:
     nmi_excess: float
 
 
-def find_sweeps(results: str | Path, dataset: str) -> list[Sweep]:
-    """Return the sweeps of one dataset in a results folder, one per model, the newest; --limit runs stay off.
+def find_sweeps(
+    results: str | Path, records: Iterable[Record], report: Callable[[str], None]
+) -> dict[tuple[str, str], list[Sweep]]:
+    """Return the sweeps among records by (dataset, preset), one per model, the newest.
 
-    Raises StorageError where there are none, or where the arrays of one are gone.
+    `report` is told what is left off: a sweep whose facts are of another form, and pictures that are gone or of
+    another form; the numbers of such a sweep stay.
     """
     store = ResultStore(results)
-    newest: dict[str, Record] = {}
-    for record in store.records():
-        if not isinstance(record, StorageError) and _is_sweep(record) and record.complete:
-            kept = newest.get(record.model.name)
-            if record.data.name == dataset and (kept is None or kept.created < record.created):
-                newest[record.model.name] = record
-    if not newest:
-        raise StorageError(
-            f"{results} holds no sweep of positional_effect on {dataset}; `densebench run --protocol "
-            f"positional_effect --preset sweep --dataset {dataset} --out {results}` makes one."
-        )
-    return [Sweep(record, _arrays(store, record)) for _, record in sorted(newest.items())]
+    newest: dict[tuple[str, str, str], Record] = {}
+    for record in sorted(records, key=lambda record: (record.created, record.score_hash)):
+        if _is_sweep(record) and record.complete:
+            if _readable(record):
+                newest[record.data.name, record.protocol.preset, record.model.name] = record
+            else:
+                report(f"{_path(store, record)} is no sweep of this version; left off the positional study.")
+    found: dict[tuple[str, str], list[Sweep]] = {}
+    for (dataset, preset, _), record in sorted(newest.items()):
+        found.setdefault((dataset, preset), []).append(Sweep(record, _arrays(store, record, report)))
+    return found
 
 
 def best_rows(sweeps: Sequence[Sweep]) -> list[BestRow]:
     """Return the best layer of every facet of every model (P-POS figure 4b), best mIoU first within a facet."""
     rows = [
         BestRow(
+            dataset=sweep.record.data.name,
+            preset=sweep.record.protocol.preset,
             model=sweep.model,
             facet=facet,
             layer=best["depth"],
@@ -115,21 +126,15 @@ def points(sweeps: Sequence[Sweep]) -> Points:
 
 def correlations(sweeps: Sequence[Sweep]) -> dict[str, Correlation]:
     """Return the correlations of `points` over all models together, which P-POS 3.3 reports as 0.70 and -0.59."""
+    import torch
+
+    from densebench.ops.information import correlation  # torch takes seconds to import
+
     found = {}
     for name, series in points(sweeps).items():
         pairs = torch.tensor([pair for pairs in series.values() for pair in pairs], dtype=torch.float64).view(-1, 2)
         found[name] = correlation(pairs[:, 0], pairs[:, 1])
     return found
-
-
-def correlation_picture(sweeps: Sequence[Sweep]) -> bytes:
-    """Return the points as PNG, a colour per model, with the pooled coefficients."""
-    panels, labels = {}, {}
-    for (name, series), found in zip(points(sweeps).items(), correlations(sweeps).values(), strict=True):
-        title, x, y = CHARTS[name]
-        title += f"\nn = {found.n}, Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}"
-        panels[title], labels[title] = series, (x, y)
-    return figures.scatters(panels, labels)
 
 
 def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
@@ -139,12 +144,14 @@ def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
 
     Raises UsageError where no model has it, or where the sweeps are of different datasets or images.
     """
+    from densebench import figures
+
     shown = [sweep for sweep in sweeps if f"classes_{facet}" in sweep.arrays]
     if not shown:
         raise UsageError(f"none of {', '.join(s.model for s in sweeps)} has a sweep with pictures of facet {facet!r}.")
     datasets = sorted({sweep.record.data.name for sweep in shown})
     counts = sorted({len(sweep.arrays["images"]) for sweep in shown})
-    if len(datasets) > 1 or len(counts) > 1:
+    if len(datasets) > 1 or len(counts) > 1 or len({sweep.record.data.val.digest for sweep in shown}) > 1:
         raise UsageError(
             f"a grid shows the same images for all models; these sweeps are of {', '.join(datasets)} with "
             f"{', '.join(map(str, counts))} examples. Compare sweeps of one dataset and one positional_effect.examples."
@@ -156,11 +163,17 @@ def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
         "ground truth": [*(figures.colorize(m, palette) for m in first["truth"]), first["aggregate_truth"]],
     }
     for sweep in shown:
-        name = f"{sweep.model}\n{facet} {sweep.record.facts['best'][facet]['depth']}"
+        name = f"{elide(sweep.model, LONGEST)}\n{facet} {sweep.record.facts['best'][facet]['depth']}"
         maps = [figures.colorize(m, palette) for m in sweep.arrays[f"classes_{facet}"]]
         rows[name] = [*maps, sweep.arrays[f"aggregate_{facet}"]]
     columns = ["" for _ in first["images"]] + ["all images"]
     return figures.picture_grid(rows, columns, (first["classes"].tolist(), palette, range(len(palette))))
+
+
+def shared_facet(sweeps: Sequence[Sweep]) -> str | None:
+    """Return the facet to show of all models: tokens, or else the first that has pictures; None where none has."""
+    facets = [name.partition("_")[2] for sweep in sweeps for name in sweep.arrays if name.startswith("classes_")]
+    return "token" if "token" in facets else next(iter(facets), None)
 
 
 def _is_sweep(record: Record) -> bool:
@@ -172,19 +185,40 @@ def _row(sweep: Sweep, facet: str, layer: int) -> dict[str, Any]:
     return next(row for row in rows if (row["facet"], row["layer"], row["ablation"]) == (facet, layer, False))
 
 
-def _arrays(store: ResultStore, record: Record) -> dict[str, NDArray[Any]]:
-    name = next((name for name in record.artifacts if name.endswith("best.npz")), None)
-    if name is None:
-        return {}  # a sweep without example pictures
-    path = store.path(
+def _readable(record: Record) -> bool:
+    """Whether the facts are those that the tables and charts here read."""
+    try:
+        best_rows([Sweep(record)])
+        points([Sweep(record)])
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        return False
+    return True
+
+
+def _path(store: ResultStore, record: Record) -> Path:
+    return store.path(
         dataset=record.data.name,
         protocol=record.protocol.name,
         model=record.model.name,
         preset=record.protocol.preset,
         score_hash=record.score_hash,
     )
+
+
+def _arrays(store: ResultStore, record: Record, report: Callable[[str], None]) -> dict[str, NDArray[Any]]:
+    name = next((name for name in record.artifacts if name.endswith("best.npz")), None)
+    if name is None:
+        return {}  # a sweep without example pictures
+    path = _path(store, record).parent / name
     try:
-        with np.load(io.BytesIO((path.parent / name).read_bytes())) as arrays:
-            return dict(arrays)
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:
+            found = dict(arrays)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{path.parent / name} cannot be read ({error}); run the sweep again.") from None
+        report(f"{path} cannot be read ({error}); its model is missing in the grid of models.")
+        return {}
+    facets = {key.partition("_")[2] for key in found if key.startswith("classes_")}
+    missing = (NEEDED | {f"aggregate_{facet}" for facet in facets}) - set(found)
+    if missing:
+        report(f"{path} lacks {', '.join(sorted(missing))}; its model is missing in the grid of models.")
+        return {}
+    return found

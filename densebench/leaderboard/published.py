@@ -1,7 +1,8 @@
 """What the papers print: `published.csv`, one value per row, with the table it stands in.
 
-The file is facts, transcribed. `metric`, `protocol` and `dataset` are our names, so that a row lines up with a result;
-`preset` is our preset that states the paper's setting; `note` says what the table leaves open. See `docs/results.md`.
+The file is facts, transcribed. `metric`, `protocol`, `dataset` and `preset` are our names, so that a row lines up with
+a result; the preset is the one with the paper's setting. `note` says what the table leaves open. `docs/results.md`
+lists the few names that the code does not have.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PublishedRow:
     preset: str
     metric: str
     value: float
-    """In percent points for segmentation and PCK, in metres for RMSE, as a share for AbsRel and delta."""
+    """In the unit of our metric: percent points, metres for RMSE, a plain number for AbsRel and delta."""
     printed: str
     """The value with the decimals of the paper."""
     note: str

@@ -218,6 +218,7 @@ def _variants(records: Sequence[Record]) -> list[str]:
         differing = [name for name in names if len({other.get(name, "-") for other in others}) > 1]
         # what a split's features were asked for follows from the config, so it is named only where nothing else is
         differing = [name for name in differing if not name.startswith("features.")] or differing
+        differing = [name for name in differing if name != "examples"] or differing  # pictures, not scores
         texts.append(", ".join(f"{name}={settings.get(name, '-')}" for name in differing))
     return texts
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from densebench.leaderboard import console_table, leaderboard_rows, markdown, published_rows
 from densebench.leaderboard.markdown import elide, ties
+from densebench.leaderboard.published import PublishedRow
 from densebench.results import Metric
 
 
@@ -79,6 +80,25 @@ def test_published_block_follows_once(record):
     assert text.index("preset paper") < text.index("As printed")
 
 
+def test_published_metrics_that_stand_together_share_a_table(record):
+    def printed(model, note="", **values):
+        shared = {"paper": "P", "table": "1", "backbone": "", "protocol": "depth", "dataset": "nyu", "preset": "paper"}
+        return [
+            PublishedRow(model=model, metric=metric, value=value, printed=str(value), note=note, **shared)
+            for metric, value in values.items()
+        ]
+
+    rows = [*printed("a", rmse=1.0, delta=0.5), *printed("b", "odd", other=3.0), *printed("c", delta=0.6)]
+    ours = [Metric(name=name, value=1.0, main=True) for name in ("delta", "rmse")]
+    text = markdown(leaderboard_rows([record(metrics=ours, protocol="depth", dataset="nyu")]), rows)
+    assert text.split("papers\n\n")[1] == (
+        "| model | delta | rmse | source | preset | note |\n| --- | ---: | ---: | --- | --- | --- |\n"
+        "| a | 0.5 | 1.0 | P, table 1 | paper |  |\n| c | 0.6 |  | P, table 1 | paper |  |\n\n"
+        "| model | other | source | preset | note |\n| --- | ---: | --- | --- | --- |\n"
+        "| b | 3.0 | P, table 1 | paper | odd |\n"
+    )
+
+
 def test_pictures_are_linked(record):
     rows = leaderboard_rows([record()])
     text = markdown(rows, pictures={rows[0].table: ["plots/x.png"]})
@@ -121,6 +141,18 @@ def test_console_table_fits(record, width):
     assert "80.0" in text
     assert "± 1.0" in text
     assert "hungarian" not in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_console_splits_tables_that_are_too_wide(record, width):
+    names = [f"{quantity}@linear{n}" for n in (1, 4) for quantity in ("rmse", "abs_rel", "delta1")]
+    metrics = [Metric(name=name, value=0.5, ci95=(0.4, 0.6), unit="1", main=True) for name in names]
+    text = shown([record(metrics=metrics, protocol="depth")], width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(text.count(f"{name} ↑") == 1 for name in names)
+    assert text.count("± 0.100") == 6
+    assert text.count("depth on voc") == text.count("1449 validation images") == 1
+    assert text.count("\n model") == {40: 6, 80: 2, 120: 2, 200: 1}[width]
 
 
 def test_console_marks_limited_runs(record):

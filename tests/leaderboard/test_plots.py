@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from densebench.leaderboard import leaderboard_rows, published_rows
-from densebench.leaderboard.plots import LABEL_GAP, figures, png, spread, styles
+from densebench.leaderboard.drawing import LABEL_GAP, png, short, spread, styles
+from densebench.leaderboard.plots import figures
 from densebench.results import Metric
 
 TABLE = ("voc", "hummingbird", "paper")
@@ -100,6 +101,47 @@ def test_a_model_keeps_its_colour(record):
     for table, found in figures(rows).items():
         (axes,) = found["--".join(table) + "--memory"].axes
         assert looks["b"].color in {line.get_color() for line in axes.lines}
+
+
+def correspondence(top):
+    return [Metric(name=f"pck@{a:.2f}", value=top * a * 10, ci95=None, main=a == 0.1) for a in (0.1, 0.05, 0.01)]
+
+
+def test_pck_over_alpha_though_only_one_of_them_is_main(record):
+    rows = leaderboard_rows([record(metrics=correspondence(60.0), protocol="correspondence", dataset="spair")])
+    found = figures(rows, published_rows())["spair", "correspondence", "paper"]
+    assert [panel.get_xlabel() for panel in found["spair--correspondence--paper"].axes] == ["pck@0.10 (%) ↑"]
+    (axes,) = found["spair--correspondence--paper--alpha"].axes
+    assert axes.get_ylabel() == "PCK (%)"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "0.05", "0.1"]
+    ours = next(line for line in axes.lines if len(line.get_xdata()) == 3)
+    assert list(ours.get_ydata()) == pytest.approx([6.0, 30.0, 60.0])
+    grey = [list(line.get_xydata()[0]) for line in axes.lines if line is not ours]
+    assert [0.1, 58.84] in grey
+    assert [0.1, 56.66] not in grey, "without the final norm: another setting"
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("rmse@linear1 delta1@linear1 rmse@linear4 delta1@linear4"), "rmse@linear1 rmse@linear4"),
+        (("rmse@1 abs@1 delta1@1 rmse@4 abs@4 delta1@4"), "rmse@1 abs@1 delta1@1"),
+        (("miou@token nmi@token miou@key nmi@key miou@value nmi@value"), "miou@token miou@key miou@value"),
+        (("miou nmi"), "miou nmi"),
+    ],
+)
+def test_panels_of_quantities_and_settings_make_a_grid(record, names, order):
+    rows = leaderboard_rows([record(metrics=[Metric(name=name, value=1.0, main=True) for name in names.split()])])
+    panels = figures(rows)[TABLE][STEM].axes
+    top = max(panel.get_position().y0 for panel in panels)
+    first = [panel.get_xlabel().split()[0] for panel in panels if panel.get_position().y0 == top]
+    assert first == order.split()
+    assert len(panels) == len(names.split())
+
+
+def test_a_variant_keeps_its_end_beside_a_long_name():
+    assert short("a" * 40 + " (neighbours=50, seed=1)") == "a" * 10 + "…" + "a" * 9 + " (neighbours=50, seed=1)"
+    assert len(short("a" * 99 + " (" + "b" * 99 + ")")) == 20 + 2 + 34
 
 
 def test_long_names_are_elided_in_the_middle(record):

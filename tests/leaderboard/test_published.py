@@ -1,13 +1,27 @@
 from __future__ import annotations
 
 import csv
+import re
+from pathlib import Path
 
 import pytest
 
-from densebench.leaderboard import published_rows
+from densebench.datasets import DATASETS
+from densebench.leaderboard import leaderboard_rows, markdown, published_rows
 from densebench.leaderboard.published import FILE
+from densebench.protocols import PROTOCOLS
+from densebench.results import Metric
 
 SHARES = ("1/128", "1/64", "1/8", "1")
+
+
+UNMATCHED = {
+    ("dataset", "coco_unstated"): "DIP's tables say COCO, not which classes; its code has VOC and ADE20K only",
+    ("preset", "dip"): "DIP's table 8: the settings of its linear heads are not printed",
+    ("preset", "paper, norm=false"): "a setting, not a preset: the last layer before the final norm",
+}
+"""Names in the file that the code does not have, and why; the preset only of the protocols below."""
+UNMATCHED_PRESETS = {("linear_segmentation", "dip"), ("correspondence", "paper, norm=false")}
 
 
 def values(paper, label, protocol, dataset, preset=None):
@@ -63,22 +77,25 @@ def test_segmentation_of_paka(protocol, label, printed):
 
 
 @pytest.mark.parametrize(
-    ("label", "preset", "printed"),
+    ("label", "head", "printed"),
     [
-        ("DINO", "lin1", (0.996, 0.386, 0.464)),
-        ("PaKA", "lin1", (0.443, 0.139, 0.834)),
-        ("DINOv2", "lin4", (0.435, 0.137, 0.843)),
-        ("PaKA", "lin4", (0.426, 0.131, 0.850)),
+        ("DINO", "linear1", (0.996, 0.386, 0.464)),
+        ("PaKA", "linear1", (0.443, 0.139, 0.834)),
+        ("DINOv2", "linear4", (0.435, 0.137, 0.843)),
+        ("PaKA", "linear4", (0.426, 0.131, 0.850)),
     ],
 )
-def test_depth_of_paka(label, preset, printed):
-    assert tuple(values("PaKA", label, "depth", "nyud", preset).values()) == printed
+def test_depth_of_paka(label, head, printed):
+    found = values("PaKA", label, "depth", "nyu", "paper")
+    assert tuple(found[f"{name}@{head}"] for name in ("rmse", "abs_rel", "delta1")) == printed
+    assert len(found) == 6
 
 
 def test_dip():
     assert values("DIP", "DIP ViT-B/14", "hummingbird", "cityscapes") == {"miou@1": 59.5}
     assert values("DIP", "DIP ViT-S/14", "hummingbird", "voc")["miou@1"] == 81.0
-    assert values("DIP", "NeCo ViT-S/14", "hummingbird", "nyud") == {"rmse@1": 0.769}
+    assert values("DIP", "NeCo ViT-S/14", "in_context_depth", "nyu") == {"rmse": 0.769}
+    assert values("DIP", "DIP ViT-B/14", "hummingbird", "cityscapes->acdc") == {"miou@1": 52.1}
 
 
 def test_neco_matches_by_hungarian():
@@ -93,8 +110,156 @@ def test_table_of_the_hummingbird_code():
 
 
 def test_positional_effect():
-    rows = [r for r in published_rows("correspondence") if r.label == "DINOv3 ViT-B" and r.preset == "token"]
-    assert [r.value for r in rows] == [57.87]
+    label = "DINOv3 ViT-B"
+    best = values("Positional effect", label, "correspondence", "spair", "sweep")
+    assert best["pck@0.10/token"] == 57.87
+    assert len(best) == 4
+    assert values("Positional effect", label, "correspondence", "spair", "paper") == {"pck@0.10": 54.12}
+    assert values("Positional effect", label, "correspondence", "spair", "paper, norm=false") == {"pck@0.10": 57.01}
+    assert values("Positional effect", label, "positional_effect", "coco_stuff27", "raw") == {"miou": 1.45}
+    assert values("Positional effect", label, "positional_effect", "coco_stuff27", "paper") == {"miou": 16.79}
+
+
+def test_unsupervised_segmentation():
+    assert values("NeCo", "NeCo ViT-S/14", "unsupervised_segmentation", "voc") == {"miou": 55.1, "miou_cbfe": 41.3}
+
+
+PLACEHOLDERS = {
+    "F": r"\d+(/\d+)?",
+    "N": r"\d+",
+    "A": r"0\.\d\d",
+    "FACET": "(key|query|value|token)",
+    "linearN": "linear[14]",
+}
+
+
+def exists(metric, protocol):
+    """Whether a protocol has a metric, or one of a pattern such as "pck@A/FACET" that it fits."""
+    for info in protocol.metrics:
+        words = re.split(r"([@/=])", info.name)
+        if re.fullmatch("".join(PLACEHOLDERS.get(word, re.escape(word)) for word in words), metric):
+            return True
+    return False
+
+
+def test_patterns_of_metrics():
+    depth, correspondence, overclustering = (PROTOCOLS[n] for n in ("depth", "correspondence", "overclustering"))
+    assert exists("rmse@linear4", depth)
+    assert not exists("rmse@lin4", depth)
+    assert not exists("rmse", depth)
+    assert exists("pck@0.10", correspondence)
+    assert exists("pck@0.10/key", correspondence)
+    assert not exists("pck@0.1", correspondence)
+    assert exists("miou@K=151", overclustering)
+    assert not exists("miou@K=GT", overclustering)
+
+
+def test_names_of_the_file_are_those_of_the_code():
+    """Protocol, dataset, preset and metric of every row; what the code lacks is listed above with the reason."""
+    used = set()
+    for row in published_rows():
+        protocol = PROTOCOLS[row.protocol]
+        assert exists(row.metric, protocol), row
+        for dataset in row.dataset.split("->"):
+            if dataset not in DATASETS:
+                assert ("dataset", dataset) in UNMATCHED, row
+                assert row.note, row
+                used.add(("dataset", dataset))
+        if row.preset not in protocol.presets:
+            assert (row.protocol, row.preset) in UNMATCHED_PRESETS, row
+            assert row.note, row
+            used.add(("preset", row.preset))
+    assert used == set(UNMATCHED), "listed for nothing"
+
+
+def test_both_copies_are_the_same():
+    copy = Path(__file__).parents[2] / "results" / "published.csv"
+    assert copy.read_bytes() == FILE.read_bytes()
+
+
+def measured(name, value, unit="%", *, higher_is_better=True, main=True):
+    return Metric(name=name, value=value, unit=unit, higher_is_better=higher_is_better, main=main)
+
+
+def depth(suffixes):
+    for suffix in suffixes:
+        yield measured(f"rmse{suffix}", 0.5, "m", higher_is_better=False)
+        yield measured(f"abs_rel{suffix}", 0.2, "1", higher_is_better=False)
+        yield measured(f"delta1{suffix}", 0.8, "1")
+
+
+FACETS = ("token", "key", "query", "value")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "preset", "metrics", "head", "line"),
+    [
+        (
+            "depth",
+            "nyu",
+            "paper",
+            list(depth(("@linear1", "@linear4"))),
+            "| rmse@linear1 | abs_rel@linear1 | delta1@linear1 | rmse@linear4 | abs_rel@linear4 | delta1@linear4 |",
+            "| PaKA | 0.443 | 0.139 | 0.834 | 0.426 | 0.131 | 0.850 | PaKA, table 7 | paper | backbone not printed |",
+        ),
+        (
+            "in_context_depth",
+            "nyu",
+            "paper",
+            list(depth(("",))),
+            "| model | rmse | source |",
+            "| NeCo ViT-S/14 | 0.769 | DIP, table 3 | paper |",
+        ),
+        (
+            "correspondence",
+            "spair",
+            "sweep",
+            [measured(f"pck@0.10/{facet}", 50.0) for facet in FACETS],
+            "| pck@0.10/token | pck@0.10/key | pck@0.10/query | pck@0.10/value |",
+            "| DINOv3 ViT-L | 60.28 | 50.76 | 52.74 | 61.95 | Positional effect, table 3 | sweep |",
+        ),
+        (
+            "linear_segmentation",
+            "voc",
+            "paper",
+            [measured("miou", 80.0), measured("miou_best", 81.0, main=False)],
+            "| model | miou | source |",
+            "| PaKA ViT-S/14 | 82.2 | PaKA, table 2 | paper |",
+        ),
+        (
+            "finetune_segmentation",
+            "ade20k",
+            "paper",
+            [measured("miou", 80.0)],
+            "| model | miou | source |",
+            "| PaKA ViT-B/14 | 48.4 | PaKA, table 10 | paper |",
+        ),
+        (
+            "finetune_segmentation",
+            "voc",
+            "segmenter",
+            [measured("miou", 80.0)],
+            "| model | miou | source |",
+            "| NeCo ViT-S/14 | 86.3 | NeCo, table 4 | segmenter |",
+        ),
+        (
+            "hummingbird",
+            "cityscapes->acdc",
+            "dip",
+            [measured("miou@1", 40.0)],
+            "| model | miou@1 | source |",
+            "| DIP ViT-B/14 | 52.1 | DIP, table 2 | dip |",
+        ),
+    ],
+)
+def test_ours_stand_beside_theirs(record, protocol, dataset, preset, metrics, head, line):
+    assert all(exists(metric.name, PROTOCOLS[protocol]) for metric in metrics), "metrics the protocol has"
+    ours = record(metrics=metrics, protocol=protocol, dataset=dataset, preset=preset)
+    text = markdown(leaderboard_rows([ours]), published_rows())
+    mine, theirs = text.split("#### As printed by the papers")
+    assert f"### {protocol}, preset {preset}" in mine
+    assert head in theirs
+    assert line in theirs
 
 
 def test_file_is_clean():

@@ -95,6 +95,15 @@ def test_variants_name_the_cause_before_its_effect(record):
     assert variants({"features": small}, {"features": half}) == {"precision=float16", "precision=float32"}
 
 
+def test_a_number_of_pictures_is_named_only_where_nothing_else_differs(record):
+    def variants(**other):
+        configs = {"examples": 3}, {"examples": 6, **other}
+        return {row.variant for row in leaderboard_rows([record(score_hash=str(c), config=c) for c in configs])}
+
+    assert variants() == {"examples=3", "examples=6"}
+    assert variants(size=1) == {"size=-", "size=1"}
+
+
 def test_the_same_hash_twice_counts_once_the_newest(record):
     old, new = record(created="2026-11-01T00:00:00Z"), record(created="2026-11-02T00:00:00Z")
     for order in ([old, new], [new, old]):
