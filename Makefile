@@ -11,7 +11,8 @@ INSTALLED := $(VENV)/.installed-$(EXTRA)
 .PHONY: demo install test test-all bench lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/densebench run --model pico,paka_pico --protocol all --dataset scenes
+	$(BIN)/densebench run --model pico --protocol all --dataset scenes
+	$(BIN)/densebench run --model paka_pico --protocol overclustering --dataset scenes
 	$(BIN)/densebench leaderboard
 
 install: $(INSTALLED)
@@ -32,8 +33,9 @@ bench: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "densebench needs Python 3.11 or newer; found none. Try: make PYTHON=/path/to/python3"; exit 1; }
+	@# communities is infomap, GPL-3.0-or-later: beside densebench, never part of it
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRA),dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRA),communities,dev]"
 	@touch $@
 
 clean:

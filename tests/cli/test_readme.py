@@ -62,6 +62,6 @@ def test_make_demo_runs_commands_of_the_readme(place, monkeypatch):
     """`make test` is what runs this test; what `make demo` would run after installing is run here."""
     printed = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     lines = [line.split("/", 2)[-1] for line in printed.splitlines() if "/densebench " in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         run(line, place, monkeypatch)
