@@ -41,13 +41,19 @@ def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}."
             raise UsageError(f"{type(config).__name__} has no field {key!r}{hint}")
     values = {**as_dict(config), **{k: _parse(v) for k, v in overrides.items()}}
+    for each in dataclasses.fields(config):
+        if isinstance(values[each.name], bool) and "bool" not in str(each.type):  # it would become 0 or 1
+            raise UsageError(f"{each.name}={values[each.name]}: it is no switch ({type(config).__name__}).")
     strict = with_config(ConfigDict(extra="forbid"))(type(config))
     try:
         return TypeAdapter(strict).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if isinstance(part, (str, int)))
-        raise UsageError(f"{where}={first['input']!r}: {first['msg'].lower()} ({type(config).__name__}).") from None
+        field = str(error.errors()[0]["loc"][0])
+        said = [e["msg"].lower() for e in error.errors() if e["loc"][0] == field]  # one per type that it may be
+        raise UsageError(
+            f"{field}={values[field]!r}: {', or '.join(dict.fromkeys(said))} ({type(config).__name__})."
+            + (" A list is written as '[1, 2]' or '[\"a\"]'." if any("tuple" in text for text in said) else "")
+        ) from None
 
 
 def _parse(value: Any) -> Any:
@@ -112,6 +118,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"config file {path} does not exist.") from None
+        raise UsageError(f"{path} does not exist.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} is no TOML: {error}.") from None
+        raise UsageError(f"{path} is no TOML: {error}.") from None

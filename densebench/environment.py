@@ -21,6 +21,10 @@ def pick_device(asked: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {asked}: no CUDA device answers. Use --device cpu or auto.")
+    try:
+        torch.zeros(1, device=asked).item()
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch raises any of them for what is not there
+        raise UsageError(f"--device {asked}: no such device here. Use auto, cpu, cuda, cuda:0, ...") from None
     return asked
 
 

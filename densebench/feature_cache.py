@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class FeatureCache:
         self.root = root
         self.limit = limit
         self.progress = progress or Progress(quiet=True)
+        self._is_full = False
 
     def open(self, key: str, wanted: Sequence[int], nbytes: int) -> Entry | None:
         """Return the entry of `key` with room for `nbytes` more; None where they do not fit below the limit."""
@@ -52,13 +53,19 @@ class FeatureCache:
             folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.root / ".lock"):
                 os.utime(folder)
-                entry = Entry(folder, self.progress)
+                entry = Entry(folder, self.progress, self._say_full)
                 missing = len(set(wanted) - entry.indices) / max(len(wanted), 1)
                 self._make_room(int(nbytes * missing), keep=folder)
         except OSError as error:
             self.progress.say(f"feature cache {self.root} cannot be used ({error.strerror}); going on without it.")
             return None
         return entry
+
+    def _say_full(self, error: StorageError) -> None:
+        """Say once that nothing can be written, however many passes there are."""
+        if not self._is_full:
+            self.progress.say(f"the feature cache is full or gone ({error}); going on without it.")
+        self._is_full = True
 
     def _make_room(self, nbytes: int, keep: Path) -> None:
         entries = [(f.stat().st_mtime, f, _size(f)) for f in self.root.iterdir() if f.is_dir()]
@@ -74,9 +81,10 @@ class FeatureCache:
 class Entry:
     """The shards of one feature request; open for reading and appending."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, say_full: Callable[[StorageError], None]) -> None:
         self.folder = folder
         self.progress = progress
+        self._say_full = say_full
         self._where: dict[int, tuple[Path, int]] = {}
         self._pending: list[tuple[list[int], NDArray[Any]]] = []
         self._writable = True
@@ -138,7 +146,7 @@ class Entry:
             write_atomically(self.folder / name, save({"index": index, "maps": np.ascontiguousarray(maps)}))
         except StorageError as error:
             self._writable = False
-            self.progress.say(f"the feature cache is full or gone ({error}); going on without it.")
+            self._say_full(error)
 
 
 def _open_maps(path: Path) -> Any:

@@ -157,6 +157,8 @@ class FeatureSource:
     ) -> Iterator[Batch]:
         """Yield features and labels of `indices` (default: all), in order, in batches.
 
+        Batches may be smaller than asked for where cached and missing images alternate.
+
         `spec=None` yields labels only. Raises FeatureError for features that are not finite, with the image's id, and
         DatasetError or CorruptFileError for files that cannot be read.
         """

@@ -163,12 +163,13 @@ def data_where(name: str, root: Path | None) -> str:
 
     name = resolve_dataset(name)
     info = DATASETS[name].info
-    lines = [f"data root: {data_root(root)}"]
+    lines = [f"data root: {data_root(root) or 'none given; use --data-root DIR or set DENSEBENCH_DATA'}"]
     for split in info.splits:
         try:
             lines.append(f"{split}: {len(load_dataset(name, split, root))} images")
         except DatasetError as error:
-            lines.append(f"{split}: {error}")
+            said = str(error).replace(f" {info.how_to_get}", "")  # which comes last, once
+            lines.append(f"{split}: {said}")
     return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
 
 
@@ -191,7 +192,8 @@ def data_report(name: str, root: Path | None, split: str | None) -> int:
         report = check(data, Progress())
         of_published = "as published" if report.n_images == report.n_published else f"of {report.n_published} published"
         counted = f" ({of_published})" if data.info.name in DATASETS and report.n_published else ""
-        print(f"{data.info.name} {data.split}: {report.n_images} images{counted}, digest {report.digest[:16]}")
+        digest = report.digest[:16] or "none"
+        print(f"{data.info.name} {data.split}: {report.n_images} images{counted}, digest {digest}")
         total = max(sum(report.pixels.values()), 1)
         for label, pixels in report.pixels.items():
             print(f"  {label:<16} {100 * pixels / total:6.2f} % of pixels  {report.images[label]:6d} images")

@@ -84,5 +84,13 @@ def plan_line(cell: Cell) -> str:
     )
     return (
         f"  {cell} ({cell.preset}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
-        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {cell.seconds / 60:.1f} min"
+        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {_duration(cell.seconds)}"
     )
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that a reader would choose."""
+    hours = seconds / 3600
+    if hours < 2:
+        return f"{seconds / 60:.1f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.environment import PeakMemory, environment, pick_device
 from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UsageError
+from densebench.failures import as_known, finite, unusable
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
 from densebench.model_zoo import load_model, parse_spec
@@ -102,6 +104,7 @@ class _Run:
     """One request on its way."""
 
     def __init__(self, request: Request, progress: Progress, dry_run: bool) -> None:
+        _check_numbers(request)
         self.request = request = replace(
             request,
             datasets=[resolve_dataset(name) for name in request.datasets],
@@ -120,6 +123,8 @@ class _Run:
         self._rate = 0.0
 
     def go(self) -> Outcome:
+        if self.request.weights is not None and not Path(self.request.weights).is_file():
+            raise UsageError(f"--weights {self.request.weights}: there is no such file.")
         for model in self.request.models:
             parse_spec(model, self.request.weights)
         cells = list(self._cells())
@@ -129,9 +134,9 @@ class _Run:
             mine = [cell for cell in cells if cell.model == model]
             try:
                 source = self._source(model)
-            except UsageError:
-                raise
             except DensebenchError as error:
+                if isinstance(error, UsageError) and not self.outcome.records:
+                    raise
                 self.outcome.failed += [(str(cell), error) for cell in mine]
                 continue
             for cell in mine:
@@ -144,9 +149,12 @@ class _Run:
                     if lacking:
                         raise UsageError(lacking)
                     self._cell(cell, source)
-                except DensebenchError as error:
-                    self.progress.say(f"{cell}: {error}")
-                    self.outcome.failed.append((str(cell), error))
+                except Exception as error:
+                    known = as_known(error, cell, source.backbone)
+                    if known is None:
+                        raise
+                    self.progress.say(f"{cell}: {known}")
+                    self.outcome.failed.append((str(cell), known))
         return self.outcome
 
     @property
@@ -203,6 +211,8 @@ class _Run:
                 self._data[name] = Data(train, self._split(name, DATASETS[name].info.val))
             except DatasetError as error:
                 self._data[name] = error
+            except OSError as error:
+                self._data[name] = unusable(error)
         return self._data[name]
 
     def _split(self, name: str, split: str) -> DenseDataset:
@@ -212,23 +222,27 @@ class _Run:
         if self.request.skip_corrupt:
             data, left_out = without_corrupt(data, self.progress)
             self._skipped_ids[name] = (*self._skipped_ids.get(name, ()), *left_out)
+            if not len(data):
+                raise DatasetError(
+                    f"{name}: all {len(left_out)} images of split {split} are corrupt. Get the original files, then "
+                    f"run `densebench data check {getattr(DATASETS[name], 'source', name)}`."
+                )
         return data
 
     def _source(self, model: str) -> FeatureSource:
         try:
-            backbone = load_model(model, self.request.weights)
+            return FeatureSource(
+                load_model(model, self.request.weights),
+                cache=self.cache,
+                progress=self.progress,
+                device=self.device,
+                precision=self.precision,
+                dtype=self.request.feature_dtype,
+                batch_size=self.request.batch_size,
+                workers=self.request.workers,
+            )
         except (ImportError, RuntimeError) as error:
             raise ModelError(f"{model} cannot be built: {error}") from error
-        return FeatureSource(
-            backbone,
-            cache=self.cache,
-            progress=self.progress,
-            device=self.device,
-            precision=self.precision,
-            dtype=self.request.feature_dtype,
-            batch_size=self.request.batch_size,
-            workers=self.request.workers,
-        )
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
         for name in filter(None, (cell.dataset, cell.train_dataset)):
@@ -304,7 +318,7 @@ class _Run:
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()
-        measurement = cell.protocol.run(cell.config, source.backbone, data, context)
+        measurement = finite(cell.protocol.run(cell.config, source.backbone, data, context), data, self.progress)
         seconds = {**context.seconds, "total": time.perf_counter() - start}
         peak, gpu = memory.read()
         assert cell.estimate is not None
@@ -376,6 +390,19 @@ class _Run:
             environment=environment(self.device),
             cost=cost,
         )
+
+
+def _check_numbers(request: Request) -> None:
+    """Raise UsageError for numbers of a request that mean nothing."""
+    for name, value, least in (
+        ("limit", request.limit, 1),
+        ("seed", request.seed, 0),
+        ("batch-size", request.batch_size, 1),
+        ("workers", request.workers, 0),
+        ("cache-size", request.cache_size, 0),
+    ):
+        if value is not None and not least <= value < math.inf:
+            raise UsageError(f"--{name} {value}: expected at least {least}.")
 
 
 def _check_same_classes(data: Data) -> None:

@@ -16,6 +16,7 @@ class Config:
     rate: float = 0.1
     mode: Literal["a", "b"] = "a"
     seeds: tuple[int, ...] = (1, 2)
+    facets: tuple[str, ...] | Literal["all"] = "all"
     chunk: int = no_score(3)
 
 
@@ -31,6 +32,9 @@ def test_strings_become_typed_values():
         ({"sise": "5"}, "no field 'sise'; did you mean 'size'"),
         ({"size": "five"}, "size='five'.*valid integer"),
         ({"mode": "c"}, "mode='c'.*'a' or 'b'"),
+        ({"facets": "key"}, r"facets='key': input should be a valid tuple, or input should be 'all' .*written as '\[1"),
+        ({"size": "true"}, "size=True: it is no switch"),
+        ({"rate": "true"}, "rate=True: it is no switch"),
     ],
 )
 def test_wrong_settings_are_usage_errors(overrides, message):

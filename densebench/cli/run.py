@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ class Run:
 
         outcome = run(self._request(), Progress(self.quiet), dry_run=self.dry_run)
         _report(outcome, as_json=self.json, out=self.out)
+        if self.debug:
+            for _, error in outcome.failed:
+                traceback.print_exception(error)
         if outcome.done:
             from densebench.leaderboard import write_leaderboard
 
@@ -82,8 +86,6 @@ class Run:
         settings: dict[str, dict[str, Any]] = dict(read_toml(self.config)) if self.config else {}
         for protocol, fields in split_settings(list(self.settings)).items():
             settings[protocol] = {**settings.get(protocol, {}), **fields}
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: expected at least 1.")
         return Request(
             models=split_names(self.model),
             protocols=split_names(self.protocol),

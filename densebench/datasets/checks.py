@@ -52,12 +52,16 @@ class CheckReport:
 def check(data: DenseDataset, progress: Progress) -> CheckReport:
     """Decode everything that a split has, count labels, depths and points; problems are collected, not raised."""
     info = data.info
-    report = CheckReport(info.name, data.split, len(data), info.splits[data.split], data.digest())
+    report = CheckReport(info.name, data.split, len(data), info.splits[data.split], "")
+    try:
+        report.digest = data.digest()
+    except (DatasetError, OSError) as error:  # a link that leads nowhere, a file that may not be read
+        report.problems.append(f"there is no digest: {error}")
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
         try:
             sample = data.sample(index)
-        except DatasetError as error:
+        except (DatasetError, OSError) as error:
             report.problems.append(str(error))
             continue
         for name, target in (("mask", sample.mask), ("depth", sample.depth)):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.views import Key, check_same_size
 from densebench.errors import DatasetError, DensebenchError
 from densebench.ops.depth import border_crop
 
@@ -43,7 +44,7 @@ class DepthViews(Dataset[Any]):
         self.data, self.crop, self.seed = data, crop, seed
         self.frame_off, self.augment = frame_off, augment
 
-    def __getitem__(self, key: tuple[int, int] | int) -> Any:
+    def __getitem__(self, key: Key | int) -> Any:
         try:
             epoch, index = key if isinstance(key, tuple) else (None, key)
             image, depth = self._read(index)
@@ -57,11 +58,7 @@ class DepthViews(Dataset[Any]):
 
     def _read(self, index: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         image, depth = self.data.image(index), self.data.depth(index)
-        if depth.shape != image.size[::-1]:
-            raise DatasetError(
-                f"{self.data.info.name} image {self.data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-                f"depth {depth.shape[1]}x{depth.shape[0]}; expected the same. Get the original files."
-            )
+        check_same_size(self.data, index, image, depth, "depth")
         return np.asarray(image), depth
 
     def _augmented(

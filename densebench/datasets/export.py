@@ -21,7 +21,7 @@ from PIL import Image
 
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DenseDataset, Sample
-from densebench.errors import UsageError
+from densebench.errors import StorageError, UsageError
 from densebench.registry import unknown_name
 
 NAMES = {"train": "training", "val": "validation"}
@@ -103,12 +103,20 @@ def export_splits(
 ) -> Iterator[tuple[str, int]]:
     """Export the train and val splits of a named dataset, at most `limit` images of each; yields split and images.
 
-    A layout that has only one split gets the val split.
+    A layout that has only one split gets the val split. Raises StorageError where the folder cannot be written.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: expected at least 1.")
     info, other = DATASETS[resolve_dataset(name)].info, _known(layout).info
     for split in (info.train, info.val) if other.train != other.val else (info.val,):
         data = load_dataset(name, split, root)
-        yield split, export(data if limit is None else data.select(range(min(limit, len(data)))), layout, folder)
+        try:
+            yield split, export(data if limit is None else data.select(range(min(limit, len(data)))), layout, folder)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {error.filename or folder} ({error.strerror or error}). Free space or choose another "
+                "folder, then run again: what is there is written anew."
+            ) from error
 
 
 def as_stored(mask: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:

@@ -122,7 +122,9 @@ def _fetch_one(remote: Remote, folder: Path, progress: Progress) -> Path:
         try:
             net._fetch_once(remote.url, target, remote.sha256, progress)
         except ModelError as error:
-            reason = str(error).partition(" Run again")[0].partition(" Put it into")[0]
+            reason = str(error)
+            for advice in (" Run again", " Put it into", " A local file goes"):  # of models, which have a folder
+                reason = reason.partition(advice)[0]
             raise DatasetError(f"{reason} Run again to go on, or put the file at {target} yourself.") from error
         net._record(target).unlink(missing_ok=True)
     if remote.unpacked:

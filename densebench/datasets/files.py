@@ -42,7 +42,9 @@ class Tree:
         return self.folder / name
 
     def names(self, suffix: str) -> list[str]:
-        """Return the sorted names, with slashes, of all files below the folder that end in `suffix`."""
+        """Return the sorted names, with slashes, of all files below the folder, if any, that end in `suffix`."""
+        if self._inside is None and not self.folder.is_dir():
+            return []
         names = _walk(self.folder) if self._inside is None else self._inside
         return sorted(name for name in names if name.endswith(suffix) and not name.rpartition("/")[2].startswith("."))
 
@@ -167,7 +169,7 @@ class FileDataset(Archived):
                 raise DatasetError(
                     f"{self.info.name}: {len(missing)} of {len(wanted)} files of split {self.split} are missing below "
                     f"{tree.folder} (first: {missing[0]}). {self.info.how_to_get} "
-                    f"Then run `densebench data check {self.info.name}`."
+                    f"Then run `densebench data check {self._spec}`."
                 )
 
     def keep(self, indices: Sequence[int]) -> None:
@@ -185,13 +187,16 @@ class FileDataset(Archived):
         wrong = labels == WRONG
         if wrong.any():
             values = ", ".join(str(v) for v in np.unique(stored[wrong])[:5])
-            known = np.flatnonzero(self.labels != WRONG)
             raise DatasetError(
-                f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {known.min()}.."
-                f"{known[known != VOID].max(initial=0)} or 255 (ignore). Wrong file, or a mask of another class map? "
-                f"Run `densebench data check {self.info.name}`."
+                f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {_ranges(self.labels != WRONG)} "
+                f"(ignore). Wrong file, or a mask of another class map? Run `densebench data check {self._spec}`."
             )
         return labels
+
+    @property
+    def _spec(self) -> str:
+        """What the command line calls it: the name, or the file that describes it."""
+        return getattr(self, "source", self.info.name)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return image and mask of one sample; a path may lead through an archive."""
@@ -209,6 +214,13 @@ def read_split(
     """Return the sorted ids of a split file, on disk or in an archive; raises as `find_tree` and `parse_list` do."""
     path = find_tree(info, root, places, folders, archives, holding=name).path(name)
     return parse_list(info, path, read_bytes(path).decode())
+
+
+def _ranges(known: NDArray[np.bool_]) -> str:
+    """Return which of 256 values are known, 255 among them, in words such as 0..20 or 255."""
+    edges = np.flatnonzero(np.diff(known[:VOID], prepend=False, append=False)).reshape(-1, 2)
+    runs = [f"{start}..{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in edges.tolist()]
+    return f"{', '.join(runs)} or 255"
 
 
 def _walk(folder: Path) -> list[str]:

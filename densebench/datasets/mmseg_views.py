@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from densebench.datasets.dataset import VOID, DenseDataset
 from densebench.datasets.segmentation_views import read_pair
+from densebench.datasets.views import Key
 from densebench.errors import DensebenchError
 from densebench.ops.resize import resize_labels
 
@@ -53,7 +54,7 @@ class MmsegViews(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> Any:
+    def __getitem__(self, key: Key | int) -> Any:
         index = key[1] if isinstance(key, tuple) else key
         try:
             image, labels = read_pair(self.data, index)

@@ -6,7 +6,6 @@ Any number of workers and any batch size draws the same views.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
 
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError, DensebenchError
-
-Key = tuple[int, int]
-"""(epoch, image index)."""
+from densebench.datasets.views import Key, check_same_size
+from densebench.errors import DensebenchError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +89,7 @@ class Mirror(Augment):
 def read_pair(data: DenseDataset, index: int) -> tuple[Image.Image, NDArray[np.uint8]]:
     """Return image and mask (H, W); raises DatasetError where their sizes differ."""
     image, mask = data.image(index), data.mask(index)
-    if mask.shape != image.size[::-1]:
-        raise DatasetError(
-            f"{data.info.name} image {data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-            f"mask {mask.shape[1]}x{mask.shape[0]}; expected the same. Get the original files."
-        )
+    check_same_size(data, index, image, mask, "mask")
     return image, mask
 
 
@@ -120,24 +113,3 @@ def resized(
     if mirrored:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1), torch.from_numpy(labels.copy())
-
-
-def load_views(
-    views: Dataset[Any], batches: Iterable[Sequence[Key]], workers: int = 0
-) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Yield (image indices, images (B, 3, H, W) uint8, masks (B, H, W) uint8) of each batch of keys, in order.
-
-    ``views`` gives (index, image, mask) or an error, as SegmentationViews does; raises the error.
-    """
-    for item in DataLoader(views, batch_sampler=batches, num_workers=workers, collate_fn=_collate):  # type: ignore[arg-type]
-        if isinstance(item, DensebenchError):
-            raise item
-        yield item
-
-
-def _collate(items: list[Any]) -> Any:
-    for item in items:
-        if isinstance(item, DensebenchError):
-            return item
-    indices, images, masks = zip(*items, strict=True)
-    return list(indices), torch.stack(images), torch.stack(masks)

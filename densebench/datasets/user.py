@@ -9,10 +9,10 @@ The TOML file lies beside the data; six lines are enough:
     splits = ["train", "val"]
     ignore = [255]
 
-Paths begin at the file's folder. What `*` stands for is the image's id, and its mask is the file with the same id.
-`splits` names the one to train on, then the one to evaluate on; without `{split}` in the patterns, `lists` says where
-their ids are listed, as in `lists = "{split}.txt"`. Values in `ignore` belong to no class, as 255 never does; a stored
-value is otherwise the number of a class. `licence` and `citation` may be added.
+Paths begin at the file's folder, unless they are absolute. What `*` stands for is the image's id, and its mask is the
+file with the same id. `splits` names the one to train on, then the one to evaluate on; without `{split}` in the
+patterns, `lists` says where their ids are listed, as in `lists = "{split}.txt"`. Values in `ignore` belong to no class,
+as 255 never does; a stored value is otherwise the number of a class. `licence` and `citation` may be added.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 from densebench.config import read_toml
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
-from densebench.datasets.files import FileDataset, Tree, read_split, table
+from densebench.datasets.files import FileDataset, Tree, table
+from densebench.datasets.layout import read_list
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError, UsageError
 from densebench.registry import unknown_name
@@ -52,16 +53,15 @@ class UserDataset(FileDataset):
         super().__init__(root, split or self.info.val, transforms)
         folder = self.file.parent
         image, mask = (self.state[key].replace("{split}", self.split) for key in ("images", "masks"))
+        (images, image), (masks, mask) = _below(folder, image), _below(folder, mask)
         if "lists" in self.state:
-            listed = Path(self.state["lists"].replace("{split}", self.split))
-            ids = read_split(self.info, folder, (".",), listed.parent.as_posix(), listed.name)
+            ids = read_list(self.info, folder / self.state["lists"].replace("{split}", self.split))
         else:
             before, after = image.split("*")
-            found = [path.relative_to(folder).as_posix() for path in folder.glob(image)]
+            found = [path.relative_to(images.folder).as_posix() for path in images.folder.glob(image)]
             ids = [name[len(before) : len(name) - len(after)] for name in found]
         if not ids:
-            raise DatasetError(f"{self.info.name}: there is no file {folder / image}. {self.info.how_to_get}")
-        (images, image), (masks, mask) = _below(folder, image), _below(folder, mask)
+            raise DatasetError(f"{self.info.name}: there is no file {images.folder / image}. {self.info.how_to_get}")
         self.pair(images, masks, ((id_, image.replace("*", id_), mask.replace("*", id_)) for id_ in ids))
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
@@ -117,7 +117,7 @@ def from_toml(path: Path) -> type[UserDataset]:
             f"name = {state['name']!r}: expected letters, digits, _ and -": re.fullmatch(r"[\w-]+", state["name"]),
             "classes: expected 1 to 254 different names": 0 < len(set(classes)) == len(classes) < VOID
             and all(isinstance(c, str) for c in classes),
-            "ignore: expected integers from 0 to 255": all(isinstance(v, int) and 0 <= v <= VOID for v in ignore),
+            "ignore: expected integers from 0 to 255": all(type(v) is int and 0 <= v <= VOID for v in ignore),
             "splits: expected one or two names": len(splits) in (1, 2) and all(isinstance(s, str) for s in splits),
             "images and masks: expected exactly one * in each": all(
                 state[k].count("*") == 1 for k in ("images", "masks")
@@ -142,9 +142,8 @@ def from_toml(path: Path) -> type[UserDataset]:
         how_to_get=f"It is described by {path}.",
     )
     labels = table(len(kept), {stored: label for label, stored in enumerate(kept)}, ignore)
-    return type(
-        state["name"], (UserDataset,), {"info": info, "labels": labels, "file": path.absolute(), "state": state}
-    )
+    where = {"file": path.absolute(), "source": str(path.absolute())}
+    return type(state["name"], (UserDataset,), {**where, "info": info, "labels": labels, "state": state})
 
 
 def from_file(spec: str) -> type[DenseDataset]:
@@ -158,7 +157,11 @@ def from_file(spec: str) -> type[DenseDataset]:
     assert described.loader is not None
     module = importlib.util.module_from_spec(described)
     sys.modules[described.name] = module
-    described.loader.exec_module(module)
+    try:
+        described.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        said = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{file} raised {type(error).__name__}: {said}; --debug shows the traceback.") from error
     found = getattr(module, name, None)
     if found is None:
         raise unknown_name("dataset", spec, [f"{file}:{n}" for n in vars(module) if not n.startswith("_")])

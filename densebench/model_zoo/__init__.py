@@ -64,8 +64,8 @@ def parse_spec(text: str, weights: str | Path | None = None) -> ModelSpec:
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.zoo import zoo_names
 
-    name, _, options = text.partition("?")
-    seed, positions = _options(text, options)
+    name, question, options = text.partition("?")
+    seed, positions = _options(text, options) if question else (None, None)
     path = None if weights is None else Path(weights)
     if path is not None and seed is not None:
         raise UsageError(f"{text!r} asks for random weights and --weights gives {path}: choose one.")
@@ -90,15 +90,16 @@ def parse_spec(text: str, weights: str | Path | None = None) -> ModelSpec:
 def _options(text: str, options: str) -> tuple[int | None, Positions | None]:
     """Return the seed and the way of interpolation that follow a name's question mark."""
     seed, positions = None, None
-    for option in filter(None, options.split("&")):
+    for option in options.split("&"):
         key, _, value = option.partition("=")
-        if key == "random" and (value or "0").isdigit():
+        if key == "random" and seed is None and (value or "0").isdecimal():
             seed = int(value or 0)
-        elif option in ("pos=antialias", "pos=offset"):
+        elif option in ("pos=antialias", "pos=offset") and positions is None:
             positions = value
         else:
+            kind = "repeated" if {"random": seed, "pos": positions}.get(key) is not None else "unknown"
             raise UsageError(
-                f"unknown option '?{option}' in model {text!r}; "
+                f"{kind} option '?{option}' in model {text!r}; "
                 "expected ?random, ?random=SEED, ?pos=antialias or ?pos=offset."
             )
     return seed, cast("Positions | None", positions)

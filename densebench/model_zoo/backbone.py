@@ -112,7 +112,7 @@ class Backbone(nn.Module, ABC):
             groups.setdefault((facet, norm), {})[layer] = None
         found: dict[Read, Tensor] = {}
         for (facet, norm), layers in groups.items():
-            answer = self.tokens(pixels, list(layers), facet, norm)
+            answer = self._refuse_others(self.tokens(pixels, list(layers), facet, norm))
             self._refuse_count(answer, len(layers))
             found.update((Read(layer, facet, norm), tokens) for layer, tokens in zip(layers, answer, strict=True))
         return [found[read] for read in wanted]
@@ -160,7 +160,7 @@ class Backbone(nn.Module, ABC):
         grid = self._check(images, facet, layers, norm)
         indices = [layer % info.depth for layer in layers]
         outputs = self.tokens(self.normalise(images, std), indices, facet, norm)
-        maps = self._maps(outputs, len(images), grid, len(indices))
+        maps = self._maps(outputs, images, grid, len(indices))
         has_class_token = info.has_class_token and info.prefix
         return DenseFeatures(maps, tuple(tokens[:, 0] if has_class_token else None for tokens in outputs))
 
@@ -182,21 +182,36 @@ class Backbone(nn.Module, ABC):
             grid = self._check(images, facet, (layer,), norm)
         wanted = [read._replace(layer=read.layer % self.info.depth) for read in reads]
         outputs = self.tokens_many(self.normalise(images, std), wanted) if wanted else ()
-        return self._maps(outputs, len(images), grid, len(wanted))
+        return self._maps(outputs, images, grid, len(wanted))
 
-    def _maps(self, outputs: Sequence[Tensor], n: int, grid: tuple[int, int], count: int) -> tuple[Tensor, ...]:
-        """Return tokens (n, prefix + h*w, D) as maps (n, D, h, w), checked against what the adapter declares."""
-        info = self.info
+    def _maps(self, outputs: Sequence[Tensor], images: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, ...]:
+        """Return tokens (B, prefix + h*w, D) as maps (n, D, h, w), checked against what the adapter declares."""
+        info, n = self.info, len(images)
         want = info.prefix + grid[0] * grid[1]
-        for tokens in outputs:
+        for tokens in self._refuse_others(outputs):
             if tokens.shape != (n, want, info.width):
                 raise ModelError(
                     f"{info.name} returned features {tuple(tokens.shape)}; expected ({n}, {want}, "
                     f"{info.width}) = (batch, {info.prefix} prefix + {grid[0]}x{grid[1]} patches, width). "
                     "Check `prefix` (registers?), `patch` and `width` in its info."
                 )
+            if tokens.device != images.device:
+                raise ModelError(
+                    f"{info.name} was given images on {images.device} and returned features on {tokens.device}; "
+                    "keep its weights as modules, parameters or buffers, and make tensors on `pixels.device`."
+                )
         self._refuse_count(outputs, count)
         return tuple(tokens[:, info.prefix :].transpose(1, 2).unflatten(2, grid) for tokens in outputs)
+
+    def _refuse_others(self, outputs: Any) -> Sequence[Tensor]:
+        """Return `outputs` if they are a sequence of tensors on the images' device; else raise ModelError."""
+        if not isinstance(outputs, Sequence) or not all(isinstance(tokens, Tensor) for tokens in outputs):
+            inside = f" of {type(outputs[0]).__name__}" if isinstance(outputs, Sequence) and len(outputs) else ""
+            raise ModelError(
+                f"{self.info.name} returned a {type(outputs).__name__}{inside} from `tokens`; expected a list with a "
+                "tensor (B, prefix + h*w, D) per layer."
+            )
+        return outputs
 
     def _refuse_count(self, outputs: Sequence[Tensor], count: int) -> None:
         if len(outputs) != count:

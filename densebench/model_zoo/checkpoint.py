@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,16 @@ def read(path: Path) -> Any:
     try:
         if head[8:9] == b"{":  # after the length of the header, its JSON
             return load_file(path)
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickles: what they hold is said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named is None:
+        if named is None and not (head[:1] == b"\x80" and head[1:2] > b"\x02"):
             raise _torn(path, error) from error
+        what = named[1] if named else "pickle that torch did not write"
         raise ModelError(
-            f"{path} holds a {named[1]}, which runs code of its own when it is read; only tensors are. "
+            f"{path} holds a {what}, which runs code of its own when it is read; only tensors are. "
             "Where you trust the file, save its state dict alone with safetensors and give that with --weights."
         ) from error
     except Exception as error:  # what a torn file raises depends on the byte where it ends
@@ -115,6 +118,12 @@ def fit(net: nn.Module, state: Mapping[str, Tensor], name: str, where: str, assi
 
     `assign` puts the tensors themselves into the net, which may then be on the meta device; they become float32.
     """
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        holds = f"a dict of {_some(state)}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        raise ModelError(
+            f"{where} holds {holds}; expected the tensors of {name} by name. "
+            "Save its state dict alone with safetensors and give that."
+        )
     own = net.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [

@@ -246,5 +246,7 @@ def load_weights(net: nn.Module, path: Path, name: str) -> None:
 
     heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
-    state = {k: v for k, v in read(path).items() if not any(k.startswith(f"{head}.") for head in heads)}
+    state = read(path)
+    if isinstance(state, dict):
+        state = {k: v for k, v in state.items() if not any(str(k).startswith(f"{head}.") for head in heads)}
     fit(net, state, name, path.name)

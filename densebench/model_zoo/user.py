@@ -2,38 +2,95 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
-from densebench.errors import ModelError, UsageError
+import densebench
+from densebench.errors import DensebenchError, ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.registry import unknown_name
 
 
 def load(spec: ModelSpec) -> Backbone:
-    """Import the file and build the class without arguments."""
+    """Import the file and build the class without arguments.
+
+    The class's name and the bytes of the file, and of the one that defines the class where that is another, enter the
+    weights digest: with the same weights, other code gives other features, and neither cache nor results may take them
+    for each other. Whatever else is imported does not enter.
+
+    Raises UsageError for names that are not there, ModelError for whatever the file itself raises.
+    """
     if spec.weights is not None or spec.random:
         raise UsageError(f"{spec.text!r} builds its own weights: --weights and ?random do not apply.")
     file, _, name = spec.name.rpartition(":")
     path = Path(file)
-    if not path.exists():
+    if not path.is_file():
         raise UsageError(f"{file} does not exist; --model takes FILE.py:Class.")
     module_spec = importlib.util.spec_from_file_location(f"densebench_user_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
-    module_spec.loader.exec_module(module)
-    adapter = getattr(module, name, None)
-    if adapter is None:
+    try:
+        module_spec.loader.exec_module(module)
+        adapter = getattr(module, name, None)
+        backbone = adapter() if adapter is not None else None
+    except DensebenchError:
+        raise
+    except Exception as error:
+        raise _failure(spec.text, path, error) from error
+    if backbone is None:
         raise unknown_name("model", f"{file}:{name}", [f"{file}:{n}" for n in vars(module) if not n.startswith("_")])
-    backbone = adapter()
     if not isinstance(backbone, Backbone):
         raise ModelError(
             f"{spec.name} is a {type(backbone).__name__}; expected a subclass of densebench.Backbone (docs/models.md)."
         )
     if not hasattr(backbone, "info"):
         raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/models.md).")
+    files = dict.fromkeys(filter(None, (path, _file_of(backbone))))
+    return _with_code(backbone, ",".join([name, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)]))
+
+
+def _file_of(backbone: Backbone) -> Path | None:
+    file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
+    return Path(file) if file else None
+
+
+def _with_code(backbone: Backbone, code: str) -> Backbone:
+    """Return the backbone, its digest that of its weights and its code; copies of it keep that."""
+    kind: Any = type(backbone)
+
+    def weights_digest(self: Backbone) -> str:
+        return hashlib.sha256(f"{kind.weights_digest(self)};code={code}".encode()).hexdigest()
+
+    backbone.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, "weights_digest": weights_digest})
     return backbone
+
+
+def adapter_error(name: str, backbone: Backbone, error: Exception) -> ModelError | None:
+    """Return what an adapter outside this package raised as an error of the model; None where it had no part in it."""
+    file = _file_of(backbone)
+    if file is None or Path(densebench.__file__).parent in file.parents or not _lines(file, error):
+        return None
+    return _failure(name, file, error)
+
+
+def _failure(name: str, file: Path, error: Exception) -> ModelError:
+    lines = _lines(file, error)
+    where = f" ({file.name}, line {lines[-1]})" if lines else ""
+    said = (str(error).splitlines() or [""])[0][:200]
+    return ModelError(
+        f"{name} raised {type(error).__name__}: {said}{where}. `densebench check-model {name}` tries it by itself; "
+        "--debug shows the traceback."
+    )
+
+
+def _lines(file: Path, error: Exception) -> list[int | None]:
+    """Return the lines of a file that an error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.lineno for frame in frames if Path(frame.filename).absolute() == file.absolute()]

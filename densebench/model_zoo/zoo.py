@@ -94,6 +94,8 @@ def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
         return None, {}, replace(published, positions=spec.positions or published.positions)
     if spec.name in ARCHITECTURES:
         raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; --model takes a name, FILE.py:Class or CHECKPOINT.safetensors.")
     raise ModelError(
         f"{path} has no card.json beside it, so its architecture is unknown. "
         "Checkpoints of `densebench train` have one; for timm weights use `--model timm/NAME --weights FILE`."

@@ -1,25 +1,28 @@
-"""K-means on streamed tokens and its mIoU over seeds: what the clustering protocols share."""
+"""Standardisation, PCA and k-means of streamed tokens: what the clustering protocols share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from densebench.datasets.dataset import DatasetInfo
 from densebench.ops import clustering
-from densebench.ops.confusion import AbsentRule, Counts, iou, mean_iou, percentile_interval
-from densebench.protocols.protocol import Context, by_class
-from densebench.results import Metric
+from densebench.ops.resize import resize_labels
+from densebench.protocols.protocol import Context
+from densebench.protocols.settings import FeatureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class KMeansConfig:
-    """How k-means is run; protocols' configs add to it."""
+class KMeansConfig(FeatureConfig):
+    """How patches are clustered and their maps compared; protocols' configs add to it."""
 
+    pca: int | None = 50
+    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
+    eval_size: int = 100
+    """Side that cluster maps and masks are compared at."""
     n_iter: int = 100
     n_redo: int = 5
     points_per_centroid: int = 256
@@ -32,6 +35,18 @@ class KMeansConfig:
     def backend(self) -> Literal["faiss", "torch"]:
         """What `kmeans` comes to."""
         return "torch" if self.kmeans == "auto" else self.kmeans
+
+
+@dataclass(frozen=True)
+class Space:
+    """How tokens are clustered: as they are, or standardised and reduced by PCA."""
+
+    dims: int
+    projection: clustering.Projection | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return tokens (N, dims) of tokens (N, D)."""
+        return tokens if self.projection is None else self.projection(tokens)
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,24 @@ class Fit:
     def facts(self) -> dict[str, float]:
         """Return what a record says of it."""
         return {"k": self.k, "seed": self.seed, "objective": self.objective, "trained_on": self.n_train}
+
+    def maps(self, tokens: Tensor, grid: Sequence[int], size: int) -> Tensor:
+        """Return the clusters (B, size, size), on the CPU, of tokens (B*h*w, d) of a grid (B, h, w)."""
+        return resize_labels(clustering.assign(tokens, self.centroids).view(*grid), size).cpu()
+
+
+def fit_space(config: KMeansConfig, tokens: Iterable[Tensor], context: Context) -> Space:
+    """Return the space that the config asks for, of all tokens (N, D) if it is to be learned."""
+    width = context.features.info.width
+    if config.pca is None:
+        return Space(width)
+    moments = clustering.StreamingMoments(width)
+    for some in tokens:
+        with context.stage("projection"):
+            moments.update(some)
+    with context.stage("projection"):
+        projection = moments.pca(config.pca)
+    return Space(projection.components.shape[1], projection)
 
 
 def fit_clusters(
@@ -99,21 +132,3 @@ def fit_clusters(
             )
         fits.append(Fit(run.k, run.seed, centroids.to(context.features.device), info.objective, len(mine)))
     return fits
-
-
-def miou_over_seeds(
-    name: str, info: DatasetInfo, scored: Mapping[str, Counts], replicates: Tensor, absent: AbsentRule, main: bool
-) -> Metric:
-    """Return the mean mIoU of some seeds' counts, with replicates (B, seeds, 3, C) of the same."""
-    values = {seed: 100 * float(mean_iou(*counts, absent=absent)) for seed, counts in scored.items()}
-    again = [mean_iou(*Counts(*some.unbind(1)), absent=absent) for some in replicates.unbind(1)]
-    low, high = percentile_interval(100 * torch.stack(again).mean(0)).tolist()
-    return Metric(
-        name=name,
-        value=sum(values.values()) / len(values),
-        main=main,
-        ci95=(low, high),
-        ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
-        seeds=values,
-        per_class=by_class(info, torch.stack([iou(*counts, absent=absent) for counts in scored.values()]).mean(0)),
-    )

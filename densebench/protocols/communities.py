@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from densebench.datasets.dataset import DatasetInfo
@@ -22,7 +20,8 @@ from densebench.ops import cbfe, matching
 from densebench.ops.confusion import ConfusionMatrix, PoissonBootstrap, confusion, counts, percentile_interval
 from densebench.ops.resize import resize_labels
 from densebench.protocols.clusters import Fit, Run, fit_clusters
-from densebench.protocols.foreground import Foreground, Images, Part, dims_of, spec_of
+from densebench.protocols.examples import Example, as_seen, spread
+from densebench.protocols.foreground import Foreground, Images, Part
 from densebench.results import Metric
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part]
                 places = torch.arange(len(tokens)).view(len(batch.indices), *batch.maps.shape[2:])
                 yield tokens, resize_labels(places, images.config.eval_size)[inside]
 
-    return fit_clusters(images.config, runs, rows(), n_rows, dims_of(images), images.context)
+    return fit_clusters(images.config, runs, rows(), n_rows, images.space.dims, images.context)
 
 
 def _segments(
@@ -153,27 +152,26 @@ class Second(NamedTuple):
     foreground: Metric
     everything: float
     """IoU in percent of calling all of every image foreground."""
-    examples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]]
-    """Image, truth, and classes by the first of `scored`."""
+    examples: list[Example]
+    """The prediction is that of the first of `scored`."""
 
 
 def second_pass(
     images: Images, foreground: Foreground, fits: Sequence[Fit], scored: Sequence[Scored], val: Part
 ) -> Second:
     """Resample the validation images, compare the foreground, and keep some examples."""
-    info, side = val.info, spec_of(images.config).size
+    info, spec, n = val.info, images.config.spec, len(val.indices)
     bootstrap = PoissonBootstrap((len(scored), 3, info.n_classes))
     saliency = PoissonBootstrap((2,), dtype=torch.float64)
-    total, whole, examples = torch.zeros(2, dtype=torch.float64), 0.0, []
-    n = len(val.indices)
-    shown = set(np.linspace(0, n - 1, min(images.config.examples, n)).astype(int).tolist())
+    total, whole = torch.zeros(2, dtype=torch.float64), 0.0
+    shown, examples = spread(images.config.examples, n), []
     for batch, tokens in images.stream(val, "bootstrap", labels=True):
         inside, maps = _segments(images, foreground, fits, val, batch, tokens)
         with images.context.stage("score"):
             masks = images.masks(val, batch)
             truth = cbfe.label_foreground(val.labels(batch))
             # at the input size: the code enlarges the prediction here, and here only
-            overlaps = cbfe.foreground_iou(resize_labels(inside, side), truth)
+            overlaps = cbfe.foreground_iou(resize_labels(inside, spec.size), truth)
             for i, image in enumerate(batch.indices):
                 tables = [
                     confusion(clusters[i], masks[i], fit.k + 1, info.n_classes, info.ignored)
@@ -185,9 +183,8 @@ def second_pass(
                 total += overlap
                 whole += float(truth[i].double().mean())
                 if image in shown:
-                    picture = np.asarray(val.data.image(image).resize((side[1], side[0])))
                     classes = scored[0].mapping[maps[scored[0].fit][i]]
-                    examples.append((picture, masks[i].numpy(), classes.numpy()))
+                    examples.append((as_seen(val.data, image, spec), masks[i].numpy().copy(), classes.numpy()))
     sums = saliency.replicates()
     low, high = percentile_interval(100 * sums[:, 0] / sums[:, 1]).tolist()
     metric = Metric(

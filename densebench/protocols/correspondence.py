@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from densebench import figures
+from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
 from densebench.errors import UsageError
@@ -32,7 +33,8 @@ from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
 from densebench.ops.confusion import percentile_interval
 from densebench.protocols import sweeps
-from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches, spec_of
+from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches
+from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -43,27 +45,17 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
+from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
 from densebench.results import Metric
 
 EMBEDDED_PAIRS = 500
 """Pairs that a sweep draws on embedded datasets."""
-PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrespondenceConfig:
+class CorrespondenceConfig(SweepConfig):
     """Settings of key point matching (P-POS A.7)."""
 
-    input_size: int | None = None
-    """Side in pixels; None: 448 rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    """The final norm belongs to the last layer's tokens only (P-POS 3.2)."""
-    layers: Literal["all"] | tuple[int, ...] | None = None
-    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
-    facets: Literal["all"] | tuple[Facet, ...] | None = None
-    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
     upsampling: Literal["image", "input", "grid"] = "image"
     """Where the best match is looked for: the target image's own pixels, those of the input, or patch centres. The
     source's feature is bilinear at the key point in all three."""
@@ -76,7 +68,7 @@ class CorrespondenceConfig:
     sweep on embedded datasets."""
     seed: int = 0
     """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
-    examples: int = 6
+    examples: int = no_score(6)
     """Pairs in the picture."""
 
 
@@ -106,23 +98,18 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             raise UsageError(f"correspondence.alphas={config.alphas}: expected one or more numbers above 0.")
         if config.pairs is not None and config.pairs < 1:
             raise UsageError(f"correspondence.pairs={config.pairs}: expected at least 1, or none.")
-        sweep: dict[str, Any] = {}
-        if config.layers is not None or config.facets is not None:
-            sweep = {
-                "layers": sweeps.select_layers(self.name, config.layers, config.layer, backbone),
-                "facets": sweeps.select_facets(self.name, config.facets, config.facet, backbone),
-                "pairs": config.pairs or (EMBEDDED_PAIRS if data.embedded else None),
-            }
+        sweep = sweeps.resolve(self.name, config, backbone)
         return replace(
             config,
             **sweep,
+            pairs=config.pairs or (EMBEDDED_PAIRS if sweep and data.embedded else None),
             input_size=input_size(config.input_size, 448, backbone, data),
             alphas=tuple(dict.fromkeys(config.alphas)),
         )
 
     def estimate(self, config: CorrespondenceConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return the feature pass, the descriptors of a block, and the matching's arithmetic at ten points a pair."""
-        spec, n_reads = spec_of(config), len(reads_of(config, backbone))
+        spec, n_reads = config.spec, len(reads_of(config, backbone))
         height, width = spec.grid(backbone)
         listed = listed_pairs(data.val)
         n_pairs = config.pairs or (DRAWN if listed is None else len(listed))
@@ -140,7 +127,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             links, pointless = find_links(config, data.val)
         categories = sorted({link.category for link in links})
         pck = ops.PCK(len(categories), len(reads) * len(config.alphas))
-        shown = {links[i] for i in np.linspace(0, len(links) - 1, min(config.examples, len(links))).astype(int)}
+        shown = {links[i] for i in spread(config.examples, len(links))}
         examples: list[Match] = []
         chance = torch.zeros(len(config.alphas), dtype=torch.float64)
         for found in find_matches(config, reads, links, data.val, context):
@@ -180,16 +167,6 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             with context.stage("figures"):
                 artifacts |= study.artifacts()
         return Measurement(metrics=tuple(metrics), facts=facts, notes=tuple(notes), artifacts=artifacts)
-
-
-def reads_of(config: CorrespondenceConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
-    """Return what a resolved config reads."""
-    if config.layers is None:
-        return (Read(config.layer, config.facet, config.norm),)
-    assert not isinstance(config.layers, str)
-    assert not isinstance(config.facets, str)
-    assert config.facets is not None
-    return sweeps.reads_of(config.layers, config.facets, config.norm, backbone)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from torch import Tensor
 from densebench.datasets.dataset import DenseDataset, Keypoints
 from densebench.datasets.pairs import listed_pairs
 from densebench.errors import DatasetError
-from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Read
 from densebench.ops import correspondence as ops
 from densebench.protocols import sweeps
@@ -35,13 +34,6 @@ BLOCK = 256
 """Source images whose descriptors are held at a time; targets are read once per block."""
 BLOCK_BYTES = 2**30
 """What those descriptors may need, at thirty key points each; a sweep of many reads holds fewer images for it."""
-
-
-def spec_of(config: CorrespondenceConfig) -> FeatureSpec:
-    """Return what is asked of the backbone; a sweep reads other layers and facets of the same forward pass."""
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)
 
 
 class Link(NamedTuple):
@@ -137,7 +129,7 @@ def find_matches(
     config: CorrespondenceConfig, reads: Sequence[Read], links: list[Link], data: DenseDataset, context: Context
 ) -> Iterator[Match]:
     """Yield the match of every link by every read. A block of sources is read, then each of its targets once."""
-    spec = spec_of(config)
+    spec = config.spec
 
     # bounded, and large enough that images of usual datasets are not decoded twice for it
     @lru_cache(maxsize=1 << 14)
@@ -149,7 +141,7 @@ def find_matches(
         held: _Held = {}
         wanted = {(link.source, link.source_object) for link in block}
         sources = sorted({source for source, _ in wanted})
-        for batch in sweeps.stream_reads(context, data, spec, reads, sources, "sources"):
+        for batch in sweeps.stream_reads(context, data, config, reads, sources, "sources"):
             with context.stage("match"):
                 for i, index in enumerate(batch.indices):
                     for k, thing in _things(data, index):
@@ -162,7 +154,7 @@ def find_matches(
             target: list(mine)
             for target, mine in itertools.groupby(sorted(block, key=lambda link: link.target), lambda link: link.target)
         }
-        for batch in sweeps.stream_reads(context, data, spec, reads, list(by_target), "targets"):
+        for batch in sweeps.stream_reads(context, data, config, reads, list(by_target), "targets"):
             for i, index in enumerate(batch.indices):
                 with context.stage("match"):
                     maps = [one[i] for one in batch.maps]
@@ -184,7 +176,7 @@ def _match_target(
 ) -> list[Match]:
     """Match all links into one target image at once: each map (D, h, w) of it is upsampled once."""
     grid = maps[0].shape[1], maps[0].shape[2]
-    pixels = {"image": size, "input": spec_of(config).size, "grid": grid}[config.upsampling]
+    pixels = {"image": size, "input": config.spec.size, "grid": grid}[config.upsampling]
     starts = [held[link.source, link.source_object] for link in links]
     ends = [things[link.target_object] for link in links]
     common = [torch.from_numpy(_common(start, end)) for (start, _), end in zip(starts, ends, strict=True)]

@@ -17,50 +17,39 @@ and the record states them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from densebench import figures
 from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import DatasetError, UsageError
+from densebench.errors import UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
 from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, layers_read, predict
+from densebench.protocols.depth_scores import DepthScores, described
 from densebench.protocols.depth_training import choose, train_heads
+from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
     Context,
     Data,
     Estimate,
     Measurement,
-    MetricInfo,
     Preset,
     Protocol,
     refuse_nonsense,
 )
-from densebench.results import Metric
 
 STEPS, BATCH, RATES = 38_400, 16, (1e-3, 2e-3, 5e-3)
 EMBEDDED = {"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)}
 """Defaults on embedded datasets: few steps, since every one runs the backbone."""
 CROP = (416, 544)
 
-NAMES = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1", "delta2": "a2", "delta3": "a3", "log10": "log_10"}
-"""Our names of the errors that are reported, and MDE's."""
-MEANING = {
-    "rmse": "root of the mean squared error, per image",
-    "abs_rel": "mean of |error| / true depth, per image",
-    "delta1": "share of pixels off by a factor below 1.25, per image",
-    "delta2": "share of pixels off by a factor below 1.25^2, per image",
-    "delta3": "share of pixels off by a factor below 1.25^3, per image",
-    "log10": "mean of |log10 prediction - log10 truth|, per image",
-}
+NAMES = ("rmse", "abs_rel", "delta1", "delta2", "delta3", "log10")
+"""The errors that are reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +111,8 @@ class DepthConfig:
     """Average the predictions of image and mirror image (MDE, D3)."""
     examples: int = no_score(6)
     """Images in the picture."""
+    checkpoint_seconds: float = no_score(60.0)
+    """How often the training is written down, to go on from after a kill; it is at its end, too."""
 
 
 class Depth(Protocol[DepthConfig]):
@@ -152,10 +143,7 @@ class Depth(Protocol[DepthConfig]):
             },
         ),
     }
-    metrics = tuple(
-        MetricInfo(f"{name}@linearN", "m" if name == "rmse" else "1", name.startswith("delta"), meaning)
-        for name, meaning in MEANING.items()
-    )
+    metrics = described(NAMES, "@linearN")
     needs = frozenset({"depth"})
     shrink_hint = "Take fewer images per step with --set depth.batch=N, or fewer depth.learning_rates."
 
@@ -223,9 +211,8 @@ class Depth(Protocol[DepthConfig]):
         with context.stage("figures"):
             rows = ["image", "truth", *(f"linear {n}" for n in read)]
             pictures = {"depth.png": figures.depths(scores.examples, rows)} if scores.examples else {}
-        by_name = scores.by_name()
         return Measurement(
-            metrics=tuple(_metrics(by_name, read)),
+            metrics=tuple(scores.metrics(NAMES, {f"linear{n}": f"@linear{n}" for n in read}, "heads")),
             facts={
                 "layers": {f"linear{n}": list(layers_read(n, backbone.info.depth)) for n in read},
                 "norm": config.norm,
@@ -237,7 +224,7 @@ class Depth(Protocol[DepthConfig]):
                 "learning_rates": {f"linear{h.layers}": h.rate for h in chosen},
                 "held_out": {"images": len(plan.held_out), "rmse": searched},
                 "last_losses": loss,
-                "constant": {"depth": constant, **{name: by_name[name][-1][0] for name in NAMES}},
+                "constant": {"depth": constant, **scores.values(NAMES, "constant")},
                 "images_without_valid_pixel": scores.hollow,
             },
             notes=(
@@ -292,27 +279,6 @@ def _spec(config: DepthConfig, backbone: BackboneInfo, size: tuple[int, int]) ->
     return FeatureSpec(size=(height, width), norm=bool(config.norm))
 
 
-@dataclass
-class _Scores:
-    """What came out of the validation pass."""
-
-    means: ops.ImageMean
-    hollow: int = 0
-    examples: list[tuple[NDArray[Any], list[NDArray[Any]]]] = field(default_factory=list)
-    """Images, each with truth and predictions."""
-
-    def by_name(self) -> dict[str, list[tuple[float, tuple[float, float]]]]:
-        """Return value and interval of each error, head after head, the constant prediction last."""
-        mean, (low, high) = self.means.mean(), self.means.interval()
-        return {
-            name: [
-                (float(mean[row, column]), (float(low[row, column]), float(high[row, column])))
-                for row in range(len(mean))
-            ]
-            for name, column in ((name, ops.ERRORS.index(theirs)) for name, theirs in NAMES.items())
-        }
-
-
 def _evaluate(
     config: DepthConfig,
     encoder: Encoder,
@@ -320,41 +286,17 @@ def _evaluate(
     constant: float,
     val: DenseDataset,
     context: Context,
-) -> _Scores:
+) -> DepthScores:
     """Predict every validation image and average its errors."""
-    scores = _Scores(ops.ImageMean((len(heads) + 1, len(ops.ERRORS))))
-    shown = set(np.linspace(0, len(val) - 1, min(config.examples, len(val))).astype(int).tolist())
-    everything = range(len(val))
-    for index, image, depth, predictions in predict(
-        config, encoder, heads, val, everything, "depth of validation images", context
-    ):
+    scores, shown = DepthScores(*(f"linear{h.layers}" for h in heads), "constant"), spread(config.examples, len(val))
+    stream = predict(config, encoder, heads, val, range(len(val)), "depth of validation images", context)
+    for index, image, depth, predictions in stream:
         with context.stage("score"):
             flat = torch.full_like(depth, min(constant, config.max_depth or constant))
             errors = torch.stack([errors_of(config, p, depth) for p in (*predictions, flat)])
-            scores.hollow += int(errors.isnan().any())
-            scores.means.update(index, errors)
+            scores.update(index, errors)
         if index in shown:
             maps = [depth.numpy(), *(p.numpy() for p in predictions)]
             scores.examples.append((image.permute(1, 2, 0).numpy(), maps))
-    if scores.hollow == len(val):
-        raise DatasetError(
-            f"{val.info.name} {val.split}: no pixel of any image lies between {config.min_depth} and "
-            f"{config.max_depth} m. Is its depth in metres? Else set depth.max_depth."
-        )
+    scores.check("depth", val, config.min_depth, config.max_depth)
     return scores
-
-
-def _metrics(by_name: dict[str, list[tuple[float, tuple[float, float]]]], heads: list[int]) -> Iterator[Metric]:
-    """Yield the errors of every head."""
-    for row, n in enumerate(heads):
-        for name in NAMES:
-            value, interval = by_name[name][row]
-            yield Metric(
-                name=f"{name}@linear{n}",
-                value=value,
-                unit="m" if name == "rmse" else "1",
-                higher_is_better=name.startswith("delta"),
-                main=name in ("rmse", "abs_rel", "delta1"),
-                ci95=interval,
-                ci_method="Poisson bootstrap over validation images, heads held fixed",
-            )

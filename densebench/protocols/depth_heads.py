@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.depth_views import DepthViews
-from densebench.errors import DensebenchError
+from densebench.datasets.views import Key, batches, load_views
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops import depth as ops
 from densebench.ops.depth import BinNorm
@@ -69,18 +68,10 @@ class Plan:
             seed=seed,
         )
 
-    def batches(self, start: int = 0) -> Iterator[list[tuple[int, int]]]:
-        """Yield the (epoch, image) pairs of each step from `start`: all images in a new order in every epoch."""
-        waiting: list[tuple[int, int]] = []
-        epoch = 0
-        for step in range(self.steps):
-            while len(waiting) < self.batch:
-                order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-                waiting += [(epoch, self.images[i]) for i in order]
-                epoch += 1
-            if step >= start:
-                yield waiting[: self.batch]
-            waiting = waiting[self.batch :]
+    def keys(self, start: int = 0) -> Iterator[list[Key]]:
+        """Yield the (epoch, image) pairs of each step from `start`."""
+        for keys in batches(len(self.images), self.batch, self.seed, range(start, self.steps)):
+            yield [(epoch, self.images[i]) for epoch, i in keys]
 
 
 class LinearHead(nn.Module):
@@ -173,19 +164,6 @@ def views_of(data: DenseDataset, config: DepthConfig, seed: int) -> DepthViews:
     return DepthViews(data, config.crop, seed, frame_off=bool(config.nyu_crops), augment=config.augment)
 
 
-def load_views(
-    views: DepthViews, batches: Iterable[Any], context: Context
-) -> Iterator[tuple[list[int], list[Tensor], list[Tensor]]]:
-    """Yield (image indices, images (3, H, W) in [0, 1], depths (H, W)) of each batch, in order."""
-    loader = DataLoader(views, batch_sampler=batches, num_workers=context.features.workers, collate_fn=list)
-    for items in loader:
-        for item in items:
-            if isinstance(item, DensebenchError):
-                raise item
-        indices, images, depths = zip(*items, strict=True)
-        yield list(indices), list(images), list(depths)
-
-
 class Encoder:
     """The frozen backbone as heads read it: padded images in, channels per head out."""
 
@@ -253,9 +231,10 @@ def predict(
 ) -> Iterator[tuple[int, Tensor, Tensor, list[Tensor]]]:
     """Yield (index, image (3, H, W), depth (H, W), prediction of each head (H, W)), all on the CPU."""
     size = context.features.batch_size
-    batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
-    stream = context.timed(load_views(views_of(data, config, context.seed), batches, context), "load")
-    for batch in context.progress.track(stream, title, len(batches), unit="batches"):
+    keys = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+    views = views_of(data, config, context.seed)
+    stream = context.timed(load_views(views, keys, context.features.workers, stack=False), "load")
+    for batch in context.progress.track(stream, title, len(keys), unit="batches"):
         for rows in _same_size(batch[1]):
             images = torch.stack([batch[1][i] for i in rows])
             names = [data.ids[batch[0][i]] for i in rows]

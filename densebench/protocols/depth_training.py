@@ -6,9 +6,6 @@ image) alone, and heads and optimisers are all that it leaves behind.
 
 from __future__ import annotations
 
-import io
-import pickle
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError, StorageError
+from densebench.datasets.views import load_views
+from densebench.errors import DatasetError
 from densebench.ops import depth as ops
-from densebench.paths import write_atomically
-from densebench.protocols.depth_heads import (
-    Encoder,
-    Plan,
-    Trained,
-    errors_of,
-    load_views,
-    new_head,
-    predict,
-    views_of,
-)
+from densebench.protocols.checkpoint import Checkpoint
+from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, new_head, predict, views_of
 from densebench.protocols.protocol import Context
 
 if TYPE_CHECKING:
     from densebench.protocols.depth import DepthConfig
-
-SAVE_SECONDS = 60.0
-"""How often training is saved, so that a kill costs no more."""
-UNREADABLE = (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError)
 
 
 def train_heads(
@@ -44,16 +29,22 @@ def train_heads(
 ) -> tuple[list[Trained], float, dict[str, float]]:
     """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
     training = _Training(config, plan, encoder, context)
-    stream = load_views(views_of(train, config, context.seed), plan.batches(training.done), context)
+    checkpoint = Checkpoint.of(context, config, (train,), config.checkpoint_seconds)
+    found = checkpoint.load()
+    if found is not None:
+        training.load_state_dict(found["training"])
+        context.progress.say(f"depth heads: {training.done} of {plan.steps} steps were done before.")
+    views, left = views_of(train, config, context.seed), plan.steps - training.done
+    stream = load_views(views, plan.keys(training.done), context.features.workers, stack=False)
     stream = context.timed(stream, "load")
-    left = plan.steps - training.done
     for indices, images, depths in context.progress.track(stream, "training depth heads", left, unit="steps"):
         with context.stage("features"):
-            found = encoder(torch.stack(images), [train.ids[i] for i in indices])
+            channels = encoder(torch.stack(images), [train.ids[i] for i in indices])
         with context.stage("training"):
-            training.step(found, torch.stack(depths).to(context.features.device))
-        with context.stage("save"):
-            training.save()
+            training.step(channels, torch.stack(depths).to(context.features.device))
+        if checkpoint.due or training.done == plan.steps:
+            with context.stage("checkpoint"):
+                checkpoint.save({"training": training.state_dict()})
     if not training.pixels:
         raise DatasetError(f"{train.info.name} {train.split}: no pixel of the training images has a depth above 0.")
     for h in training.heads:
@@ -66,7 +57,7 @@ class _Training:
     """Heads on their way, and all that it takes to go on."""
 
     def __init__(self, config: DepthConfig, plan: Plan, encoder: Encoder, context: Context) -> None:
-        self.config, self.plan, self.context = config, plan, context
+        self.config, self.plan = config, plan
         device, decay = context.features.device, config.weight_decay
         self.heads = [
             Trained(n, rate, new_head(config, encoder.channels(n), context.seed).to(device)) for n, rate in plan.heads
@@ -74,9 +65,6 @@ class _Training:
         self.optimisers = [torch.optim.AdamW(h.head.parameters(), lr=h.rate, weight_decay=decay) for h in self.heads]
         self.losses: list[list[float]] = [[] for _ in self.heads]  # of the last steps
         self.metres, self.pixels, self.done = 0.0, 0, 0  # sum and number of depths seen, and steps
-        self.path = None if context.workspace is None else context.workspace / "heads.pt"
-        self.saved = time.monotonic()
-        self._restore()
 
     def step(self, found: dict[int, Tensor], target: Tensor) -> None:
         """Train every head on features {layers: (B, C, h, w)} and depth (B, H, W)."""
@@ -96,50 +84,23 @@ class _Training:
             del losses[:-100]
         self.done += 1
 
-    def save(self) -> None:
-        """Write the state where there is a place for it, now and then and after the last step."""
-        now = time.monotonic()
-        if self.path is None or (now - self.saved < SAVE_SECONDS and self.done < self.plan.steps):
-            return
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "labels": [h.label for h in self.heads],
-                "heads": [h.head.state_dict() for h in self.heads],
-                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-                "losses": self.losses,
-                "counts": [self.metres, self.pixels, self.done],
-            },
-            buffer,
-        )
-        try:
-            write_atomically(self.path, buffer.getvalue())
-        except StorageError as error:
-            self.context.progress.say(f"training goes on, but a kill would lose it: {error}")
-            self.path = None
-        self.saved = now
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be kept."""
+        return {
+            "heads": [h.head.state_dict() for h in self.heads],
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "losses": self.losses,
+            "counts": [self.metres, self.pixels, self.done],
+        }
 
-    def _restore(self) -> None:
-        """Take up what an earlier process saved; a torn file is said and left aside."""
-        if self.path is None or not self.path.exists():
-            return
-        try:
-            state: dict[str, Any] = torch.load(self.path, map_location=self.context.features.device, weights_only=True)
-            if state["labels"] != [h.label for h in self.heads]:
-                raise ValueError("it holds other heads")
-            counts = state["counts"]
-        except UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.context.progress.say(f"{self.path} cannot be read ({reason}); training starts from its first step.")
-            return
-        for h, optimiser, head, moments in zip(
-            self.heads, self.optimisers, state["heads"], state["optimisers"], strict=True
-        ):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where another training of the same settings was."""
+        for h, head in zip(self.heads, state["heads"], strict=True):
             h.head.load_state_dict(head)
+        for optimiser, moments in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(moments)
         self.losses = state["losses"]
-        self.metres, self.pixels, self.done = counts
-        self.context.progress.say(f"depth heads: {self.done} of {self.plan.steps} steps were done before.")
+        self.metres, self.pixels, self.done = state["counts"]
 
 
 def choose(

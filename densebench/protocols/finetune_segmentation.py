@@ -17,9 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-from matplotlib.figure import Figure
-
 from densebench import figures
 from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
@@ -27,7 +24,8 @@ from densebench.datasets.mmseg_views import LONG
 from densebench.errors import UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
-from densebench.ops.confusion import AbsentRule, Counts, iou, mean_iou, percentile_interval
+from densebench.ops.confusion import AbsentRule, Counts
+from densebench.protocols import scoring
 from densebench.protocols.finetuning import REPLICATES, Plan, State, train
 from densebench.protocols.protocol import (
     Context,
@@ -37,7 +35,6 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
-    by_class,
     input_size,
     refuse_nonsense,
 )
@@ -61,7 +58,7 @@ class FinetuneConfig:
     pipeline: Literal["squash", "slide"] = "squash"
     """"squash": random resized crops and mirror images as in linear segmentation, validation images squashed to their
     size. "slide": MMSEG's crops, validation images in sliding windows, compared at their own size."""
-    size: int | None = None
+    input_size: int | None = None
     """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
     (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
     stride: int = 480
@@ -157,7 +154,7 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
         MetricInfo("miou_best", "%", True, "the best mIoU during training: chosen on the validation images"),
         MetricInfo("miou_present", "%", True, "mean over the classes that occur in the validation masks, at the end"),
     )
-    shrink_hint = "Take fewer images at once with --set finetune_segmentation.sub_batch=N, or a smaller size."
+    shrink_hint = "Take fewer images at once with --set finetune_segmentation.sub_batch=N, or a smaller input_size."
 
     def resolve(self, config: FinetuneConfig, backbone: BackboneInfo, data: DatasetInfo) -> FinetuneConfig:
         """Fill in what depends on backbone and dataset."""
@@ -170,11 +167,11 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
             defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
         share = 0.1 if data.name.startswith("coco") and not slides else 1.0
         defaults = {"train_share": share, **defaults}
-        any_size = config.size or data.input_size or 512  # windows are padded
-        size = any_size if slides else input_size(config.size, 448, backbone, data)
+        any_size = config.input_size or data.input_size or 512  # windows are padded
+        size = any_size if slides else input_size(config.input_size, 448, backbone, data)
         heads = next(n for n in range(max(1, backbone.width // 64), 0, -1) if backbone.width % n == 0)
         filled = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-        resolved = replace(config, size=size, decoder_heads=config.decoder_heads or heads, **filled)
+        resolved = replace(config, input_size=size, decoder_heads=config.decoder_heads or heads, **filled)
         _check(resolved, backbone)
         return resolved
 
@@ -236,7 +233,7 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
 def _check(config: FinetuneConfig, backbone: BackboneInfo) -> None:
     """Raise UsageError for numbers that mean nothing."""
     width, heads = backbone.width, config.decoder_heads or 1
-    numbers = ("batch", "sub_batch", "stride", "drop_at", "evaluations", "decoder_layers", "size", "head_factor")
+    numbers = ("batch", "sub_batch", "stride", "drop_at", "evaluations", "decoder_layers", "input_size", "head_factor")
     optional = ("mask_size", "epochs", "steps", "clip")
     shares = ("drop_path", "decoder_drop_path")
     rates = config.learning_rates or (0.0,)
@@ -263,17 +260,9 @@ def _check(config: FinetuneConfig, backbone: BackboneInfo) -> None:
 def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
     assert state.kept is not None
     found, again = Counts(*state.kept.counts), Counts(*state.kept.replicates.unbind(1))
-    missing = torch.nonzero(found.tp + found.fn == 0).flatten().tolist()
-    for name, exclude in (("miou", []), ("miou_present", missing)):
-        low, high = percentile_interval(100 * mean_iou(*again, absent=absent, exclude=exclude)).tolist()
-        yield Metric(
-            name=name,
-            value=100 * float(mean_iou(*found, absent=absent, exclude=exclude)),
-            main=name == "miou",
-            ci95=(low, high),
-            ci_method="Poisson bootstrap over validation images, weights held fixed",
-            per_class=by_class(info, iou(*found, absent=absent)) if name == "miou" else {},
-        )
+    plain, present = (scoring.miou(found, again, absent, present=only) for only in (False, True))
+    yield scoring.metric("miou", {"": plain}, "weights", main=True, info=info)
+    yield scoring.metric("miou_present", {"": present}, "weights")
     yield Metric(name="miou_best", value=best)
 
 
@@ -284,7 +273,7 @@ def _bytes_held(config: FinetuneConfig, backbone: BackboneInfo, n_classes: int, 
     values, the attention's output, 4 D before and after the activation) where attention is not written out, and
     float32 is assumed; the weights are those of blocks with an MLP of 4 D.
     """
-    width, pixels, is_segmenter = backbone.width, (config.size or 0) ** 2, config.head == "segmenter"
+    width, pixels, is_segmenter = backbone.width, (config.input_size or 0) ** 2, config.head == "segmenter"
     layers = backbone.depth + config.decoder_layers * is_segmenter
     weights = 4 * (12 * width**2 * layers + 3 * backbone.patch**2 * width)
     copies = 2 + (1 if config.optimiser == "sgd" else 2)  # the copy, its gradients, moments
@@ -299,17 +288,9 @@ def _bytes_held(config: FinetuneConfig, backbone: BackboneInfo, n_classes: int, 
 
 def _curve(curve: list[dict[str, float]]) -> bytes:
     """Return mIoU and loss by step, a line per learning rate, as PNG."""
-    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for rate in dict.fromkeys(point["rate"] for point in curve):
-        mine = [point for point in curve if point["rate"] == rate]
-        steps = [point["step"] for point in mine]
-        left.plot(steps, [point["miou"] for point in mine], marker="o", markersize=3, label=f"{rate:g}")
-        right.plot(steps, [point["loss"] for point in mine], marker="o", markersize=3)
-    for axis, title in ((left, "mIoU on validation images, %"), (right, "training loss, mean since the last look")):
-        axis.set_title(title, fontsize=9)
-        axis.set(xlabel="step", xlim=(0, None), ylim=(0, 1.08 * axis.get_ylim()[1]))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.3)
-    left.legend(title="learning rate", fontsize=7, title_fontsize=7, frameon=False)
-    return figures.png(figure)
+    rates = dict.fromkeys(point["rate"] for point in curve)
+    panels = {
+        title: {f"rate {rate:g}": {int(p["step"]): p[name] for p in curve if p["rate"] == rate} for rate in rates}
+        for title, name in (("mIoU of validation images (%)", "miou"), ("training loss (nat)", "loss"))
+    }
+    return figures.curves(panels, "step")

@@ -7,13 +7,9 @@ unbroken one (on a CPU with the same number of threads).
 
 from __future__ import annotations
 
-import io
 import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,21 +17,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from densebench.config import score_hash
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.mmseg_views import MmsegViews
-from densebench.datasets.segmentation_views import Key, SegmentationViews, load_views, read_pair, resized
-from densebench.errors import DatasetError, DensebenchError, StorageError
+from densebench.datasets.segmentation_views import SegmentationViews, read_pair, resized
+from densebench.datasets.views import batches, draw_share, load_views
+from densebench.errors import DatasetError, DensebenchError
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.confusion import AbsentRule, Counts, PoissonBootstrap, confusion, counts, mean_iou
 from densebench.ops.heads import pixel_targets
 from densebench.ops.resize import resize_labels
 from densebench.ops.retrieval import upsample_argmax
 from densebench.ops.segmenter import slide
-from densebench.paths import write_atomically
-from densebench.progress import Progress
+from densebench.protocols.checkpoint import Checkpoint
+from densebench.protocols.examples import spread
 from densebench.protocols.finetuning_network import Network, Trainer, build, rate_share
 from densebench.protocols.protocol import Context, Data
+from densebench.protocols.segmentation_heads import evenly
 
 if TYPE_CHECKING:
     from densebench.protocols.finetune_segmentation import FinetuneConfig
@@ -60,17 +57,15 @@ class Plan:
     @classmethod
     def of(cls, config: FinetuneConfig, n_train: int, seed: int = 0) -> Plan:
         """Draw the share of the images that a resolved config asks for, and turn epochs into steps."""
-        assert config.size is not None
+        assert config.input_size is not None
         assert config.batch is not None
         assert config.evaluations is not None
         assert config.learning_rates is not None
         assert config.train_share is not None
-        # the images that linear segmentation trains on
-        drawn = np.random.default_rng((seed, n_train)).permutation(n_train)[: max(1, int(n_train * config.train_share))]
-        steps = config.steps or math.ceil((config.epochs or 1) * len(drawn) / config.batch)
-        looks = {max(1, round(i * steps / config.evaluations)) for i in range(1, config.evaluations + 1)}
-        images = tuple(sorted(drawn.tolist()))
-        return cls(images, config.size, config.batch, steps, tuple(sorted(looks)), config.learning_rates, seed)
+        images = draw_share(n_train, config.train_share, seed)  # those that linear segmentation trains on
+        steps = config.steps or math.ceil((config.epochs or 1) * len(images) / config.batch)
+        looks = tuple(evenly(steps, config.evaluations))
+        return cls(images, config.input_size, config.batch, steps, looks, config.learning_rates, seed)
 
 
 @dataclass
@@ -132,9 +127,7 @@ class State:
 def train(config: FinetuneConfig, plan: Plan, backbone: Backbone, data: Data, context: Context) -> State:
     """Train one learning rate after the other, from wherever the last run of this cell was stopped."""
     drawn, info, device = data.train.select(plan.images), data.train.info, context.features.device
-    settings = {"config": config, "seed": context.seed, "weights": context.features.weights_digest}
-    digest = score_hash({**settings, "data": [data.train.digest(), data.val.digest()], "format": 1})
-    checkpoint = Checkpoint(context.workspace, digest, config.checkpoint_seconds, context.progress)
+    checkpoint = Checkpoint.of(context, config, (data.train, data.val), config.checkpoint_seconds)
     found = checkpoint.load()
     state = State.of(found)
     if found is not None:
@@ -214,7 +207,7 @@ def _predict(
         views = Squashed(val, plan.size, config.mask_size)
     at_once = 1 if slides or config.mask_size is None else config.sub_batch  # masks of their own sizes do not stack
     chunks = [list(range(i, min(i + at_once, len(val)))) for i in range(0, len(val), at_once)]
-    stream = context.timed(load_views(views, chunks, context.features.workers), "load")  # type: ignore[arg-type]
+    stream = context.timed(load_views(views, chunks, context.features.workers), "load")
     for indices, images, masks in context.progress.track(stream, "scoring validation images", len(chunks), "batches"):
         names = [val.ids[i] for i in indices]
         with context.stage("validation"), torch.no_grad():
@@ -242,8 +235,7 @@ def _evaluate(
     info = val.info
     bootstrap = PoissonBootstrap((3, info.n_classes), REPLICATES)
     total = torch.zeros(3, info.n_classes, dtype=torch.int64)
-    shown = set(np.linspace(0, len(val) - 1, min(config.examples, len(val))).astype(int).tolist())
-    examples = []
+    shown, examples = spread(config.examples, len(val)), []
     for index, image, mask, prediction in _predict(config, plan, network, val, context):
         with context.stage("score"):
             table = confusion(prediction, mask, info.n_classes, info.n_classes, info.ignored)
@@ -258,72 +250,3 @@ def _evaluate(
             "Run `densebench data check` on it."
         )
     return Scores(rate, total, bootstrap.replicates().clone(), examples)
-
-
-def batches(n_images: int, batch: int, seed: int, steps: range) -> Iterator[list[Key]]:
-    """Yield the (epoch, image) pairs of each step: all images in a new order in every epoch, none left out."""
-
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        return np.random.default_rng((seed, epoch)).permutation(n_images).tolist()
-
-    for step in steps:
-        places = (divmod(p, n_images) for p in range(step * batch, (step + 1) * batch))
-        yield [(epoch, order(epoch)[place]) for epoch, place in places]
-
-
-@dataclass
-class Checkpoint:
-    """The state of a cell on disk: loaded if it is whole and of these settings, written at most every so often."""
-
-    folder: Path | None
-    """None: nothing is kept."""
-    settings: str
-    """Digest of what must be the same."""
-    seconds: float
-    progress: Progress
-    _last: float = field(default_factory=time.monotonic)
-    _full: bool = False
-
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        assert self.folder is not None
-        return self.folder / "finetuning.pt"
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the state, None where there is none that can be gone on from."""
-        if self.folder is None or not self.path.exists():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
-        except Exception as error:  # a torn file can fail in any way that zip, pickle and torch have
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-            self.progress.say(f"{self.path} cannot be read ({reason}); training starts again.")
-            return None
-        if settings != self.settings:
-            self.progress.say(f"{self.path} is of other settings; training starts again.")
-            return None
-        return state
-
-    @property
-    def due(self) -> bool:
-        """Whether the last one is old enough."""
-        return self.folder is not None and time.monotonic() - self._last >= self.seconds
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state; a disk that is full costs the resume, not the run."""
-        if self.folder is None:
-            return
-        buffer = io.BytesIO()
-        torch.save({"settings": self.settings, **state}, buffer)
-        try:
-            write_atomically(self.path, buffer.getvalue())
-        except StorageError as error:
-            if not self._full:
-                self.progress.say(
-                    f"{error} Training goes on; after a kill it would go on from an older checkpoint, if any."
-                )
-            self._full = True
-        self._last = time.monotonic()

@@ -6,7 +6,7 @@ The first half of `unsupervised_segmentation.py`, which has the settings and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,14 @@ from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.errors import UsageError
 from densebench.features import Batch, FeatureSource, FeatureSpec, Labels
 from densebench.model_zoo.attention import ClassAttention
-from densebench.ops import cbfe, clustering
+from densebench.ops import cbfe
 from densebench.ops.resize import resize_labels
 from densebench.progress import Progress
-from densebench.protocols.clusters import Fit, Run, fit_clusters
+from densebench.protocols.clusters import Fit, Run, Space, fit_clusters, fit_space
 from densebench.protocols.protocol import Context, Data
 
 if TYPE_CHECKING:
     from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentationConfig
-
-ATTENTION_BYTES = 2**28
-"""The largest attention tensor made at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +69,22 @@ class Images:
 
     config: UnsupervisedSegmentationConfig
     context: Context
-    projection: clustering.Projection | None
+    space: Space
 
     def stream(self, part: Part, title: str, labels: bool = False) -> Iterator[tuple[Batch, Tensor]]:
         """Yield (batch, tokens (N, d) as they are clustered); masks come at the input size."""
-        spec = spec_of(self.config)
+        spec = self.config.spec
         wanted = Labels(spec.size, "centre") if labels else None
         stream = self.context.features.stream(part.data, spec, part.indices, labels=wanted, title=title)
         for batch in self.context.timed(stream, "features"):
             with self.context.stage("projection"):
-                tokens = batch.tokens if self.projection is None else self.projection(batch.tokens)
+                tokens = self.space(batch.tokens)
             yield batch, tokens
 
     def maps(self, batch: Batch, tokens: Tensor, fit: Fit) -> Tensor:
         """Return the clusters (B, S, S) of a batch on the CPU, at the evaluation size."""
         with self.context.stage("assign"):
-            grid = (len(batch.indices), *batch.maps.shape[2:])
-            return resize_labels(clustering.assign(tokens, fit.centroids).view(grid), self.config.eval_size).cpu()
+            return fit.maps(tokens, (len(batch.indices), *batch.maps.shape[2:]), self.config.eval_size)
 
     def masks(self, part: Part, batch: Batch) -> Tensor:
         """Return the ground truth (B, S, S) of a batch at the evaluation size."""
@@ -126,25 +122,17 @@ def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, 
     return train, Part(data.val, list(range(len(data.val))), *labels)
 
 
-def fit_projection(
-    config: UnsupervisedSegmentationConfig, parts: Iterable[Part], context: Context
-) -> clustering.Projection | None:
-    """Return standardisation and PCA over the tokens of all parts, None where tokens are clustered as they are."""
-    if config.pca is None:
-        return None
-    moments = clustering.StreamingMoments(context.features.info.width)
-    for part in parts:
-        for _, tokens in Images(config, context, None).stream(part, "moments"):
-            with context.stage("projection"):
-                moments.update(tokens)
-    with context.stage("projection"):
-        return moments.pca(config.pca)
+def images_of(config: UnsupervisedSegmentationConfig, parts: Sequence[Part], context: Context) -> Images:
+    """Return the images in the space of the tokens of all parts."""
+    plain = Images(config, context, Space(context.features.info.width))
+    tokens = (tokens for part in parts for _, tokens in plain.stream(part, "moments"))
+    return replace(plain, space=fit_space(config, tokens, context))
 
 
 def fit_base(images: Images, parts: Sequence[Part]) -> Fit:
     """Cluster all tokens; centroids of length 1 make the nearest one that of the greatest dot product."""
     config, features = images.config, images.context.features
-    height, width = spec_of(config).grid(features.info)
+    height, width = config.spec.grid(features.info)
     n_rows = height * width * sum(len(part.indices) for part in parts)
     if n_rows < config.k_fg_extraction:
         raise UsageError(
@@ -153,15 +141,12 @@ def fit_base(images: Images, parts: Sequence[Part]) -> Fit:
         )
     rows = ((tokens, torch.arange(len(tokens))) for part in parts for _, tokens in images.stream(part, "training rows"))
     run = Run(config.k_fg_extraction, config.clustering_seed, spherical=True)
-    return fit_clusters(config, [run], rows, n_rows, dims_of(images), images.context)[0]
+    return fit_clusters(config, [run], rows, n_rows, images.space.dims, images.context)[0]
 
 
 def _attention_masks(images: Images, part: Part) -> Iterator[Tensor]:
     """Yield the attention's foreground (S, S) of one image after another."""
     config, features = images.config, images.context.features
-    info, spec = features.info, FeatureSpec(size=spec_of(config).size)
-    height, width = spec.grid(info)
-    each = 4 * info.heads * (info.prefix + height * width) ** 2
     source = FeatureSource(
         ClassAttention(features.backbone, features.weights_digest),
         cache=features.cache,
@@ -169,10 +154,11 @@ def _attention_masks(images: Images, part: Part) -> Iterator[Tensor]:
         device=str(features.device),
         precision=features.precision,
         dtype=features.dtype,
-        batch_size=max(1, min(features.batch_size, ATTENTION_BYTES // each)),
+        batch_size=config.attention_batch(features.info, features.batch_size),
         workers=features.workers,
     )
-    for batch in images.context.timed(source.stream(part.data, spec, part.indices), "attention"):
+    stream = source.stream(part.data, FeatureSpec(size=config.spec.size), part.indices)
+    for batch in images.context.timed(stream, "attention"):
         with images.context.stage("attention"):
             masks = cbfe.attention_mask(
                 batch.maps[:, 0].cpu(), config.attention_mass, config.blur_sigma, min_component=config.min_component
@@ -205,17 +191,3 @@ def find_threshold(images: Images, base: Fit, train: Part, precisions: Tensor) -
             for clusters, target in zip(maps, truth, strict=True):
                 search.update(clusters, target)
     return search.compute()
-
-
-def dims_of(images: Images) -> int:
-    """Return the dimensions of a token as it is clustered."""
-    if images.projection is None:
-        return images.context.features.info.width
-    return images.projection.components.shape[1]
-
-
-def spec_of(config: UnsupervisedSegmentationConfig) -> FeatureSpec:
-    """Return what is asked of the backbone."""
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

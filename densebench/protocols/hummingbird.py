@@ -16,28 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from densebench.config import no_score
 from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.errors import UsageError
-from densebench.features import Labels
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
-from densebench.ops import matching, retrieval, sampling
-from densebench.ops.confusion import (
-    AbsentRule,
-    ConfusionMatrix,
-    PoissonBootstrap,
-    counts,
-    iou,
-    mean_iou,
-    percentile_interval,
-)
-from densebench.protocols import memory
+from densebench.ops import retrieval, sampling
+from densebench.ops.confusion import AbsentRule
+from densebench.protocols import memory, scoring
 from densebench.protocols.memory import Content, Memory, RetrievalConfig
 from densebench.protocols.protocol import (
     Context,
@@ -47,7 +37,6 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Preset,
     Protocol,
-    by_class,
     input_size,
 )
 from densebench.protocols.retrieval_pictures import ClassExamples
@@ -132,22 +121,20 @@ class Hummingbird(Protocol[HummingbirdConfig]):
 
     def run(self, config: HummingbirdConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Build a memory per fraction and seed, answer all validation patches from it, score."""
-        device = context.features.device
-        if config.backend == "faiss" and device.type != "cpu":
-            raise UsageError(f"hummingbird.backend=faiss searches on the CPU; on {device} use torch.")
         metrics: list[Metric] = []
         banks: dict[str, Any] = {}
         pictures: dict[str, bytes] = {}
         content = _content(config, backbone.info.patch, data.train.info.n_classes)
         for factor in config.fractions:
-            runs = {}
+            runs: dict[str, _Scores] = {}
             for seed, indices in _subsets(config, factor, data.train, context):
                 with context.stage("memory"):
                     title = f"memory 1/{factor}"
                     bank = memory.build(config, backbone.info, data.train, indices, content, context, title)
                 shown = ClassExamples(0 if banks else config.examples, bank, data, backbone.info.patch)
-                runs[seed] = _score(config, bank, data, context, factor, shown)
-                banks[f"1/{factor}:{seed}"] = {**bank.facts, "recall": runs[seed].recall}
+                scores = _score(config, bank, data, context, factor, shown)
+                runs["" if factor == 1 else str(seed)] = scores
+                banks[f"1/{factor}:{seed}"] = {**bank.facts, "recall": scores.recall}
                 with context.stage("figures"):
                     pictures |= shown.draw()
                 del bank, shown
@@ -172,16 +159,12 @@ def _content(config: HummingbirdConfig, patch: int, n_classes: int) -> Content:
     return Content(n_classes, of, sampling.scores_of)
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """mIoU in both readings, with replicates (B,) for intervals and IoU per class (C,)."""
+class _Scores(NamedTuple):
+    """What one memory knows."""
 
-    identity: float
-    hungarian: float
-    present: float
-    per_class: Tensor
-    replicates: dict[str, Tensor]
-    recall: float = 1.0
+    readings: dict[str, scoring.Miou]
+    """mIoU by metric."""
+    recall: float
     """Share of the exact neighbours that the search finds, on the first batch of queries."""
 
 
@@ -189,70 +172,32 @@ def _score(
     config: HummingbirdConfig, bank: Memory, data: Data, context: Context, factor: int, shown: ClassExamples
 ) -> _Scores:
     """Label every validation image from the memory and count."""
-    info, spec = data.info, memory.request(config)
+    info = data.info
     ignored = info.ignored if config.ignore == "dataset" else (VOID,)
-    matrix = ConfusionMatrix(info.n_classes, info.n_classes, ignored)
-    bootstrap = PoissonBootstrap((info.n_classes, info.n_classes))
-    recall = None
-    stream = context.features.stream(data.val, spec, labels=Labels(spec.size), title=f"queries 1/{factor}")
-    for batch in context.timed(stream, "features"):
+    tally = scoring.PixelTally(info.n_classes, ignored)
+    recall = 1.0
+    for batch, label_hat, recalled in memory.ask(bank, data.val, context, f"queries 1/{factor}"):
         assert batch.labels is not None
-        with context.stage("search"):
-            found = bank.search(batch.tokens)
-        recall = bank.recall(batch.tokens, found) if recall is None else recall
-        with context.stage("search"):
-            label_hat = bank.answer(batch.tokens, found)
+        recall = recalled
         with context.stage("score"):
-            maps = label_hat.unflatten(0, (len(batch.indices), *batch.maps.shape[2:])).permute(0, 3, 1, 2)
-            predictions = retrieval.upsample_argmax(maps, spec.size).cpu()
-            for i, (image, prediction, target) in enumerate(zip(batch.indices, predictions, batch.labels, strict=True)):
-                bootstrap.update(image, matrix.update(prediction, target))
+            predictions = retrieval.upsample_argmax(label_hat.permute(0, 3, 1, 2), bank.config.spec.size).cpu()
+            tally.update(batch.indices, predictions, batch.labels)
+            for i, image in enumerate(batch.indices):
                 if image in shown.images:
-                    shown.add(image, batch.maps[i], prediction, target)
-    scores = _summarise(matrix.table, bootstrap.replicates(), config.absent)
-    return replace(scores, recall=1.0 if recall is None else recall)
+                    shown.add(image, batch.maps[i], predictions[i], batch.labels[i])
+    return _Scores(tally.readings(config.absent), recall)
 
 
-def _summarise(table: Tensor, replicates: Tensor, absent: AbsentRule) -> _Scores:
-    """Turn counts into mIoU: identity, Hungarian (matching held fixed in the replicates), present classes."""
-    mapping = matching.hungarian(table)
-    present = table.sum(1) > 0
-    ways = {"identity": counts(table), "hungarian": counts(table, mapping)}
-    again = {"identity": counts(replicates), "hungarian": counts(replicates, mapping)}
-    absent_from_truth = torch.nonzero(~present).flatten().tolist()
-    return _Scores(
-        identity=float(mean_iou(*ways["identity"], absent=absent)),
-        hungarian=float(mean_iou(*ways["hungarian"], absent=absent)),
-        present=float(mean_iou(*ways["identity"], absent=absent, exclude=absent_from_truth)),
-        per_class=iou(*ways["identity"], absent=absent),
-        replicates={
-            "miou": mean_iou(*again["identity"], absent=absent),
-            "miou_hungarian": mean_iou(*again["hungarian"], absent=absent),
-            "miou_present": mean_iou(*again["identity"], absent=absent, exclude=absent_from_truth),
-        },
-    )
-
-
-def _metrics(factor: int, runs: dict[int, _Scores], info: DatasetInfo) -> Iterator[Metric]:
+def _metrics(factor: int, runs: dict[str, _Scores], info: DatasetInfo) -> Iterator[Metric]:
     """Yield the three readings of one fraction: means over subset seeds, intervals over images."""
-    label = "1" if factor == 1 else f"1/{factor}"
-    per_class = torch.stack([r.per_class for r in runs.values()]).mean(0)
-    values = {
-        "miou": {seed: r.identity for seed, r in runs.items()},
-        "miou_hungarian": {seed: r.hungarian for seed, r in runs.items()},
-        "miou_present": {seed: r.present for seed, r in runs.items()},
-    }
-    for name, by_seed in values.items():
-        replicates = torch.stack([r.replicates[name] for r in runs.values()]).mean(0)
-        low, high = percentile_interval(100 * replicates).tolist()
-        yield Metric(
-            name=f"{name}@{label}",
-            value=100 * sum(by_seed.values()) / len(by_seed),
-            main=name == "miou",
-            ci95=(low, high),
-            ci_method="Poisson bootstrap over validation images, matching and memory held fixed",
-            seeds={str(seed): 100 * value for seed, value in by_seed.items()} if factor > 1 else {},
-            per_class=by_class(info, per_class) if name == "miou" else {},
+    for name in ("miou", "miou_hungarian", "miou_present"):
+        is_main = name == "miou"
+        yield scoring.metric(
+            f"{name}@1" if factor == 1 else f"{name}@1/{factor}",
+            {seed: scores.readings[name] for seed, scores in runs.items()},
+            "matching and memory",
+            main=is_main,
+            info=info if is_main else None,
         )
 
 

@@ -15,11 +15,10 @@ part of the score). Embedded datasets have no published setting: there `memory_s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,32 +27,28 @@ from torch import Tensor
 from densebench import figures
 from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import DatasetError, UsageError
-from densebench.features import Labels
+from densebench.errors import DatasetError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling
 from densebench.protocols import memory
+from densebench.protocols.depth_scores import MAIN, DepthScores, described
+from densebench.protocols.examples import as_seen, spread
 from densebench.protocols.memory import Content, Memory, RetrievalConfig
 from densebench.protocols.protocol import (
     Context,
     Data,
     Estimate,
     Measurement,
-    MetricInfo,
     Preset,
     Protocol,
     input_size,
     refuse_nonsense,
 )
-from densebench.protocols.retrieval_pictures import resized
-from densebench.results import Metric
 
 PUBLISHED = {"memory_size": 10_240_000, "augmentation_epochs": 2, "max_depth": 10.0}
 EMBEDDED = {"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0}
 """Defaults on embedded datasets."""
-NAMES = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1"}
-"""Our names of the errors that are reported, and those of `densebench.ops.depth`."""
 ANSWERS = ("prediction", "constant", "image_mean")
 """Whose errors are computed: the memory's, its mean depth everywhere, and the true mean of each image."""
 UNMEASURED = 0.0
@@ -96,11 +91,7 @@ class InContextDepth(Protocol[InContextDepthConfig]):
             settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
         ),
     }
-    metrics = (
-        MetricInfo("rmse", "m", False, "root of the mean squared error, per image"),
-        MetricInfo("abs_rel", "1", False, "mean of |error| / true depth, per image"),
-        MetricInfo("delta1", "1", True, "share of pixels off by a factor below 1.25, per image"),
-    )
+    metrics = described(MAIN)
     needs = frozenset({"depth"})
     shrink_hint = "Take fewer rows with --set in_context_depth.memory_size=N, or a smaller in_context_depth.input_size."
 
@@ -138,9 +129,6 @@ class InContextDepth(Protocol[InContextDepthConfig]):
 
     def run(self, config: InContextDepthConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Build the memory, answer all validation patches from it, average the errors over images."""
-        device = context.features.device
-        if config.backend == "faiss" and device.type != "cpu":
-            raise UsageError(f"in_context_depth.backend=faiss searches on the CPU; on {device} use torch.")
         train, patch = DepthLabels(data.train), backbone.info.patch
         with context.stage("memory"):
             every = list(range(len(train)))
@@ -148,31 +136,15 @@ class InContextDepth(Protocol[InContextDepthConfig]):
             bank = memory.build(config, backbone.info, train, every, content, context, "memory of depth")
             constant = _mean_depth(bank.labels, train)
         scores = _evaluate(config, bank, constant, patch, DepthLabels(data.val), context)
-        mean, (low, high) = scores.means.mean(), scores.means.interval()
-        columns = {name: ops.ERRORS.index(theirs) for name, theirs in NAMES.items()}
         with context.stage("figures"):
             shown = scores.examples
             pictures = {"depth.png": figures.depths(shown, ["image", "truth", "retrieved"])} if shown else {}
         return Measurement(
-            metrics=tuple(
-                Metric(
-                    name=name,
-                    value=float(mean[0, column]),
-                    unit="m" if name == "rmse" else "1",
-                    higher_is_better=name == "delta1",
-                    main=True,
-                    ci95=(float(low[0, column]), float(high[0, column])),
-                    ci_method="Poisson bootstrap over validation images, memory held fixed",
-                )
-                for name, column in columns.items()
-            ),
+            metrics=tuple(scores.metrics(MAIN, {"prediction": ""}, "memory")),
             facts={
                 "bank": {**bank.facts, "recall": scores.recall},
                 "max_depth": config.max_depth,
-                **{
-                    answer: {name: float(mean[row, column]) for name, column in columns.items()}
-                    for row, answer in enumerate(ANSWERS[1:], 1)
-                },
+                **{answer: scores.values(MAIN, answer) for answer in ANSWERS[1:]},
                 "constant_depth": constant,
                 "images_without_valid_pixel": scores.hollow,
                 "pixels_without_measured_neighbour": scores.unanswered,
@@ -236,17 +208,12 @@ def _mean_depth(labels: Tensor, train: DenseDataset) -> float:
     return total / count
 
 
-@dataclass
-class _Scores:
+class _Scores(DepthScores):
     """What came out of the validation pass."""
 
-    means: ops.ImageMean = field(default_factory=lambda: ops.ImageMean((len(ANSWERS), len(ops.ERRORS))))
-    hollow: int = 0
-    """Images without a valid pixel."""
-    unanswered: int = 0
+    unanswered = 0
     """Valid pixels that no neighbour has a measurement for; they get the constant."""
-    recall: float = 1.0
-    examples: list[tuple[NDArray[Any], list[NDArray[Any]]]] = field(default_factory=list)
+    recall = 1.0
 
 
 def _evaluate(
@@ -254,34 +221,20 @@ def _evaluate(
 ) -> _Scores:
     """Predict the depth of every validation image and average its errors."""
     assert config.max_depth is not None
-    scores, spec = _Scores(), memory.request(config)
-    shown = set(np.linspace(0, len(val) - 1, min(config.examples, len(val))).astype(int).tolist())
-    first = True
-    stream = context.features.stream(val, spec, labels=Labels(spec.size), title="queries of depth")
-    for batch in context.timed(stream, "features"):
+    scores, shown = _Scores(*ANSWERS), spread(config.examples, len(val))
+    for batch, grid, recall in memory.ask(bank, val, context, "queries of depth", missing=UNMEASURED):
         assert batch.labels is not None
-        with context.stage("search"):
-            found = bank.search(batch.tokens)
-        if first:
-            scores.recall, first = bank.recall(batch.tokens, found), False
-        with context.stage("search"):
-            retrieved = bank.answer(batch.tokens, found, missing=UNMEASURED)
+        scores.recall = recall
         with context.stage("score"):
-            grid = retrieved.unflatten(0, (len(batch.indices), *batch.maps.shape[2:]))
             for index, raw, truth in zip(batch.indices, ops.unpatchify(grid, patch).cpu(), batch.labels, strict=True):
                 valid = ops.valid_depth(truth, config.min_depth, config.max_depth, config.eigen_crop)
                 predicted = raw.nan_to_num(constant).clamp(config.min_depth, config.max_depth)
                 scores.unanswered += int((raw.isnan() & valid).sum())
-                scores.hollow += int(not valid.any())
-                scores.means.update(index, torch.stack(list(_errors(predicted, constant, truth, valid))))
+                scores.update(index, torch.stack(list(_errors(predicted, constant, truth, valid))))
                 if index in shown:
-                    pixels = np.asarray(resized(val, index, spec))
-                    scores.examples.append((pixels, [truth.numpy().copy(), predicted.numpy()]))  # not its whole batch
-    if scores.hollow == len(val):
-        raise DatasetError(
-            f"{val.info.name} {val.split}: no pixel of any image lies between {config.min_depth} and "
-            f"{config.max_depth} m. Is its depth in metres? Else set in_context_depth.max_depth."
-        )
+                    maps = [truth.numpy().copy(), predicted.numpy()]  # a copy, or it would keep its whole batch
+                    scores.examples.append((as_seen(val, index, config.spec), maps))
+    scores.check("in_context_depth", val, config.min_depth, config.max_depth)
     return scores
 
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from densebench import figures
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.segmentation_views import Mirror, SegmentationViews, load_views
+from densebench.datasets.segmentation_views import Mirror, SegmentationViews
+from densebench.datasets.views import load_views
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
@@ -51,7 +52,6 @@ from densebench.protocols.segmentation_heads import (
     evaluate,
     labels_of,
     look,
-    spec_of,
     train,
 )
 
@@ -121,21 +121,20 @@ class LinearHeadProtocol(Protocol[C]):
             **{name: value for name, value in defaults.items() if getattr(config, name) is None},
         )
         check(self.name, config)
-        return config
+        return config if config.evaluations is not None else replace(config, evaluations=config.epochs)
 
     def estimate(self, config: C, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, what is held beside the model, and the arithmetic of the head."""
         plan = Plan.of(self.name, config, len(data.train))
-        spec, classes, side = spec_of(config), data.info.n_classes, config.mask_size
+        spec, classes, side = config.spec, data.info.n_classes, config.mask_size
         rows, columns = spec.grid(backbone)
         # classify the patches, upsample their rows, then their columns
         each = 2.0 * classes * (backbone.width * rows * columns + side * columns * (rows + side))
-        looks = -(-plan.epochs // config.evaluate_every)
         return Estimate(
             features={"train": (spec, self.passes(config, plan)), "val": (spec, len(data.val))},
             uncached=self.uncached,
             bank_bytes=3 * 1000 * 4 * classes**2 + 4 * 4 * classes * side**2 + self.held_bytes(config, plan),
-            search_flops=each * (3 * plan.epochs * len(plan.order(0)) + looks * len(data.val)),
+            search_flops=each * (3 * plan.epochs * len(plan.order(0)) + len(plan.looks) * len(data.val)),
         )
 
     def held_bytes(self, config: C, plan: Plan) -> int:
@@ -154,7 +153,7 @@ class LinearHeadProtocol(Protocol[C]):
             sgd.param_groups[0]["lr"] = rate
             mean_loss = train(config, plan, head, sgd, pairs, data.train.info, context)
             curve.append({"epoch": epoch, "learning_rate": rate, "loss": mean_loss, "miou": None})
-            if epoch % config.evaluate_every == 0 and epoch < plan.epochs:
+            if epoch in plan.looks and epoch < plan.epochs:
                 curve[-1]["miou"] = value = look(config, head, data, context, f"validation after epoch {epoch}")
                 if best is None or value > best[0]:
                     best = value, epoch, copy.deepcopy(head)
@@ -230,7 +229,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
         """Run the backbone on new crops in every epoch."""
         views = SegmentationViews(
             data=data,
-            size=spec_of(config).size,
+            size=config.spec.size,
             scale=config.scale,
             ratio=config.ratio,
             flip=config.flip,
@@ -271,7 +270,7 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
         self, config: LinearSegmentationCachedConfig, plan: Plan, data: DenseDataset, context: Context
     ) -> Iterator[Iterator[Pair]]:
         """Read the same features in every epoch, or those of the mirror images in every second one."""
-        spec, source = spec_of(config), context.features
+        spec, source = config.spec, context.features
         masks: dict[int, Tensor] = {}
         for batch in context.timed(
             source.stream(data, None, plan.images, labels=labels_of(spec), title="masks"), "load"

@@ -7,8 +7,8 @@ Shared by `hummingbird` (soft class labels) and `in_context_depth` (depth values
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,22 +18,19 @@ from densebench.config import no_score
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import FeatureError, UsageError
-from densebench.features import FeatureSpec, Labels
-from densebench.model_zoo.backbone import BackboneInfo, Facet
+from densebench.features import Batch, FeatureSpec, Labels
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.protocols.protocol import Context, refuse_nonsense
+from densebench.protocols.settings import FeatureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
+class RetrievalConfig(FeatureConfig):
     """Settings of every protocol that asks a memory of patches."""
 
     input_size: int | None = None
     """Side in pixels, of memory and query images; None: 512 (HBIRD), rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    """Take the last layer after its final norm."""
     std: tuple[float, float, float] | None = None
     """Channel deviations instead of the weights' own."""
     neighbours: int = 30
@@ -75,15 +72,8 @@ def check(name: str, config: RetrievalConfig) -> None:
 
 def request(config: RetrievalConfig, epoch: int | None = None, seed: int = 0) -> FeatureSpec:
     """Return the feature request of memory images (an epoch) or validation images (none)."""
-    assert config.input_size is not None, "resolve() fills it in"
-    return FeatureSpec(
-        size=(config.input_size, config.input_size),
-        layer=config.layer,
-        facet=config.facet,
-        norm=config.norm,
-        std=config.std,
-        augment=Augment(seed=seed, epoch=epoch) if epoch is not None and config.augmentation_epochs else None,
-    )
+    augment = Augment(seed=seed, epoch=epoch) if epoch is not None and config.augmentation_epochs else None
+    return replace(config.spec, std=config.std, augment=augment)
 
 
 class Plan(NamedTuple):
@@ -210,10 +200,13 @@ def build(
 ) -> Memory:
     """Collect features and labels of the memory images, sampled per image where the memory is bounded.
 
-    Raises FeatureError with the image's id for a patch of length zero, which has no direction to compare.
+    Raises UsageError for faiss anywhere but on the CPU, FeatureError with the image's id for a patch of length zero,
+    which has no direction to compare.
     """
     filling = plan(config, backbone, len(indices))
-    dtype = getattr(torch, config.memory_dtype)
+    dtype, device = getattr(torch, config.memory_dtype), context.features.device
+    if config.backend == "faiss" and device.type != "cpu":
+        raise UsageError(f"backend=faiss searches on the CPU; on {device} use torch.")
     keys = torch.empty(filling.rows, backbone.width, dtype=dtype)
     labels = torch.empty(filling.rows, content.width, dtype=dtype)
     sampled = filling.per_image < filling.patches
@@ -241,13 +234,30 @@ def build(
             keys[filled:stop] = features.flatten(0, 1)
             labels[filled:stop] = values.flatten(0, 1)
             filled = stop
-    device = context.features.device
     keys, labels = keys.to(device), labels.to(device)
     metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
     # faiss would hold a float32 copy beside keys of half precision
     backend = "torch" if config.memory_dtype == "float16" and config.backend == "auto" else config.backend
     index = retrieval.make_index(keys, config.search, backend, metric, config.neighbours)
     return Memory(config, context.seed, filling, indices, keys, labels, places, index)
+
+
+def ask(
+    bank: Memory, data: DenseDataset, context: Context, title: str, missing: float | None = None
+) -> Iterator[tuple[Batch, Tensor, float]]:
+    """Yield each batch of query images, the labels (B, h, w, L) its patches take over, and the recall of the search.
+
+    The recall is that of the first batch; `missing` as `Memory.answer` has it.
+    """
+    spec, recall = request(bank.config), None
+    stream = context.features.stream(data, spec, labels=Labels(spec.size), title=title)
+    for batch in context.timed(stream, "features"):
+        with context.stage("search"):
+            found = bank.search(batch.tokens)
+        recall = bank.recall(batch.tokens, found) if recall is None else recall
+        with context.stage("search"):
+            answer = bank.answer(batch.tokens, found, missing)
+        yield batch, answer.unflatten(0, (len(batch.indices), *batch.maps.shape[2:])), recall
 
 
 def _unit(features: Tensor, names: list[str], model: str) -> Tensor:

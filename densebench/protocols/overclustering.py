@@ -22,18 +22,13 @@ from torch import Tensor
 
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
-from densebench.features import FeatureSpec, Labels
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.ops import clustering, matching
-from densebench.ops.confusion import (
-    AbsentRule,
-    ConfusionMatrix,
-    PoissonBootstrap,
-    confusion,
-    counts,
-)
+from densebench.features import Labels
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops import matching
+from densebench.ops.confusion import AbsentRule, ConfusionMatrix, Counts, PoissonBootstrap, confusion, counts
 from densebench.ops.resize import resize_labels
-from densebench.protocols.clusters import Fit, KMeansConfig, Run, fit_clusters, miou_over_seeds
+from densebench.protocols import scoring
+from densebench.protocols.clusters import Fit, KMeansConfig, Run, Space, fit_clusters, fit_space
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -50,15 +45,6 @@ from densebench.protocols.protocol import (
 class OverclusteringConfig(KMeansConfig):
     """Settings of overclustering, with the names of the published configs where they have one."""
 
-    input_size: int | None = None
-    """Side in pixels; None: 448 rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    eval_size: int = 100
-    """Side that cluster maps and masks are compared at."""
-    pca: int | None = 50
-    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
     clusters: tuple[int | Literal["classes"], ...] = ("classes", 300, 500)
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -100,7 +86,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
 
     def estimate(self, config: OverclusteringConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, k-means' training rows and its arithmetic."""
-        spec = _spec(config)
+        spec = config.spec
         height, width = spec.grid(backbone)
         tokens = len(data.val) * height * width
         dims = min(config.pca or backbone.width, backbone.width)
@@ -117,32 +103,37 @@ class Overclustering(Protocol[OverclusteringConfig]):
 
     def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
         """Four passes over the validation features: moments, training rows, contingency tables, bootstrap."""
-        projection = _fit_projection(config, data, context)
-        if projection.n_tokens < max(_numbers(config)):
+        height, width = config.spec.grid(backbone.info)
+        n_tokens = len(data.val) * height * width
+        if n_tokens < max(_numbers(config)):
             raise UsageError(
-                f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have "
-                f"{projection.n_tokens}. Lower overclustering.clusters, or raise --limit."
+                f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have {n_tokens}. "
+                "Lower overclustering.clusters, or raise --limit."
             )
-        fits = _fit_clusters(config, projection, data, context)
-        tables = _count(config, projection, fits, data, context)
+        stream = context.timed(context.features.stream(data.val, config.spec, title="moments"), "features")
+        space = fit_space(config, (batch.tokens for batch in stream), context)
+        fits = _fit_clusters(config, space, n_tokens, data, context)
+        tables = _count(config, space, fits, data, context)
         mappings = [
             matching.hungarian(t) if fit.k == data.info.n_classes else matching.many_to_one(t, "precision")
             for fit, t in zip(fits, tables, strict=True)
         ]
-        replicates = _bootstrap(config, projection, fits, mappings, data, context)
+        replicates = _bootstrap(config, space, fits, mappings, data, context)
         metrics = []
         for k in _numbers(config):
-            mine = [i for i, fit in enumerate(fits) if fit.k == k]
-            scored = {str(fits[i].seed): counts(tables[i], mappings[i]) for i in mine}
-            metrics.append(
-                miou_over_seeds(f"miou@K={k}", data.info, scored, replicates[:, mine], config.absent, main=True)
-            )
+            found = {
+                str(fit.seed): scoring.miou(counts(table, mapping), Counts(*again.unbind(1)), config.absent)
+                for fit, table, mapping, again in zip(fits, tables, mappings, replicates.unbind(1), strict=True)
+                if fit.k == k
+            }
+            held = "clusters and matching"
+            metrics.append(scoring.metric(f"miou@K={k}", found, held, main=True, info=data.info))
         return Measurement(
             metrics=tuple(metrics),
             facts={
                 "kmeans": [fit.facts() for fit in fits],
-                "tokens": projection.n_tokens,
-                "dimensions": projection.n_dims,
+                "tokens": n_tokens,
+                "dimensions": space.dims,
                 "matching": {
                     f"K={k}": "hungarian" if k == data.info.n_classes else "precision" for k in _numbers(config)
                 },
@@ -151,63 +142,35 @@ class Overclustering(Protocol[OverclusteringConfig]):
         )
 
 
-@dataclass(frozen=True)
-class _Projection:
-    """Standardisation and PCA as one affine map."""
-
-    project: clustering.Projection | None
-    n_tokens: int
-    n_dims: int
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Return tokens (N, d) of tokens (N, D)."""
-        return tokens if self.project is None else self.project(tokens)
-
-
-def _fit_projection(config: OverclusteringConfig, data: Data, context: Context) -> _Projection:
-    moments = clustering.StreamingMoments(context.features.info.width)
-    for batch in context.timed(context.features.stream(data.val, _spec(config), title="moments"), "features"):
-        with context.stage("projection"):
-            moments.update(batch.tokens)
-    if config.pca is None:
-        return _Projection(None, moments.count, context.features.info.width)
-    with context.stage("projection"):
-        project = moments.pca(config.pca)
-    return _Projection(project, moments.count, project.components.shape[1])
-
-
-def _fit_clusters(config: OverclusteringConfig, projection: _Projection, data: Data, context: Context) -> list[Fit]:
+def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, data: Data, context: Context) -> list[Fit]:
     """Cluster the tokens, every one a row."""
-    stream = context.features.stream(data.val, _spec(config), title="training rows")
-    projected = (projection(batch.tokens) for batch in context.timed(stream, "features"))
+    stream = context.features.stream(data.val, config.spec, title="training rows")
+    projected = (space(batch.tokens) for batch in context.timed(stream, "features"))
     rows = ((tokens, torch.arange(len(tokens))) for tokens in projected)
     runs = [Run(k, seed) for k in _numbers(config) for seed in config.seeds]
-    return fit_clusters(config, runs, rows, projection.n_tokens, projection.n_dims, context)
+    return fit_clusters(config, runs, rows, n_tokens, space.dims, context)
 
 
 def _cluster_maps(
-    config: OverclusteringConfig, projection: _Projection, fits: list[Fit], data: Data, context: Context, title: str
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context, title: str
 ) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
     """Yield (image indices, cluster maps per fit, masks), all at the evaluation size."""
-    side = (config.eval_size, config.eval_size)
-    size = _spec(config).size
-    stream = context.features.stream(data.val, _spec(config), labels=Labels(size, "centre"), title=title)
+    wanted = Labels(config.spec.size, "centre")
+    stream = context.features.stream(data.val, config.spec, labels=wanted, title=title)
     for batch in context.timed(stream, "features"):
         assert batch.labels is not None
         with context.stage("assign"):
-            tokens = projection(batch.tokens)
+            tokens = space(batch.tokens)
             grid = (len(batch.indices), *batch.maps.shape[2:])
-            maps = [resize_labels(clustering.assign(tokens, fit.centroids).view(grid), side).cpu() for fit in fits]
-        yield batch.indices, maps, resize_labels(batch.labels, side)
+            maps = [fit.maps(tokens, grid, config.eval_size) for fit in fits]
+        yield batch.indices, maps, resize_labels(batch.labels, config.eval_size)
 
 
-def _count(
-    config: OverclusteringConfig, projection: _Projection, fits: list[Fit], data: Data, context: Context
-) -> list[Tensor]:
+def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[Tensor]:
     """Return the contingency table (C, K) of every fit."""
     info = data.info
     matrices = [ConfusionMatrix(fit.k, info.n_classes, info.ignored) for fit in fits]
-    for _, maps, masks in _cluster_maps(config, projection, fits, data, context, "contingency"):
+    for _, maps, masks in _cluster_maps(config, space, fits, data, context, "contingency"):
         with context.stage("score"):
             for matrix, clusters in zip(matrices, maps, strict=True):
                 matrix.update(clusters, masks)
@@ -216,7 +179,7 @@ def _count(
 
 def _bootstrap(
     config: OverclusteringConfig,
-    projection: _Projection,
+    space: Space,
     fits: list[Fit],
     mappings: list[Tensor],
     data: Data,
@@ -225,7 +188,7 @@ def _bootstrap(
     """Return replicates (B, fits, 3, C) of true positives, false positives and false negatives."""
     info = data.info
     bootstrap = PoissonBootstrap((len(fits), 3, info.n_classes))
-    for indices, maps, masks in _cluster_maps(config, projection, fits, data, context, "bootstrap"):
+    for indices, maps, masks in _cluster_maps(config, space, fits, data, context, "bootstrap"):
         with context.stage("score"):
             classes = [mapping[clusters] for mapping, clusters in zip(mappings, maps, strict=True)]
             for i, image in enumerate(indices):
@@ -236,9 +199,3 @@ def _bootstrap(
 
 def _numbers(config: OverclusteringConfig) -> list[int]:
     return [k for k in config.clusters if isinstance(k, int)]
-
-
-def _spec(config: OverclusteringConfig) -> FeatureSpec:
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)

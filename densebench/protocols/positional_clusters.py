@@ -16,7 +16,7 @@ from torch import Tensor
 
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.errors import UsageError
-from densebench.features import FeatureSpec, Labels, ReadBatch
+from densebench.features import Labels, ReadBatch
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import clustering, information, matching, probe
 from densebench.ops.confusion import (
@@ -29,17 +29,11 @@ from densebench.ops.confusion import (
     percentile_interval,
 )
 from densebench.protocols import sweeps
+from densebench.protocols.examples import spread
 from densebench.protocols.protocol import Context, Data
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect import PositionalEffectConfig
-
-
-def spec_of(config: PositionalEffectConfig) -> FeatureSpec:
-    """Return what is asked of the backbone; a sweep reads other layers and facets of the same forward pass."""
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Reads:
         yield from sweeps.stream_reads(
             self.context,
             data,
-            spec_of(self.config),
+            self.config,
             self.reads,
             indices,
             title,
@@ -91,11 +85,29 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
         probe.CosineKMeans(_initial(seen, config.clusters, info).to(device), config.learning_rate) for seen in moments
     ]
     losses: list[deque[Tensor]] = [deque(maxlen=100) for _ in fits]
-    for batch in reads.stream(data, order, "cosine k-means", batch_size=config.batch):
+    stream = reads.stream(data, order, "cosine k-means", batch_size=config.batch)
+    for step in _whole_batches(stream, config.batch):
         with context.stage("k-means"):
-            for one, maps, last in zip(fits, batch.maps, losses, strict=True):
+            for one, maps, last in zip(fits, step, losses, strict=True):
                 last.append(one.step(_rows(maps)))
     return [one.centroids for one in fits], [sum(map(float, last)) / max(len(last), 1) for last in losses]
+
+
+def _whole_batches(stream: Iterator[ReadBatch], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the maps (size, D, h, w) of each read: a batch is a step, whatever the cache holds.
+
+    Streams end a batch where cached and missing images alternate; steps of fewer images would change the clusters.
+    """
+    held: list[tuple[Tensor, ...]] = []
+    for batch in stream:
+        if not held and len(batch.indices) == size:
+            yield batch.maps
+            continue
+        for i in range(len(batch.indices)):
+            held.append(tuple(maps[i : i + 1] for maps in batch.maps))
+            if len(held) == size:
+                yield tuple(torch.cat(some) for some in zip(*held, strict=True))
+                held = []
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -200,7 +212,7 @@ class Positions:
     @classmethod
     def of(cls, config: PositionalEffectConfig) -> Positions:
         """Return the grid of a study."""
-        size = spec_of(config).size
+        size = config.spec.size
         if config.cell == 1:
             return cls(size, None)
         of_pixel, grid = information.coarse_positions(size, config.cell)
@@ -231,14 +243,14 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
     """Assign every validation pixel to a cluster of every read, and count."""
     config, context, info = reads.config, reads.context, data.info
     assert config.clusters is not None
-    grid, size = Positions.of(config), spec_of(config).size
+    grid, size = Positions.of(config), config.spec.size
     lean = len(reads.reads) > 1
     found = Assigned(
         grid,
         information.PositionCounts(grid.n, info.n_classes, config.groups, grid.of_pixel),
         [Tally(config, info, grid, lean) for _ in reads.reads],
     )
-    shown = set(np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist())
+    shown = spread(config.examples, len(data.val))
     small = torch.uint8 if config.clusters <= 256 else torch.int16
     for batch in reads.stream(data.val, None, "assignment", labels=Labels(size)):
         assert batch.labels is not None

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from densebench import figures
+from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import information
 from densebench.ops.confusion import jackknife_interval
 from densebench.protocols import positional_study, sweeps
-from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit, spec_of
+from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -43,29 +44,19 @@ from densebench.protocols.protocol import (
     input_size,
     refuse_nonsense,
 )
+from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
 from densebench.results import Metric
 
 PUBLISHED: dict[str, Any] = {"steps": 5000, "batch": 24, "init_batches": 96}
 """P-POS A.2."""
 EMBEDDED_SWEEP: dict[str, Any] = {"steps": 100, "batch": 8, "init_batches": 24}
 """Defaults of a sweep on embedded datasets, which runs the backbone on every image of every step."""
-PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionalEffectConfig:
+class PositionalEffectConfig(SweepConfig):
     """Settings of the positional-effect study (P-POS 2.1, A.2)."""
 
-    input_size: int | None = None
-    """Side in pixels, and of the position grid; None: 448 rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    """The final norm belongs to the last layer's tokens only (P-POS 3.2)."""
-    layers: Literal["all"] | tuple[int, ...] | None = None
-    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
-    facets: Literal["all"] | tuple[Facet, ...] | None = None
-    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
     clusters: int | None = None
     """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
     extra_clusters: int = 0
@@ -89,7 +80,7 @@ class PositionalEffectConfig:
     locality: Literal["patches", "all", "none"] | None = None
     """Tokens between which a sweep measures the locality bias I(K, Q) of P-POS 3.3: patches alone, renormalised, or
     class token and registers too; None: patches where the backbone gives attention, else none. P-POS is silent."""
-    examples: int = 8
+    examples: int = no_score(6)
     """Images in the example grid."""
 
 
@@ -98,6 +89,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     name = "positional_effect"
     title = "Positional effect"
+    version = 2
     config = PositionalEffectConfig
     presets = {
         "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
@@ -155,7 +147,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         reads = reads_of(config, backbone)
         if len(reads) > 1:
             return positional_study.estimate(config, reads, backbone, data)
-        spec = spec_of(config)
+        spec = config.spec
         height, width = spec.grid(backbone)
         assert config.clusters is not None
         assert config.steps is not None
@@ -177,26 +169,15 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         return _one(config, losses[0], found, data, context)
 
 
-def reads_of(config: PositionalEffectConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
-    """Return what a resolved config reads."""
-    if config.layers is None:
-        return (Read(config.layer, config.facet, config.norm),)
-    assert not isinstance(config.layers, str)
-    assert not isinstance(config.facets, str)
-    assert config.facets is not None
-    return sweeps.reads_of(config.layers, config.facets, config.norm, backbone)
-
-
 def _sweep(config: PositionalEffectConfig, backbone: BackboneInfo) -> dict[str, Any]:
     """Return layers, facets and locality of a sweep, {} where none is asked for."""
-    if config.layers is None and config.facets is None:
+    sweep = sweeps.resolve("positional_effect", config, backbone)
+    if not sweep:
         return {}
-    layers = sweeps.select_layers("positional_effect", config.layers, config.layer, backbone)
-    facets = sweeps.select_facets("positional_effect", config.facets, config.facet, backbone)
     if config.locality not in (None, "none") and not backbone.attention:
         raise UsageError(f"positional_effect.locality={config.locality}: {backbone.name} gives no attention. Set none.")
     locality = config.locality or ("patches" if backbone.attention else "none")
-    return {"layers": layers, "facets": facets, "locality": locality}
+    return {**sweep, "locality": locality}
 
 
 def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: Data, context: Context) -> Measurement:

@@ -16,16 +16,13 @@ import torch
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import information
 from densebench.protocols import sweeps
-from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, spec_of
+from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score
 from densebench.protocols.positional_pictures import pictures_of
 from densebench.protocols.protocol import Data, Estimate, Measurement, by_class
 from densebench.results import Metric
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect import PositionalEffectConfig
-
-ATTENTION_BYTES = 2**28
-"""The largest attention tensor made at once."""
 
 
 def estimate(config: PositionalEffectConfig, reads: Sequence[Read], backbone: BackboneInfo, data: Data) -> Estimate:
@@ -37,7 +34,7 @@ def estimate(config: PositionalEffectConfig, reads: Sequence[Read], backbone: Ba
     assert config.steps is not None
     assert config.batch is not None
     assert config.init_batches is not None
-    spec, width, k = spec_of(config), backbone.width, config.clusters
+    spec, width, k = config.spec, backbone.width, config.clusters
     height, columns = spec.grid(backbone)
     rows, n, grid = height * columns, len(reads), Positions.of(config)
     maps = n * max(config.batch, 16) * rows * width * 6  # float32, then rounded; 16 is the usual batch elsewhere
@@ -207,13 +204,10 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
     """Return I(K, Q) of every layer of the network, over all validation images."""
     config, context = reads.config, reads.context
     features = context.features
-    info, spec = features.info, spec_of(config)
-    height, width = spec.grid(info)
-    each = 4 * info.heads * (info.prefix + height * width) ** 2
+    info = features.info
     found = information.LocalityBias(info.depth, info.heads, info.prefix if config.locality == "patches" else 0)
-    stream = features.stream_attention(
-        data.val, spec, range(info.depth), batch_size=max(1, min(features.batch_size, ATTENTION_BYTES // each))
-    )
+    at_once = config.attention_batch(info, features.batch_size)
+    stream = features.stream_attention(data.val, config.spec, range(info.depth), batch_size=at_once)
     for batch in context.timed(stream, "attention"):
         for layer, attention in enumerate(context.timed(batch.layers, "attention")):
             with context.stage("locality"):

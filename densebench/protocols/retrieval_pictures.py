@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
 from densebench import figures
 from densebench.datasets.dataset import DenseDataset
-from densebench.features import RESAMPLING, FeatureSpec
 from densebench.protocols import memory
+from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.memory import Memory
 from densebench.protocols.protocol import Data
 
@@ -42,16 +41,16 @@ class ClassExamples:
     """
 
     def __init__(self, count: int, bank: Memory, data: Data, patch: int) -> None:
-        self.images = set(np.linspace(0, len(data.val) - 1, min(count, len(data.val))).astype(int).tolist())
+        self.images = spread(count, len(data.val))
         self.bank, self.data, self.patch = bank, data, patch
         some = bank.labels[:: max(1, len(bank.labels) // 100_000)]
         self.shares = some.float().sum(0).tolist() if self.images else []
         self.queries: list[Query] = []
-        self.predictions: list[tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]] = []
+        self.predictions: list[Example] = []
 
     def add(self, image: int, features: Tensor, prediction: Tensor, target: Tensor) -> None:
         """Keep one image's features (D, h, w) at the query, its prediction and its mask (H, W)."""
-        pixels = np.asarray(resized(self.data.val, image, memory.request(self.bank.config)))
+        pixels = as_seen(self.data.val, image, self.bank.config.spec)
         # copies, or each example would keep its whole batch
         self.predictions.append((pixels, target.numpy().copy(), prediction.numpy().astype(np.uint8)))
         found = central_patch(target.numpy(), self.patch, self.shares)
@@ -73,8 +72,7 @@ class ClassExamples:
 
     def _row(self, query: Query) -> list[figures.Marked]:
         """Return a query and its neighbours."""
-        spec = memory.request(self.bank.config)
-        pixels = np.asarray(resized(self.data.val, query.image, spec))
+        pixels = as_seen(self.data.val, query.image, self.bank.config.spec)
         row = [figures.Marked(pixels, self._box(query.patch), self.data.info.classes[query.label])]
         found = self.bank.search(query.feature[None])
         for key, score in zip(found.indices[0, :NEIGHBOURS].tolist(), found.scores[0].tolist(), strict=False):
@@ -98,7 +96,7 @@ class ClassExamples:
 
     def _box(self, patch: int) -> tuple[int, int, int]:
         """Return left, top and side of a patch in pixels."""
-        width = memory.request(self.bank.config).size[1] // self.patch
+        width = self.bank.config.spec.size[1] // self.patch
         return patch % width * self.patch, patch // width * self.patch, self.patch
 
 
@@ -122,16 +120,11 @@ def central_patch(mask: NDArray[np.integer], patch: int, shares: list[float]) ->
     return label, row // patch * (mask.shape[1] // patch) + column // patch
 
 
-def resized(data: DenseDataset, index: int, spec: FeatureSpec) -> Image.Image:
-    """Return an image as the backbone sees it."""
-    return data.image(index).resize(spec.size[::-1], RESAMPLING[spec.interpolation])
-
-
 def memory_view(train: DenseDataset, bank: Memory, origin: memory.Origin) -> NDArray[np.uint8]:
     """Return the view (H, W, 3) of a memory image that a row was taken from, augmented as it was."""
     spec = memory.request(bank.config, origin.epoch, bank.seed)
     if spec.augment is None:
-        return np.asarray(resized(train, origin.image, spec))
+        return as_seen(train, origin.image, spec)
     pixels, _ = spec.augment(train.image(origin.image), None, spec.size, origin.image)
     assert pixels is not None
     return (255 * pixels).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -5,34 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.views import draw_share
 from densebench.errors import DatasetError, UsageError
 from densebench.features import FeatureSpec, Labels
-from densebench.model_zoo.backbone import Facet
-from densebench.ops import heads, matching
-from densebench.ops.confusion import (
-    AbsentRule,
-    ConfusionMatrix,
-    PoissonBootstrap,
-    counts,
-    iou,
-    mean_iou,
-    percentile_interval,
-)
+from densebench.ops import heads
+from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou
 from densebench.ops.resize import resize_labels
 from densebench.ops.retrieval import upsample_argmax
-from densebench.protocols.protocol import Context, Data, by_class, refuse_nonsense
+from densebench.protocols import scoring
+from densebench.protocols.examples import Example, as_seen, spread
+from densebench.protocols.protocol import Context, Data, refuse_nonsense
+from densebench.protocols.settings import FeatureConfig
 from densebench.results import Metric
 
 Pair = tuple[Tensor, Tensor]
@@ -40,14 +33,9 @@ Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearHeadConfig:
+class LinearHeadConfig(FeatureConfig):
     """Settings of a linear segmentation head; NECO and LEO are the codes that `linear_segmentation.py` names."""
 
-    input_size: int | None = None
-    """Side in pixels; None: 448 rounded down to a multiple of the patch."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
     mask_size: int = 100
     """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NECO, LEO)."""
     epochs: int | None = None
@@ -71,8 +59,9 @@ class LinearHeadConfig:
     """A new order of the training images in every epoch; without, the listed one."""
     drop_last: bool | None = None
     """Leave out the images of an incomplete last batch."""
-    evaluate_every: int = 1
-    """Epochs between two looks at the validation images; the last one is always looked at."""
+    evaluations: int | None = None
+    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: after every
+    epoch (NECO, LEO)."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted."""
     examples: int = no_score(6)
@@ -88,6 +77,8 @@ class Plan:
     batch: int
     learning_rate: float
     drop_at: int
+    looks: frozenset[int]
+    """Epochs, from 1, after which the validation images are scored; the last is among them."""
     shuffle: bool
     drop_last: bool
     seed: int
@@ -100,19 +91,20 @@ class Plan:
         assert config.learning_rate is not None
         assert config.drop_at is not None
         assert config.train_share is not None
-        wanted = max(1, int(n_images * config.train_share))
-        drawn = np.random.default_rng((seed, n_images)).permutation(n_images)[:wanted]
-        if config.drop_last and wanted < config.batch:
+        assert config.evaluations is not None
+        images = draw_share(n_images, config.train_share, seed)
+        if config.drop_last and len(images) < config.batch:
             raise UsageError(
-                f"{protocol}.drop_last=true leaves nothing of {wanted} training images in batches of {config.batch}. "
-                f"Set {protocol}.batch={wanted} or less, or {protocol}.drop_last=false."
+                f"{protocol}.drop_last=true leaves nothing of {len(images)} training images in batches of "
+                f"{config.batch}. Set {protocol}.batch={len(images)} or less, or {protocol}.drop_last=false."
             )
         return cls(
-            images=tuple(sorted(drawn.tolist())),
+            images=images,
             epochs=config.epochs,
             batch=config.batch,
             learning_rate=config.learning_rate,
             drop_at=config.drop_at,
+            looks=frozenset(evenly(config.epochs, config.evaluations)),
             shuffle=bool(config.shuffle),
             drop_last=bool(config.drop_last),
             seed=seed,
@@ -126,6 +118,11 @@ class Plan:
         return order[: len(order) // self.batch * self.batch] if self.drop_last else order
 
 
+def evenly(length: int, times: int) -> list[int]:
+    """Return at most `times` of the steps 1..length, evenly spaced, the last one among them."""
+    return sorted({max(1, round(i * length / times)) for i in range(1, times + 1)})
+
+
 def train(
     config: LinearHeadConfig,
     plan: Plan,
@@ -137,7 +134,7 @@ def train(
 ) -> float:
     """Train the head for one epoch and return the mean loss over its valid pixels."""
     device = context.features.device
-    height, width = spec_of(config).grid(context.features.info)
+    height, width = config.spec.grid(context.features.info)
     upsample = [heads.bilinear_matrix(side, config.mask_size).to(device) for side in (height, width)]
     total, seen = torch.zeros((), device=device), 0
     size, valid = len(plan.order(0)), 0
@@ -162,7 +159,7 @@ def logits_of(head: nn.Conv2d, maps: Tensor) -> Tensor:
 
 def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context, title: str) -> float:
     """Return the mIoU of a head in percent, and nothing else."""
-    info, spec = data.info, spec_of(config)
+    info, spec = data.info, config.spec
     matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
     for batch in context.timed(
         context.features.stream(data.val, spec, labels=labels_of(spec), title=title), "features"
@@ -174,64 +171,35 @@ def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context
     return 100 * float(mean_iou(*matrix.compute(), absent=config.absent))
 
 
-class Tally:
-    """Pixel counts of one head at one size, with replicates."""
-
-    def __init__(self, info: DatasetInfo) -> None:
-        self.matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
-        self.bootstrap = PoissonBootstrap((info.n_classes, info.n_classes))
-
-    def update(self, images: list[int], predictions: Tensor, targets: Tensor) -> None:
-        """Add predictions (B, H, W) of images, by their number."""
-        for image, prediction, target in zip(images, predictions.cpu(), targets, strict=True):
-            self.bootstrap.update(image, self.matrix.update(prediction, target))
-
-    def miou(
-        self, name: str, absent: AbsentRule, mapping: Tensor | None = None, exclude: Sequence[int] = (), **more: Any
-    ) -> Metric:
-        """Return the mIoU in percent with its interval."""
-        value, again = (
-            100 * mean_iou(*counts(table, mapping), absent=absent, exclude=exclude)
-            for table in (self.matrix.table, self.bootstrap.replicates())
-        )
-        low, high = percentile_interval(again).tolist()
-        method = "Poisson bootstrap over validation images, head held fixed"
-        return Metric(name=name, value=float(value), ci95=(low, high), ci_method=method, **more)
-
-
 @dataclass
 class Scores:
     """What the last look at the validation images found."""
 
-    last: Tally
-    at_input: Tally
-    rival: Tally | None
-    examples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = field(default_factory=list)
-    """Image, truth and prediction, each at the size of the input."""
+    last: scoring.PixelTally
+    at_input: scoring.PixelTally
+    rival: scoring.PixelTally | None
+    examples: list[Example] = field(default_factory=list)
+    """Each at the size of the input."""
 
     def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
-        """Yield all readings."""
-        table = self.last.matrix.table
-        per_class = by_class(info, iou(*counts(table), absent=absent))
-        missing = torch.nonzero(table.sum(1) == 0).flatten().tolist()
-        miou = self.last.miou("miou", absent, main=True, per_class=per_class)
-        best = miou if self.rival is None else self.rival.miou("miou_best", absent)
-        yield miou
-        yield (best if best.value >= miou.value else miou).model_copy(
-            update={"name": "miou_best", "main": False, "per_class": {}}
-        )
-        yield self.at_input.miou("miou_input", absent)
-        yield self.last.miou("miou_present", absent, exclude=missing)
-        yield self.last.miou("miou_hungarian", absent, matching.hungarian(table))
+        """Yield all readings; the best head is the last one where no other was better."""
+        found = self.last.readings(absent)
+        best = found["miou"] if self.rival is None else self.rival.miou(absent)
+        found["miou_best"] = max(best, found["miou"], key=lambda miou: miou.value)
+        found["miou_input"] = self.at_input.miou(absent)
+        for name in ("miou", "miou_best", "miou_input", "miou_present", "miou_hungarian"):
+            is_main = name == "miou"
+            yield scoring.metric(name, {"": found[name]}, "head", main=is_main, info=info if is_main else None)
 
 
 def evaluate(
     config: LinearHeadConfig, head: nn.Conv2d, rival: nn.Conv2d | None, data: Data, context: Context
 ) -> Scores:
     """Score the last head at both sizes and the best of the others at `mask_size`."""
-    info, spec, small = data.info, spec_of(config), config.mask_size
-    scores = Scores(Tally(info), Tally(info), None if rival is None else Tally(info))
-    shown = set(np.linspace(0, len(data.val) - 1, min(config.examples, len(data.val))).astype(int).tolist())
+    info, spec, small = data.info, config.spec, config.mask_size
+    last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored) for _ in range(3))
+    scores = Scores(last, at_input, None if rival is None else best)
+    shown = spread(config.examples, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
     for batch in context.timed(stream, "features"):
         assert batch.labels is not None
@@ -244,32 +212,25 @@ def evaluate(
                 scores.rival.update(batch.indices, upsample_argmax(logits_of(rival, batch.maps), small), targets)
         for place, index in enumerate(batch.indices):
             if index in shown:
-                image = data.val.image(index).resize(spec.size[::-1], Image.Resampling.BILINEAR)
-                maps = batch.labels[place].numpy(), predictions[place].cpu().numpy()
-                scores.examples.append((np.asarray(image), *maps))
+                maps = batch.labels[place].numpy().copy(), predictions[place].cpu().numpy().astype(np.uint8)
+                scores.examples.append((as_seen(data.val, index, spec), *maps))
     return scores
 
 
 def check(protocol: str, config: LinearHeadConfig) -> None:
     """Raise UsageError for numbers that mean nothing."""
-    positive = ("epochs", "batch", "learning_rate", "mask_size", "drop_at", "drop_factor", "evaluate_every")
+    positive = ("epochs", "batch", "learning_rate", "mask_size", "drop_at", "drop_factor")
     refuse_nonsense(
         protocol,
         "numbers above 0, and shares up to 1",
         {
             **{name: (getattr(config, name), getattr(config, name) > 0) for name in positive},
+            "evaluations": (config.evaluations, config.evaluations is None or config.evaluations > 0),
             "momentum": (config.momentum, 0 <= config.momentum < 1),
             "weight_decay": (config.weight_decay, config.weight_decay >= 0),
             "train_share": (config.train_share, 0 < (config.train_share or 0) <= 1),
         },
     )
-
-
-def spec_of(config: LinearHeadConfig) -> FeatureSpec:
-    """Return the request for the features of squashed images."""
-    assert config.input_size is not None, "resolve() fills it in"
-    side = config.input_size
-    return FeatureSpec(size=(side, side), layer=config.layer, facet=config.facet, norm=config.norm)
 
 
 def labels_of(spec: FeatureSpec) -> Labels:

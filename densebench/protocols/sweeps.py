@@ -8,66 +8,79 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from densebench.errors import UsageError
-from densebench.features import FeatureSpec, Labels, ReadBatch
+from densebench.features import Labels, ReadBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
+from densebench.protocols.settings import FeatureConfig
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
     from densebench.protocols.protocol import Context
 
+PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 SELECTED = "the best layers were chosen on the validation split whose scores are reported, as in the paper"
 
 
-def select_layers(
-    protocol: str, asked: Literal["all"] | tuple[int, ...] | None, single: int, backbone: BackboneInfo
-) -> tuple[int, ...]:
-    """Return the layers of a sweep, from 0 and ascending; None asks for the single one.
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(FeatureConfig):
+    """Settings of a protocol that reads one layer and facet, or sweeps over several."""
 
-    "all" of a backbone that gives its last layer only is that layer. Raises UsageError for layers that are not there.
+    layers: Literal["all"] | tuple[int, ...] | None = None
+    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
+    facets: Literal["all"] | tuple[Facet, ...] | None = None
+    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
+
+
+def resolve(protocol: str, config: SweepConfig, backbone: BackboneInfo) -> dict[str, Any]:
+    """Return layers, from 0 and ascending, and facets, in the order of `FACETS`; {} where no sweep is asked for.
+
+    "all" layers of a backbone that gives its last one only are that layer. Raises UsageError for what it does not have.
     """
+    if config.layers is None and config.facets is None:
+        return {}
     depth = backbone.depth
-    if asked == "all":
-        return tuple(range(depth)) if backbone.any_layer else (depth - 1,)
-    wanted = (single,) if asked is None else asked
-    if not wanted or any(not -depth <= layer < depth for layer in wanted):
-        raise UsageError(f"{protocol}.layers={list(wanted)}: {backbone.name} has layers 0 to {depth - 1}.")
-    return tuple(sorted({layer % depth for layer in wanted}))
-
-
-def select_facets(
-    protocol: str, asked: Literal["all"] | tuple[Facet, ...] | None, single: Facet, backbone: BackboneInfo
-) -> tuple[Facet, ...]:
-    """Return the facets of a sweep in the order of `FACETS`; "all" are those that the backbone has.
-
-    Raises UsageError for facets that it does not have.
-    """
-    wanted = backbone.facets if asked == "all" else (single,) if asked is None else asked
-    if not wanted or not set(wanted) <= set(backbone.facets):
+    layers = (config.layer,) if config.layers is None else config.layers
+    if layers == "all":
+        layers = tuple(range(depth)) if backbone.any_layer else (depth - 1,)
+    if not layers or any(not -depth <= layer < depth for layer in layers):
+        raise UsageError(f"{protocol}.layers={list(layers)}: {backbone.name} has layers 0 to {depth - 1}.")
+    facets = (config.facet,) if config.facets is None else config.facets
+    if facets == "all":
+        facets = backbone.facets
+    if not facets or not set(facets) <= set(backbone.facets):
         raise UsageError(
-            f"{protocol}.facets={list(wanted)}: {backbone.name} has the facets {', '.join(backbone.facets)}."
+            f"{protocol}.facets={list(facets)}: {backbone.name} has the facets {', '.join(backbone.facets)}."
         )
-    return tuple(facet for facet in FACETS if facet in wanted)
+    return {
+        "layers": tuple(sorted({layer % depth for layer in layers})),
+        "facets": tuple(facet for facet in FACETS if facet in facets),
+    }
 
 
-def reads_of(layers: Sequence[int], facets: Sequence[Facet], norm: bool, backbone: BackboneInfo) -> tuple[Read, ...]:
-    """Return every layer of every facet, and the last tokens once more without the final norm (P-POS A.11).
+def reads_of(config: SweepConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
+    """Return what a resolved config reads: every layer of every facet, or the one.
 
-    With `norm` False they are without it already, and once more with it.
+    A sweep reads the last tokens once more without the final norm (P-POS A.11); with `norm` False they are without it
+    already, and once more with it.
     """
-    reads = [Read(layer, facet, norm) for facet in facets for layer in layers]
-    if backbone.any_layer and Read(backbone.depth - 1, "token", norm) in reads:
-        reads.append(Read(backbone.depth - 1, "token", not norm))
+    if config.layers is None:
+        return (Read(config.layer, config.facet, config.norm),)
+    assert not isinstance(config.layers, str)
+    assert not isinstance(config.facets, str)
+    assert config.facets is not None
+    reads = [Read(layer, facet, config.norm) for facet in config.facets for layer in config.layers]
+    if backbone.any_layer and Read(backbone.depth - 1, "token", config.norm) in reads:
+        reads.append(Read(backbone.depth - 1, "token", not config.norm))
     return tuple(reads)
 
 
 def stream_reads(
     context: Context,
     data: DenseDataset,
-    spec: FeatureSpec,
+    config: SweepConfig,
     reads: Sequence[Read],
     indices: Sequence[int] | None,
     title: str,
@@ -79,7 +92,7 @@ def stream_reads(
 
     Either way a read sees the same values in the same order, so that its numbers do not depend on the others.
     """
-    features = context.features
+    features, spec = context.features, config.spec
     if len(reads) > 1:
         many = features.stream_many(data, spec, reads, indices, labels=labels, batch_size=batch_size, title=title)
         yield from context.timed(many, "features")

@@ -28,10 +28,11 @@ from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.errors import UsageError
 from densebench.model_zoo.attention import check_attention
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
-from densebench.ops.confusion import AbsentRule, counts, mean_iou
-from densebench.protocols.clusters import KMeansConfig, Run, miou_over_seeds
+from densebench.ops.confusion import AbsentRule, Counts, counts, mean_iou
+from densebench.protocols import scoring
+from densebench.protocols.clusters import KMeansConfig, Run
 from densebench.protocols.communities import (
     Scored,
     find_communities,
@@ -42,15 +43,12 @@ from densebench.protocols.communities import (
     tables_of,
 )
 from densebench.protocols.foreground import (
-    ATTENTION_BYTES,
     Foreground,
-    Images,
     attention_precision,
     find_threshold,
     fit_base,
-    fit_projection,
+    images_of,
     parts_of,
-    spec_of,
 )
 from densebench.protocols.protocol import (
     Context,
@@ -63,6 +61,7 @@ from densebench.protocols.protocol import (
     input_size,
     refuse_nonsense,
 )
+from densebench.protocols.settings import ATTENTION_BYTES
 from densebench.results import Metric
 
 MAIN = ("miou", "miou_cbfe")
@@ -74,21 +73,12 @@ STUFF = tuple(range(FIRST_THING))
 class UnsupervisedSegmentationConfig(KMeansConfig):
     """Settings of CBFE and community detection, with the names of the published code where it has one."""
 
-    input_size: int | None = None
-    """Side in pixels; None: 448 rounded down to a multiple of the patch."""
     background: tuple[int, ...] | None = None
     """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0. On
     embedded datasets stuff (sky, floor) joins it, so that what is left are objects, as in VOC."""
     train_split: str | None = None
     """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    pca: int | None = 50
-    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
-    eval_size: int = 100
-    """Side that cluster maps, attention and masks are compared at."""
     attention_mass: float = 0.7
     """Share of the attention's mass that is foreground: P-NeCo A.2 says 0.7, the code has 0.65."""
     blur_sigma: float = 0.6
@@ -199,7 +189,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
 
     def estimate(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, k-means' training rows and the arithmetic of clustering and attention."""
-        spec = spec_of(config)
+        spec = config.spec
         height, width = spec.grid(backbone)
         n_train, n_val = (len(part.indices) for part in parts_of(config, data))
         n = n_train + n_val
@@ -222,7 +212,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         """Pass over the features for moments, rows, attention, threshold, rows again, graph and tables, bootstrap."""
         check_attention(backbone)
         train, val = parts_of(config, data)
-        images = Images(config, context, fit_projection(config, (train, val), context))
+        images = images_of(config, (train, val), context)
         base = fit_base(images, (train, val))
         precisions = [attention_precision(images, base, part) for part in (train, val)]
         threshold, train_iou = find_threshold(images, base, train, precisions[0].compute())
@@ -299,9 +289,12 @@ def _metrics(
     replicates: Tensor,
 ) -> Iterator[Metric]:
     for name in dict.fromkeys(s.metric for s in scored):
-        mine = [i for i, s in enumerate(scored) if s.metric == name]
-        found = {scored[i].seed: counts(tables[scored[i].fit], scored[i].mapping) for i in mine}
-        yield miou_over_seeds(name, info, found, replicates[:, mine], config.absent, main=name in MAIN)
+        found = {
+            s.seed: scoring.miou(counts(tables[s.fit], s.mapping), Counts(*again.unbind(1)), config.absent)
+            for s, again in zip(scored, replicates.unbind(1), strict=True)
+            if s.metric == name
+        }
+        yield scoring.metric(name, found, "clusters and matching", main=name in MAIN, info=info)
 
 
 def _background_alone(config: UnsupervisedSegmentationConfig, table: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ QUICK = [
     "--set", "positional_effect.init_batches=2",
     "--set", "linear_segmentation.input_size=64", "--set", "linear_segmentation.epochs=1",
     "--set", "linear_segmentation_cached.input_size=64", "--set", "linear_segmentation_cached.epochs=1",
-    "--set", "finetune_segmentation.size=64", "--set", "finetune_segmentation.steps=2",
+    "--set", "finetune_segmentation.input_size=64", "--set", "finetune_segmentation.steps=2",
     "--set", "finetune_segmentation.batch=2", "--set", "finetune_segmentation.evaluations=1",
     "--set", "depth.steps=2", "--set", "depth.batch=2", "--set", "depth.examples=2",
     "--set", "unsupervised_segmentation.n_redo=1", "--workers", "0",
@@ -149,6 +150,12 @@ def records_exist(place):
         (["--model", "pico?random", "--protocol", "hummingbird", "--dataset", "scenes", "--set",
           "hummingbird.input_size=100"], "no multiple of the patch size of pico?random (8); nearest are 96 and 104"),
         (["--model", "pico?random", "--limit", "0"], "expected at least 1"),
+        (["--model", "pico?random", "--seed", "-1"], "--seed -1: expected at least 0"),
+        (["--model", "pico?random", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
+        (["--model", "pico?random", "--workers", "-1"], "--workers -1: expected at least 0"),
+        (["--model", "pico?random", "--cache-size", "nan"], "--cache-size nan: expected at least 0"),
+        (["--model", "dinov2_vits14", "--weights", "no.pth"], "--weights no.pth: there is no such file"),
+        (["--model", "pico?random", "--device", "tpu"], "--device tpu: no such device here"),
         (["--model", "pico?random", "--device", "cuda", "--dataset", "scenes"], "no CUDA device answers"),
     ],
 )  # fmt: skip
@@ -234,6 +241,73 @@ def test_corrupt_images_are_left_out_only_on_request_and_are_named(cli):
     assert record["data"]["skipped"] == ["2007_val_0003"]
     assert record["data"]["val"]["n_images"] == 5
     assert "1 of" in done.stderr
+
+
+def test_a_split_with_nothing_but_corrupt_images_is_an_error(cli):
+    for path in (cli.folder / "data" / "VOCdevkit" / "VOC2012" / "JPEGImages").glob("*val*"):
+        path.write_bytes(b"nothing")
+    done = cli.run("--protocol", "hummingbird", "--skip-corrupt")
+    assert done.returncode == 1
+    assert "all 6 images of split val are corrupt" in done.stderr
+    assert not records_exist(cli.folder)
+
+
+def test_an_adapter_that_raises_fails_its_cells_in_words_and_the_rest_goes_on(cli):
+    (cli.folder / "mine.py").write_text(
+        "from tests.toys import *\n\n\nclass Raises(ColorBackbone):\n"
+        "    def tokens(self, pixels, *more):\n        raise ValueError('not today')\n"
+    )
+    done = cli.run("--protocol", "hummingbird", model="mine.py:Raises,mine.py:ColorBackbone")
+    assert done.returncode == 1
+    assert "mine.py:Raises raised ValueError: not today (mine.py, line 6)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert records(cli.folder)["hummingbird"]["model"]["name"] == "mine.py:ColorBackbone"
+    assert "Traceback" in cli.run("--protocol", "hummingbird", "--debug", model="mine.py:Raises").stderr
+
+
+def test_a_file_that_vanishes_fails_its_cell_in_words(cli, monkeypatch):
+    monkeypatch.setattr(VOC, "digest", lambda data: Path("gone").read_text())
+    done = cli.run("--protocol", "hummingbird")
+    assert done.returncode == 1
+    assert "gone cannot be used (No such file or directory)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics_without_a_value_are_named_and_never_written(cli, monkeypatch):
+    measured = PROTOCOLS["hummingbird"].run
+
+    def without(which):
+        def run(*arguments):
+            found = measured(*arguments)
+            assert len({metric.main for metric in found.metrics}) == 2
+            lost = [
+                metric.model_copy(update={"value": math.nan}) if metric.main in which else metric
+                for metric in found.metrics
+            ]
+            return dataclasses.replace(found, metrics=tuple(lost))
+
+        return run
+
+    monkeypatch.setattr(PROTOCOLS["hummingbird"], "run", without({True}))
+    done = cli.run("--protocol", "hummingbird")
+    assert done.returncode == 1
+    assert "there is nothing in voc val to compute miou@1" in done.stderr
+    assert not records_exist(cli.folder)
+    monkeypatch.setattr(PROTOCOLS["hummingbird"], "run", without({False}))
+    assert cli.run("--protocol", "hummingbird").returncode == 0
+    record = records(cli.folder)["hummingbird"]
+    assert all(metric["main"] for metric in record["metrics"])
+    assert "No value" in record["notes"][-1]
+    assert "nothing to do" in cli.run("--protocol", "hummingbird").stderr  # what was written can be read
+
+
+def test_validation_images_that_are_all_void_give_no_score(cli):
+    for path in (cli.folder / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*val*"):
+        Image.fromarray(np.full_like(np.array(Image.open(path)), 255)).save(path)
+    done = cli.run("--protocol", "hummingbird")
+    assert done.returncode == 1
+    assert "no pixel of the 6 validation images of voc has a class" in done.stderr
+    assert not records_exist(cli.folder)
 
 
 def test_one_model_that_fails_does_not_stop_the_others(cli):

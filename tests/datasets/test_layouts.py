@@ -17,7 +17,7 @@ from densebench.datasets.export import LAYOUTS, as_stored, export, export_splits
 from densebench.datasets.files import FileDataset, find_tree, table
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import CATEGORIES
-from densebench.errors import DatasetError, UsageError
+from densebench.errors import DatasetError, StorageError, UsageError
 from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -137,6 +137,11 @@ def test_both_splits_are_exported_by_name(tmp_path):
     assert list(export_splits("scenes", "camvid", tmp_path, limit=2)) == [("train", 2), ("val", 2)]
     assert len(load_dataset("camvid", "train", tmp_path)) == len(load_dataset("camvid", "val", tmp_path)) == 2
     assert list(export_splits("scenes", "spair", tmp_path, limit=8)) == [("val", 8)]
+    with pytest.raises(UsageError, match="--limit 0: expected at least 1"):
+        list(export_splits("scenes", "camvid", tmp_path, limit=0))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*file.* \(Not a directory\)"):
+        list(export_splits("scenes", "camvid", tmp_path / "file", limit=1))
     with pytest.raises(UsageError, match="unknown layout 'pf_willow'"):
         list(export_splits("scenes", "pf_willow", tmp_path))
 

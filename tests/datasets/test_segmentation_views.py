@@ -6,7 +6,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.segmentation_views import Mirror, SegmentationViews, load_views, resized
+from densebench.datasets.segmentation_views import Mirror, SegmentationViews, resized
+from densebench.datasets.views import load_views
 from densebench.errors import DatasetError
 
 

@@ -97,6 +97,7 @@ def test_the_check_takes_it(written, capsys):
         ("ignore = [2]", "ignroe = [2]", "ignroe = .*it knows name, classes"),
         ("ignore = [2]", "ignore = 2", "ignore = 2 is no list"),
         ("ignore = [2]", "ignore = [256]", "ignore: expected integers from 0 to 255"),
+        ("ignore = [2]", "ignore = [true]", "ignore: expected integers from 0 to 255"),
         ('"dirt"', '"ground"', "expected 1 to 254 different names"),
         ("pictures/*.png", "pictures/*/*.png", "exactly one \\* in each"),
         ("{split}/pictures", "fit/pictures", r"expected \{split\} in it, or `lists`"),
@@ -108,6 +109,45 @@ def test_nonsense_is_named(written, before, after, message):
     written.write_text(written.read_text().replace(before, after))
     with pytest.raises(UsageError, match=rf"mine\.toml describes no dataset: .*{message}"):
         resolve_dataset(str(written))
+
+
+def test_paths_may_be_absolute(written, tmp_path):
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(written.read_text().replace('"{split}/', f'"{tmp_path}/{{split}}/'))
+    (tmp_path / "sub").mkdir()
+    moved = elsewhere.rename(tmp_path / "sub" / "mine.toml")
+    assert load_dataset(str(moved), "fit").digest() == load_dataset(str(moved), "fit").digest()
+    assert load_dataset("mine", "fit").ids == ["0", "1", "2"]
+    moved.write_text(moved.read_text().replace("pictures", "pictrues").replace("mine", "other"))
+    with pytest.raises(DatasetError, match=r"there is no file .*fit/pictrues"):
+        load_dataset(str(moved), "fit")
+
+
+def test_a_link_that_leads_nowhere_is_a_problem_of_the_check(written, capsys):
+    picture = written.parent / "judge" / "pictures" / "0.png"
+    picture.unlink()
+    picture.symlink_to("nowhere.png")
+    with pytest.raises(SystemExit) as end:
+        main(["data", "check", str(written)])
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert "mine judge: 1 images, digest none" in out
+    assert "problem: there is no digest: " in err
+
+
+def test_a_file_that_raises_is_said(tmp_path):
+    (tmp_path / "own.py").write_text("raise KeyError('x')\n")
+    with pytest.raises(UsageError, match=r"own\.py raised KeyError: 'x'"):
+        resolve_dataset(f"{tmp_path}/own.py:Mine")
+
+
+def test_errors_name_the_file_to_check(written):
+    written.write_text(written.read_text().replace("{split}/labels", "{split}/lables"))
+    with pytest.raises(DatasetError, match=r"3 of 3 files of split fit .*lables .*data check \S+mine\.toml`"):
+        load_dataset(str(written), "fit")
+    written.write_text(written.read_text().replace("lables", "labels").replace('"dirt", "unsure", "cell"', '"dirt"'))
+    with pytest.raises(DatasetError, match=r"holds label 3 in .*expected 0\.\.2 or 255 .*data check \S+mine\.toml`"):
+        [load_dataset(str(written), "fit").mask(i) for i in range(3)]
 
 
 def test_the_example_of_the_docs_is_one(tmp_path):

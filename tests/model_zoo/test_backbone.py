@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
+from densebench.model_zoo.backbone import Read
 from densebench.model_zoo.timm import TimmBackbone, create
 from tests import toys
 
@@ -131,6 +134,9 @@ def test_random_weights_are_drawn_from_the_seed_alone():
         ("picoo", "unknown model 'picoo'; did you mean 'pico'"),
         ("timm/vit_tiny_patch16_22", "did you mean 'timm/vit_tiny_patch16_224'"),
         ("pico?randon", r"unknown option '\?randon'"),
+        ("pico?", r"unknown option '\?'"),
+        ("pico?random&random=2", r"repeated option '\?random=2'"),
+        ("no_file.safetensors", "no_file.safetensors does not exist"),
         ("no_file.py:Mine", "no_file.py does not exist"),
     ],
 )
@@ -157,3 +163,67 @@ def test_an_adapter_in_a_users_file(tmp_path):
         load_model(f"{file}:ColorBackbon")
     with pytest.raises(ModelError, match="is a Plain; expected a subclass"):
         load_model(f"{file}:Plain")
+
+
+OWN = """
+import torch
+from densebench import Backbone, BackboneInfo
+
+class Mine(Backbone):
+    info = BackboneInfo(name="mine", patch=8, width=4, prefix=0, has_class_token=False)
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Conv2d(3, 4, 8, 8)
+        torch.nn.init.constant_(self.net.weight, 0.1)
+        torch.nn.init.zeros_(self.net.bias)
+
+    def tokens(self, pixels, layers, facet, norm):
+        found = self.net(pixels).flatten(2).transpose(1, 2)
+        return [found]
+"""
+
+
+def test_other_code_with_the_same_weights_has_another_digest(tmp_path):
+    file = tmp_path / "own.py"
+    digests = set()
+    for code in (OWN, OWN.replace("[found]", "[-found]")):
+        file.write_text(code)
+        first, again = load_model(f"{file}:Mine"), load_model(f"{file}:Mine")
+        assert first.weights_digest() == again.weights_digest() == copy.deepcopy(first).weights_digest()
+        digests.add(first.weights_digest())
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("found", "returned a Tensor from `tokens`; expected a list"),
+        ("None", "returned a NoneType from `tokens`"),
+        ("[found.detach().numpy()]", "returned a list of ndarray from `tokens`"),
+        ('[found.to("meta")]', "given images on cpu and returned features on meta"),
+        ("[found, found]", "returned 2 layers; 1 were asked for"),
+    ],
+)
+def test_what_tokens_must_not_return_is_said(answer, message, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace("[found]", answer))
+    backbone = load_model(f"{tmp_path}/own.py:Mine")
+    with pytest.raises(ModelError, match=message):
+        backbone.dense(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ModelError, match=message):
+        backbone.dense_many(torch.zeros(1, 3, 16, 16), [Read()])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("super().__init__()", "open('no.pth')", r"raised FileNotFoundError: .*no\.pth.*own\.py, line 9"),
+        ("(self):", "(self, path):", r"raised TypeError: .*'path'"),
+        ("import torch", "import torch,", r"raised SyntaxError: .*line 2"),
+        ("import torch", "import no_such_module", r"raised ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+def test_what_an_adapter_raises_is_an_error_of_the_model(before, after, message, tmp_path):
+    (tmp_path / "own.py").write_text(OWN.replace(before, after, 1))
+    with pytest.raises(ModelError, match=message):
+        load_model(f"{tmp_path}/own.py:Mine")

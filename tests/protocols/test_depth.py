@@ -15,7 +15,6 @@ from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.progress import Progress
-from densebench.protocols import depth_training
 from densebench.protocols.depth import Depth, DepthConfig
 from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
 from densebench.protocols.protocol import Context, Data
@@ -323,12 +322,11 @@ class KilledError(Exception):
     """Stands for the kill."""
 
 
-SEARCHED = {"steps": 15, "augment": True, "crop": (40, 40), "learning_rates": (0.1, 0.01)}
+SEARCHED = {"checkpoint_seconds": 0.0, "steps": 15, "augment": True, "crop": (40, 40), "learning_rates": (0.1, 0.01)}
 
 
-def killed(monkeypatch, data, workspace, after):
+def killed(data, workspace, after):
     """Run until the backbone is asked for the `after`-th batch; training is saved at every step."""
-    monkeypatch.setattr(depth_training, "SAVE_SECONDS", 0.0)
 
     class Mortal(TrueDepth):
         calls = 0
@@ -344,9 +342,9 @@ def killed(monkeypatch, data, workspace, after):
 
 
 @pytest.mark.parametrize("after", [1, 7, 16])  # while heads are trained; while the rate is chosen
-def test_a_killed_run_ends_with_the_same_numbers(after, data, tmp_path, monkeypatch):
+def test_a_killed_run_ends_with_the_same_numbers(after, data, tmp_path):
     whole, result, _ = measure(TrueDepth(), data, **SEARCHED)
-    killed(monkeypatch, data, tmp_path, after)
+    killed(data, tmp_path, after)
 
     class Counting(TrueDepth):
         calls = 0
@@ -364,22 +362,22 @@ def test_a_killed_run_ends_with_the_same_numbers(after, data, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["torn", "noise", "other"])
-def test_a_torn_state_is_said_and_training_starts_anew(damage, data, tmp_path, monkeypatch, capsys):
+def test_a_torn_state_is_said_and_training_starts_anew(damage, data, tmp_path, capsys):
     whole, _, _ = measure(TrueDepth(), data, **SEARCHED)
-    killed(monkeypatch, data, tmp_path, 5)
-    path = tmp_path / "heads.pt"
+    killed(data, tmp_path, 5)
+    path = tmp_path / "training.pt"
     content = path.read_bytes()
     if damage == "other":
-        torch.save({**torch.load(path, weights_only=True), "labels": ["linear9"]}, path)
+        torch.save({**torch.load(path, weights_only=True), "settings": "others"}, path)
     else:
         path.write_bytes(content[:-200] if damage == "torn" else b"no heads at all")
     found, _, _ = measure(TrueDepth(), data, workspace=tmp_path, progress=Progress(), **SEARCHED)
     assert found == whole
-    assert "training starts from its first step" in capsys.readouterr().err
+    assert "training starts again" in capsys.readouterr().err
 
 
 def test_without_a_place_to_save_training_goes_on(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     found, _, _ = measure(TrueDepth(), data, workspace=tmp_path / "file" / "x", progress=Progress(), **SEARCHED)
     assert found == measure(TrueDepth(), data, **SEARCHED)[0]
-    assert capsys.readouterr().err.count("a kill would lose it") == 1
+    assert capsys.readouterr().err.count("Training goes on") == 1

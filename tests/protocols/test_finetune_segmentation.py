@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from densebench import figures
+from densebench.datasets.views import batches
 from densebench.datasets.voc import VOC
 from densebench.errors import DatasetError, FeatureError, ModelError, StorageError, UsageError
 from densebench.features import FeatureSource
@@ -16,16 +17,16 @@ from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.heads import IGNORED
 from densebench.progress import Progress
-from densebench.protocols import finetuning
+from densebench.protocols import checkpoint
 from densebench.protocols.finetune_segmentation import FinetuneSegmentation
-from densebench.protocols.finetuning import Plan, batches
+from densebench.protocols.finetuning import Plan
 from densebench.protocols.finetuning_network import DropPath, Network, Trainer, build, layer_ids, make_optimiser
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 
 PROTOCOL = FinetuneSegmentation()
 QUICK = {
-    "size": 64, "mask_size": 64, "steps": 60, "batch": 4, "optimiser": "adamw", "learning_rates": (0.02,),
+    "input_size": 64, "mask_size": 64, "steps": 60, "batch": 4, "optimiser": "adamw", "learning_rates": (0.02,),
     "head_factor": 1.0, "evaluations": 2, "examples": 2,
 }  # fmt: skip
 PNG = b"\x89PNG"
@@ -145,7 +146,7 @@ def test_fine_tuning_learns_what_the_frozen_features_hide(data):
 
 def test_segmenter_learns_too_and_reports_the_best_learning_rate(data):
     """Images are seen at 60 pixels, padded to 64, and compared at their own 64."""
-    settings = {"size": 60, "stride": 40, "steps": 120, "sub_batch": 3, "decoder_drop_path": 0.0}
+    settings = {"input_size": 60, "stride": 40, "steps": 120, "sub_batch": 3, "decoder_drop_path": 0.0}
     found, result, _ = measure(Wide(), data, preset="segmenter", learning_rates=(1e-5, 3e-3), **settings)
     assert found["miou"].value > 95
     assert result.facts["learning_rate"] == 3e-3
@@ -265,7 +266,7 @@ def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(preset, dies_at, 
 def test_a_torn_checkpoint_and_one_of_other_settings_are_left_aside(data, tmp_path):
     settings = {"steps": 4, "checkpoint_seconds": 0.0}
     whole, _, _ = measure(Adapter(), data, tmp_path, **settings)
-    file = tmp_path / "finetuning.pt"
+    file = tmp_path / "training.pt"
     content = file.read_bytes()
     for torn in (content[: len(content) // 2], b"", b"\x80\x02."):
         file.write_bytes(torn)
@@ -284,7 +285,7 @@ def test_a_full_disk_costs_the_resume_only(data, monkeypatch, tmp_path):
         raise StorageError(f"cannot write {path} (No space left on device).")
 
     whole, _, _ = measure(Adapter(), data, steps=4)
-    monkeypatch.setattr(finetuning, "write_atomically", full)
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
     found, _, said = measure(Adapter(), data, tmp_path, steps=4, checkpoint_seconds=0.0)
     assert numbers(found) == numbers(whole)
     assert sum("No space left" in line for line in said) == 1
@@ -409,7 +410,7 @@ def test_masks_without_a_class_are_refused(data):
         ({"learning_rates": (0.1, -1)}, "learning_rates="),
         ({"steps": 3, "epochs": 4}, "set one of them, not both"),
         ({"decoder_heads": 3}, "heads that divide 4"),
-        ({"size": 60}, "no multiple of the patch size"),
+        ({"input_size": 60}, "no multiple of the patch size"),
         ({"steps": 0}, "steps=0"),
         ({"drop_path": 1.0}, "drop_path=1.0"),
     ],
@@ -423,12 +424,12 @@ def test_published_settings(data):
     """P-PaKA A.2 and P-NeCo A.2, on VOC for a ViT-S/14."""
     small = dataclasses.replace(Adapter.info, patch=14, width=384, depth=12, prefix=5)
     paper = PROTOCOL.resolve(PROTOCOL.configure("paper"), small, VOC.info)
-    assert (paper.size, paper.mask_size, paper.epochs, paper.steps, paper.batch) == (448, 100, 20, None, 128)
+    assert (paper.input_size, paper.mask_size, paper.epochs, paper.steps, paper.batch) == (448, 100, 20, None, 128)
     assert (paper.optimiser, paper.momentum, paper.weight_decay) == ("sgd", 0.9, 1e-4)
     assert paper.learning_rates[0] * paper.head_factor == pytest.approx(0.01)
     assert Plan.of(paper, 10_582).steps == 1654
     neco = PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, VOC.info)
-    assert (neco.size, neco.stride, neco.epochs, neco.steps, neco.batch) == (512, 480, None, 80_000, 8)
+    assert (neco.input_size, neco.stride, neco.epochs, neco.steps, neco.batch) == (512, 480, None, 80_000, 8)
     assert neco.learning_rates == (8e-5, 3e-5, 1e-5, 8e-6)
     assert (neco.optimiser, neco.schedule, neco.final_rate, neco.decoder_heads) == ("adam", "poly", 0.1, 6)
     coco = dataclasses.replace(VOC.info, name="coco_things")
@@ -444,7 +445,7 @@ def test_the_estimate_bounds_what_a_step_keeps(data):
     """Activations of a step of a real ViT: measured as what autograd holds, each storage once."""
     backbone = load_model("timm/vit_tiny_patch16_224?random")
     for preset in ("paper", "segmenter"):
-        sizes = {"size": 160, "batch": 2, "sub_batch": 2, "steps": 1}
+        sizes = {"input_size": 160, "batch": 2, "sub_batch": 2, "steps": 1}
         config = PROTOCOL.resolve(PROTOCOL.configure(preset, sizes), backbone.info, VOC.info)
         network = build(config, backbone, 21, 0, "float32")
         weights = {p.untyped_storage().data_ptr() for p in network.parameters()}

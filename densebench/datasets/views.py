@@ -1,0 +1,75 @@
+"""What views of training images share: which are drawn, in which order they come, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import DatasetError, DensebenchError
+
+Key = tuple[int, int]
+"""(epoch, image index)."""
+
+
+def draw_share(n_images: int, share: float, seed: int) -> tuple[int, ...]:
+    """Return the share of the images that a training sees, at least one, in ascending order."""
+    drawn = np.random.default_rng((seed, n_images)).permutation(n_images)[: max(1, int(n_images * share))]
+    return tuple(sorted(drawn.tolist()))
+
+
+def batches(n_images: int, batch: int, seed: int, steps: range) -> Iterator[list[Key]]:
+    """Yield the keys of each step: all images in a new order in every epoch, none left out."""
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> list[int]:
+        return np.random.default_rng((seed, epoch)).permutation(n_images).tolist()
+
+    for step in steps:
+        places = (divmod(p, n_images) for p in range(step * batch, (step + 1) * batch))
+        yield [(epoch, order(epoch)[place]) for epoch, place in places]
+
+
+def check_same_size(data: DenseDataset, index: int, image: Image.Image, truth: Any, what: str) -> None:
+    """Raise DatasetError where the ground truth (H, W) has not the size of its image."""
+    if truth.shape != image.size[::-1]:
+        raise DatasetError(
+            f"{data.info.name} image {data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
+            f"{what} {truth.shape[1]}x{truth.shape[0]}; expected the same. Get the original files."
+        )
+
+
+def load_views(
+    views: Dataset[Any], keys: Iterable[Sequence[Any]], workers: int = 0, *, stack: bool = True
+) -> Iterator[tuple[list[int], Any, Any]]:
+    """Yield (image indices, images, ground truths) of each batch of keys, in order: tensors, or lists of them.
+
+    ``views`` gives (index, image, ground truth), or the error met on the way, so that workers end quietly; it is raised
+    here.
+    """
+    collate = _stacked if stack else _listed
+    for item in DataLoader(views, batch_sampler=keys, num_workers=workers, collate_fn=collate):  # type: ignore[arg-type]
+        if isinstance(item, DensebenchError):
+            raise item
+        yield item
+
+
+def _listed(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, DensebenchError):
+            return item
+    return tuple(list(some) for some in zip(*items, strict=True))
+
+
+def _stacked(items: list[Any]) -> Any:
+    found = _listed(items)
+    if isinstance(found, DensebenchError):
+        return found
+    indices, images, truths = found
+    return indices, torch.stack(images), torch.stack(truths)

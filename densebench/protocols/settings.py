@@ -1,0 +1,36 @@
+"""Settings that protocols share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from densebench.features import FeatureSpec
+from densebench.model_zoo.backbone import BackboneInfo, Facet
+
+ATTENTION_BYTES = 2**28
+"""The largest attention tensor made at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """What a protocol asks of the backbone; protocols' configs add to it."""
+
+    input_size: int | None = None
+    """Side in pixels that images are squashed to; None: 448 rounded down to a multiple of the patch."""
+    layer: int = -1
+    facet: Facet = "token"
+    norm: bool = True
+    """Take the last layer's tokens after the final norm."""
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The same as a request."""
+        assert self.input_size is not None, "resolve() fills it in"
+        side = self.input_size
+        return FeatureSpec(size=(side, side), layer=self.layer, facet=self.facet, norm=self.norm)
+
+    def attention_batch(self, backbone: BackboneInfo, batch_size: int) -> int:
+        """Return how many images, at most `batch_size`, attention is asked for at once: ATTENTION_BYTES of a layer."""
+        height, width = self.spec.grid(backbone)
+        each = 4 * backbone.heads * (backbone.prefix + height * width) ** 2
+        return max(1, min(batch_size, ATTENTION_BYTES // each))

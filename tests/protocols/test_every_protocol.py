@@ -1,0 +1,158 @@
+"""What holds for every protocol: what it declares is what it does, and nothing but the question changes the answer."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from densebench import figures, protocols
+from densebench.config import as_dict, score_hash
+from densebench.datasets import DATASETS
+from densebench.datasets.scenes.dataset import Scenes
+from densebench.feature_cache import FeatureCache
+from densebench.features import FeatureSource
+from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FACETS, BackboneInfo
+from densebench.ops import cbfe
+from densebench.progress import Progress
+from densebench.protocols import PROTOCOLS
+from densebench.protocols.protocol import Context, Data, Estimate
+
+NAMES = PROTOCOLS.names()
+SMALL = {
+    "hummingbird": {"input_size": 64, "memory_size": 400, "fractions": (1, 2), "subset_seeds": (1, 2)},
+    "in_context_depth": {"input_size": 64, "memory_size": 400},
+    "overclustering": {"input_size": 64, "clusters": ("classes", 30), "seeds": (0, 1), "n_iter": 5, "n_redo": 1},
+    "linear_segmentation": {"input_size": 64, "epochs": 2},
+    "linear_segmentation_cached": {"input_size": 64, "epochs": 2, "mirror": True},
+    "finetune_segmentation": {"input_size": 64, "steps": 2, "batch": 2, "evaluations": 2},
+    "positional_effect": {"input_size": 64, "steps": 4, "batch": 4, "init_batches": 2, "groups": 3},
+    "correspondence": {"input_size": 64, "pairs": 12},
+    "depth": {"steps": 2, "batch": 2, "crop": (64, 64), "bins": 16, "learning_rates": (1e-3, 5e-3)},
+    "unsupervised_segmentation": {
+        "input_size": 64, "k_fg_extraction": 8, "k_community": 6, "object_seeds": (0, 1), "community_seeds": (1,),
+        "threshold": 0.2, "n_iter": 5, "n_redo": 1,
+    },
+}  # fmt: skip
+SWEEP = {"layers": (0, 3), "facets": ("key", "token")}
+CASES = [*((name, {}) for name in NAMES), ("positional_effect", SWEEP), ("correspondence", SWEEP)]
+VARIABLES = {"F": r"1(/\d+)?", "N": r"\d+", "A": r"0\.\d+", "FACET": "|".join(FACETS)}
+"""What the capital words in the names of declared metrics stand for."""
+VITS14 = BackboneInfo(
+    name="vits14", patch=14, width=384, prefix=5, depth=12, heads=6, facets=FACETS, any_layer=True, attention=True
+)
+
+
+@pytest.fixture(scope="module")
+def pico():
+    return load_model("pico")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Data(Scenes(None, "train", length=9), Scenes(None, "val", length=7))
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Pictures take longer than these measurements."""
+    monkeypatch.setattr(figures, "png", lambda figure: b"\x89PNG")
+
+
+def resolved(name, backbone, data, **settings):
+    protocol = PROTOCOLS[name]()
+    if name == "unsupervised_segmentation" and not cbfe.has_infomap():
+        settings["community_detection"] = None
+    config = protocol.configure("paper", {**SMALL.get(name, {}), **settings})
+    return protocol, protocol.resolve(config, backbone.info, data)
+
+
+def measure(name, settings, backbone, data, cache=None, batch_size=3):
+    protocol, config = resolved(name, backbone, data.info, **settings)
+    context = Context(FeatureSource(backbone, cache=cache, batch_size=batch_size), Progress(quiet=True))
+    return protocol.run(config, backbone, data, context)
+
+
+def described(protocol, name):
+    """Return the declared metrics that a metric's name may be."""
+    found = []
+    for info in protocol.metrics:
+        words = re.split(r"([A-Z]+(?![a-z=]))", info.name)
+        pattern = "".join(f"({VARIABLES[w]})" if w in VARIABLES else re.escape(w) for w in words)
+        if re.fullmatch(pattern, name):
+            found.append(info)
+    return found
+
+
+def comparable(measurement):
+    metrics = [metric.model_dump() for metric in measurement.metrics]
+    return json.dumps([metrics, dict(measurement.facts), measurement.notes])
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_metrics_are_declared_and_nothing_but_the_question_changes_them(name, settings, pico, data, tmp_path):
+    cache = FeatureCache(tmp_path, 10**9)
+    cold = measure(name, settings, pico, data, cache)
+    assert comparable(measure(name, settings, pico, data, cache)) == comparable(cold)
+    # products of other shapes round otherwise, in the last bits of float32
+    other = measure(name, settings, pico, data, batch_size=5)
+    for one, two in zip(cold.metrics, other.metrics, strict=True):
+        assert two.name == one.name
+        assert two.value == pytest.approx(one.value, rel=1e-6)
+        assert two.ci95 == (one.ci95 and pytest.approx(one.ci95, rel=1e-6))
+    protocol = PROTOCOLS[name]()
+    for metric in cold.metrics:
+        (info,) = described(protocol, metric.name)
+        assert (metric.unit, metric.higher_is_better) == (info.unit, info.higher_is_better)
+        assert metric.ci95 is None or metric.ci95[0] <= metric.ci95[1]
+    main = [metric.name for metric in cold.metrics if metric.main]
+    assert main
+    assert len({re.split("[@/]", metric)[0] for metric in main}) <= 4
+    assert len({metric.name for metric in cold.metrics}) == len(cold.metrics)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolving_twice_changes_nothing_and_the_estimate_says_something(name, pico, data):
+    protocol, config = resolved(name, pico, data.info)
+    assert protocol.resolve(config, pico.info, data.info) == config
+    estimate = protocol.estimate(config, pico.info, data)
+    assert isinstance(estimate, Estimate)
+    assert estimate.bank_bytes > 0
+    assert estimate.search_flops > 0
+    assert estimate.features["val"][1] >= len(data.val) - 1
+    assert set(estimate.uncached) <= set(estimate.features)
+    assert protocol.unfit(config, pico.info) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_presets_resolve_on_the_published_datasets(name):
+    protocol = PROTOCOLS[name]()
+    served = [DATASETS[d].info for d in ("voc", "ade20k", "coco_things", "nyu", "spair", "scenes")]
+    served = [info for info in served if not protocol.unserved(info)]
+    assert len(served) >= 2
+    assert "paper" in protocol.presets
+    for preset, published in protocol.presets.items():
+        assert published.source
+        config = protocol.configure(preset, {"community_detection": None} if name.startswith("unsup") else {})
+        for info in served:
+            found = protocol.resolve(config, VITS14, info)
+            assert protocol.resolve(found, VITS14, info) == found
+            assert len(score_hash({"config": found})) == 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_pictures_show_is_no_part_of_the_score(name):
+    config = PROTOCOLS[name].config()
+    for field in ("examples", "checkpoint_seconds", "backend"):
+        if field in as_dict(config):
+            other = dataclasses.replace(config, **{field: "torch" if field == "backend" else 1})
+            assert score_hash({"config": other}) == score_hash({"config": config})
+
+
+def test_no_field_of_a_config_is_without_a_reader():
+    code = "".join(path.read_text() for path in Path(protocols.__file__).parent.glob("*.py"))
+    for name in NAMES:
+        for field in as_dict(PROTOCOLS[name].config()):
+            assert re.search(rf"(config|self)\.{field}\b", code), f"{name}.{field} is never read"
