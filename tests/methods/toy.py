@@ -29,9 +29,7 @@ SMALL: dict[str, Any] = {
 
 
 class Boards(DenseDataset):
-    info = DatasetInfo(
-        name="boards", title="boards", classes=(), palette=(), splits={"train": 30}, targets=frozenset()
-    )
+    info = DatasetInfo(name="boards", title="boards", classes=(), palette=(), splits={"train": 30}, targets=frozenset())
 
     def __init__(self, root: Any, split: str, transforms: Any = None) -> None:
         super().__init__(root, split, transforms)
