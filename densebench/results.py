@@ -55,7 +55,8 @@ class DataRecord(_Strict):
     name: str
     n_classes: int
     ignored: tuple[int, ...]
-    train: SplitRecord
+    train: SplitRecord | None
+    """None where the protocol reads no training images."""
     val: SplitRecord
     limit: int | None = None
     skipped: tuple[str, ...] = ()

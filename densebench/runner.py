@@ -118,8 +118,8 @@ class _Run:
         self.precision: Precision = "float32" if request.precision == "auto" else request.precision
         limit = int(request.cache_size * 1e9)
         self.cache = FeatureCache(cache_dir() / "features", limit, progress) if limit > 0 else None
-        self._data: dict[str, Data | DensebenchError] = {}
-        self._skipped_ids: dict[str, tuple[str, ...]] = {}
+        self._data: dict[tuple[str, str], DenseDataset | DensebenchError] = {}
+        self._skipped_ids: dict[tuple[str, str], tuple[str, ...]] = {}
         self._rate = 0.0
 
     def go(self) -> Outcome:
@@ -178,7 +178,8 @@ class _Run:
         for model in self.request.models:
             for protocol, config in pairs:
                 for dataset in self._datasets(protocol):
-                    train = self.request.train_dataset if self.request.train_dataset != dataset else ""
+                    train = self.request.train_dataset if protocol.reads_train else ""
+                    train = "" if train == dataset else train
                     yield Cell(model, protocol, dataset, self.request.preset, config, train)
 
     def _datasets(self, protocol: Protocol[Any]) -> list[str]:
@@ -195,33 +196,46 @@ class _Run:
             return [name for name in asked if name in suited]
         ready = []
         for name in (name for name in suited if not DATASETS[name].info.variant_of):
-            found = None if DATASETS[name].info.embedded else self._splits(name)
+            found = None if DATASETS[name].info.embedded else self._splits(name, protocol.reads_train)
             if isinstance(found, Data):
                 ready.append(name)
             elif found is not None and (line := str(found)) not in self.outcome.skipped:
                 self.outcome.skipped.append(line)
         return ready or [name for name in suited if name == "scenes"]
 
-    def _splits(self, name: str) -> Data | DensebenchError:
+    def _splits(self, name: str, reads_train: bool) -> Data | DensebenchError:
         """Return train and val of a dataset, limited and without corrupt files as asked; or why there are none."""
-        if name not in self._data:
-            try:
-                trained = self.request.train_dataset or name
-                train = self._split(trained, DATASETS[trained].info.train)
-                self._data[name] = Data(train, self._split(name, DATASETS[name].info.val))
-            except DatasetError as error:
-                self._data[name] = error
-            except OSError as error:
-                self._data[name] = unusable(error)
-        return self._data[name]
+        trained = (self.request.train_dataset or name) if reads_train else ""
+        train = self._split(trained, DATASETS[trained].info.train) if trained else None
+        if isinstance(train, DensebenchError):
+            return train
+        val = self._split(name, DATASETS[name].info.val)
+        return val if isinstance(val, DensebenchError) else Data(val if train is None else train, val)
 
-    def _split(self, name: str, split: str) -> DenseDataset:
+    def _read_by(self, cell: Cell) -> list[tuple[str, str]]:
+        """Return the splits that a cell reads, training images first."""
+        trained = (cell.train_dataset or cell.dataset) if cell.protocol.reads_train else ""
+        train = [(trained, DATASETS[trained].info.train)] if trained else []
+        return [*train, (cell.dataset, DATASETS[cell.dataset].info.val)]
+
+    def _split(self, name: str, split: str) -> DenseDataset | DensebenchError:
+        """Return a split, or why there is none; both are found once."""
+        if (name, split) not in self._data:
+            try:
+                self._data[name, split] = self._load(name, split)
+            except DatasetError as error:
+                self._data[name, split] = error
+            except OSError as error:
+                self._data[name, split] = unusable(error)
+        return self._data[name, split]
+
+    def _load(self, name: str, split: str) -> DenseDataset:
         data = load_dataset(name, split, self.request.data_root)
         if self.request.limit is not None and self.request.limit < len(data):
             data = data.select(range(self.request.limit))
         if self.request.skip_corrupt:
             data, left_out = without_corrupt(data, self.progress)
-            self._skipped_ids[name] = (*self._skipped_ids.get(name, ()), *left_out)
+            self._skipped_ids[name, split] = left_out
             if not len(data):
                 raise DatasetError(
                     f"{name}: all {len(left_out)} images of split {split} are corrupt. Get the original files, then "
@@ -249,7 +263,7 @@ class _Run:
             lacking = cell.protocol.unserved(DATASETS[name].info)
             if lacking:
                 raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
-        data = self._splits(cell.dataset)
+        data = self._splits(cell.dataset, cell.protocol.reads_train)
         if isinstance(data, DensebenchError):
             raise data
         if "mask" in cell.protocol.needs:
@@ -364,12 +378,10 @@ class _Run:
                 name=cell.data_name,
                 n_classes=data.info.n_classes,
                 ignored=data.info.ignored,
-                train=_split_record(data.train),
+                train=_split_record(data.train) if cell.protocol.reads_train else None,
                 val=_split_record(data.val),
                 limit=self.request.limit,
-                skipped=tuple(
-                    id_ for name in {cell.dataset, cell.train_dataset} for id_ in self._skipped_ids.get(name, ())
-                ),
+                skipped=tuple(id_ for split in self._read_by(cell) for id_ in self._skipped_ids.get(split, ())),
             ),
             protocol=ProtocolRecord(
                 name=cell.protocol.name,

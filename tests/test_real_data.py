@@ -8,13 +8,19 @@ import pytest
 from densebench.cli import main
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import check
+from densebench.features import FeatureSource
+from densebench.model_zoo import load_model
 from densebench.progress import Progress
+from densebench.protocols.depth import Depth
+from densebench.protocols.protocol import Context, Data
 
 SETTINGS = [
     "--set", "hummingbird.input_size=224", "--set", "hummingbird.fractions=[1]",
     "--set", "overclustering.input_size=224", "--set", "overclustering.clusters=[21]",
     "--set", "overclustering.seeds=[0, 1]", "--set", "positional_effect.input_size=224",
-    "--set", "positional_effect.steps=500", "--limit", "100", "--workers", "0",
+    "--set", "positional_effect.steps=500", "--set", "linear_segmentation_cached.input_size=224",
+    "--set", "linear_segmentation_cached.batch=16", "--limit", "100", "--workers", "0",
+    "--protocol", "hummingbird,overclustering,positional_effect,linear_segmentation_cached",
 ]  # fmt: skip
 
 
@@ -31,12 +37,15 @@ def test_the_real_vit_beats_random_weights_on_voc(shared_data, tmp_path, monkeyp
     for path in (tmp_path / "results" / "records").glob("*/*/*.json"):
         record = json.loads(path.read_text())
         for metric in record["metrics"]:
-            values.setdefault(metric["name"], {})["random" if "random" in path.name else "real"] = metric["value"]
-    assert values["miou@1"]["real"] > 20 > 10 > values["miou@1"]["random"]
-    assert values["miou@K=21"]["real"] > 1.5 * values["miou@K=21"]["random"]
-    assert values["miou"]["real"] > 1.5 * values["miou"]["random"]
+            of = values.setdefault(f"{record['protocol']['name']} {metric['name']}", {})
+            of["random" if "random" in path.name else "real"] = metric["value"]
+    assert values["hummingbird miou@1"]["real"] > 20 > 10 > values["hummingbird miou@1"]["random"]
+    linear = values["linear_segmentation_cached miou"]
+    assert linear["real"] > 20 > 10 > linear["random"]
+    for name in ("overclustering miou@K=21", "positional_effect miou"):
+        assert values[name]["real"] > 1.5 * values[name]["random"]
     # NMI is no measure of quality: random features cluster colours, which are everywhere
-    assert values["nmi"]["random"] < values["nmi_ground_truth"]["random"]
+    assert values["positional_effect nmi"]["random"] < values["positional_effect nmi_ground_truth"]["random"]
 
 
 def read_all(name, split, root):
@@ -97,3 +106,45 @@ def test_coco_things_from_instances(shared_data):
     fine = load_dataset("coco_things80_instances", "val", shared_data)
     for i in range(0, 138, 17):
         np.testing.assert_array_equal(data.mask(i) == 255, fine.mask(i) == 255)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "place", "settings"),
+    [
+        ("overclustering", "ade20k", ".", ("clusters=[8]", "seeds=[0]", "n_redo=1", "input_size=64")),
+        (
+            "overclustering",
+            "coco_things",
+            "coco_panoptic_sample",
+            ("clusters=[4]", "seeds=[0]", "pca=8", "input_size=64"),
+        ),
+        ("hummingbird", "camvid", ".", ("fractions=[1]", "input_size=64")),
+        ("hummingbird", "coco_things_instances", ".", ("fractions=[1]", "input_size=64")),
+        ("depth", "seven_scenes", ".", ("steps=1", "batch=2", "learning_rates=[5e-3]")),
+        ("correspondence", "spair", ".", ("input_size=64",)),
+        ("correspondence", "pf_willow", ".", ("input_size=64", "pairs=20")),
+    ],
+)
+def test_an_evaluation_reads_every_real_sample(protocol, dataset, place, settings, shared_data, tmp_path, monkeypatch):
+    """A pass over a few images, with the smallest model: that it runs, not how well."""
+    monkeypatch.chdir(tmp_path)
+    limit = "30" if protocol == "correspondence" else "3"
+    small = [part for setting in settings for part in ("--set", f"{protocol}.{setting}")]
+    where = ["--dataset", dataset, "--data-root", str(shared_data / place), "--limit", limit, "--workers", "0"]
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--model", "pico", "--protocol", protocol, *where, *small])
+    assert not end.value.code
+    (path,) = (tmp_path / "results" / "records").glob("*/*/*.json")
+    assert json.loads(path.read_text())["data"]["name"] == dataset
+
+
+def test_depth_heads_read_the_labelled_frames_of_nyu(shared_data):
+    """Two frames: heads of 7-Scenes are applied to them."""
+    backbone, protocol = load_model("pico"), Depth()
+    data = Data(load_dataset("seven_scenes", "train", shared_data), load_dataset("nyu", "labeled", shared_data))
+    settings = {"steps": 1, "batch": 2, "learning_rates": (5e-3,)}
+    config = protocol.resolve(protocol.configure("paper", settings), backbone.info, data.info)
+    result = protocol.run(config, backbone, data, Context(FeatureSource(backbone), Progress(quiet=True)))
+    assert config.nyu_crops
+    assert 0 < result.facts["constant"]["rmse"] < 10
+    assert all(0 < metric.value < 10 for metric in result.metrics if metric.name.startswith("rmse"))

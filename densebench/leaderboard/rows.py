@@ -232,7 +232,7 @@ def _settings(record: Record) -> dict[str, str]:
             "seed": record.seed,
             "limit": record.data.limit,
             "weights": record.model.weights_sha256[:SHORT],
-            "train": record.data.train.digest[:SHORT],
+            "train": record.data.train.digest[:SHORT] if record.data.train else "",
             "val": record.data.val.digest[:SHORT],
             "skipped": len(record.data.skipped),
             **{name: value for name, value in record.features.items() if not isinstance(value, Mapping)},

@@ -91,6 +91,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         MetricInfo("pck@A/FACET", "%", True, "in a sweep: pck@A of the facet's best layer, chosen by the first A"),
     )
     needs = frozenset({"keypoints"})
+    reads_train = False
 
     def resolve(self, config: CorrespondenceConfig, backbone: BackboneInfo, data: DatasetInfo) -> CorrespondenceConfig:
         """Fill in the input size."""

@@ -70,6 +70,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
             "miou@K=N", "%", True, "mIoU with N clusters: Hungarian if N is the number of classes, else by precision"
         ),
     )
+    reads_train = False
     shrink_hint = "Take fewer clusters or seeds, such as --set overclustering.clusters='[\"classes\"]'."
 
     def resolve(self, config: OverclusteringConfig, backbone: BackboneInfo, data: DatasetInfo) -> OverclusteringConfig:

@@ -133,6 +133,8 @@ class Protocol(ABC, Generic[C]):
     metrics: ClassVar[tuple[MetricInfo, ...]]
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
     """Ground truth a dataset must have."""
+    reads_train: ClassVar[bool] = True
+    """Whether training images are read; where not, a dataset may lack them, and `Data.train` is as `Data.val`."""
     shrink_hint: ClassVar[str] = "Try a smaller input size or --limit."
     """What to change when a cell does not fit into memory."""
 

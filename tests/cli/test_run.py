@@ -400,3 +400,13 @@ def test_every_protocol_runs_on_the_embedded_data_with_the_built_in_model(cli):
     for record in found.values():
         assert record["cost"]["bank_bytes"] > 0
         assert set(record["cost"]["seconds"]) > {"total"}
+
+
+def test_what_reads_no_training_images_runs_without_them(cli):
+    (cli.folder / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").unlink()
+    done = cli.run("--protocol", "overclustering,hummingbird")
+    assert done.returncode == 1
+    assert "hummingbird / voc: voc: the split list " in done.stderr
+    record = records(cli.folder)["overclustering"]
+    assert record["data"]["train"] is None
+    assert record["data"]["val"]["n_images"] == 6
