@@ -406,7 +406,8 @@ def test_what_reads_no_training_images_runs_without_them(cli):
     (cli.folder / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").unlink()
     done = cli.run("--protocol", "overclustering,hummingbird")
     assert done.returncode == 1
-    assert "hummingbird / voc: voc: the split list " in done.stderr
+    assert "failed: mine.py:ColorBackbone / hummingbird / voc: " in done.stderr
+    assert "trainaug" in done.stderr
     record = records(cli.folder)["overclustering"]
     assert record["data"]["train"] is None
     assert record["data"]["val"]["n_images"] == 6
