@@ -14,8 +14,8 @@ from pathlib import Path
 
 from densebench.datasets import DATASETS
 from densebench.datasets.archives import extract
-from densebench.errors import DatasetError, ModelError, UsageError
-from densebench.model_zoo import fetch as net
+from densebench.download import Failure, download, file_digest, record_of
+from densebench.errors import DatasetError, UsageError
 from densebench.progress import Progress
 
 
@@ -116,17 +116,13 @@ def _fetch_one(remote: Remote, folder: Path, progress: Progress) -> Path:
     if remote.unpacked and done.exists() and done.read_text() == remote.sha256:
         return target
     if target.exists():
-        if net.file_digest(target) != remote.sha256:
+        if file_digest(target) != remote.sha256:
             raise DatasetError(f"{target} is not the archive published at {remote.url}; move it away and run again.")
     else:
-        try:
-            net._fetch_once(remote.url, target, remote.sha256, progress)
-        except ModelError as error:
-            reason = str(error)
-            for advice in (" Run again", " Put it into", " A local file goes"):  # of models, which have a folder
-                reason = reason.partition(advice)[0]
-            raise DatasetError(f"{reason} Run again to go on, or put the file at {target} yourself.") from error
-        net._record(target).unlink(missing_ok=True)
+        by_hand = f"Run again to go on, or put the file at {target} yourself."
+        failure = Failure(DatasetError, by_hand, "give another --data-root")
+        download(remote.url, target, remote.sha256, progress, failure)
+        record_of(target).unlink(missing_ok=True)
     if remote.unpacked:
         count = extract(target, folder, remote.unpacked)
         done.write_text(remote.sha256)

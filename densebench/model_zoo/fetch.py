@@ -1,63 +1,29 @@
-"""Published weights onto this machine: once, whole, and never unchecked.
+"""Published weights onto this machine: never unchecked.
 
-A file lands under its final name only after its length and, where known, its SHA-256 are right; until then it is
-`NAME.part`, and a connection that breaks is taken up where it broke (HTTP Range, guarded by the server's validator).
-Where no digest is known, that of the first fetch is recorded and held against the file ever after: trust on first use.
-
-Of the libraries at hand pooch and torch.hub begin again after every break, and huggingface_hub resumes, but from its
-own hub alone; weights of this field lie on five kinds of servers. So this is the standard library's HTTP client.
+Where no digest is published, that of the first fetch is recorded and held against the file ever after: trust on first
+use. How a file is fetched is `densebench.download`'s business.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
 import re
-import shutil
-import socket
-import ssl
 import sys
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import date
-from email.message import Message
 from pathlib import Path
-from typing import IO, Any
 
-from filelock import FileLock
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as RichProgress
-
-from densebench.errors import ModelError, StorageError
-from densebench.paths import write_atomically, zoo_dir
+from densebench.download import Failure, download, file_digest, record_of
+from densebench.errors import ModelError
+from densebench.paths import zoo_dir
 from densebench.progress import Progress
 
-CHUNK = 1 << 20
-TRIES = 5
-"""Broken connections in a row, without a byte gained, after which a fetch gives up."""
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
-UNDECLARED = 20 * 10**9
-"""Bytes taken at most from a server that does not say how many there are."""
-TIMEOUT = 60.0
-PAUSE = 1.0
-"""Seconds before the first new try; doubled each time."""
 
 
 def weights_dir() -> Path:
     """Return the folder of fetched files, inside the zoo; no checkpoint with a card has this name."""
     return zoo_dir() / ".published"
-
-
-def offline() -> bool:
-    """Whether DENSEBENCH_OFFLINE forbids the network."""
-    return os.environ.get("DENSEBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def forbid_hub() -> None:
@@ -114,42 +80,19 @@ def fetch(name: str, url: str, sha256: str = "", progress: Progress | None = Non
             raise ModelError(f"{url} is no http, https or file address; nothing else is fetched from.")
         target = weights_dir() / (name + _suffix(url))
         address = f"{mirror().rstrip('/')}/{target.name}" if mirror() and is_web(mirror()) else url
-        here = _fetch_once(address, target, sha256, progress or Progress())
+        failure = Failure(
+            ModelError,
+            f"Put it as {target.name} into a folder, name that folder in DENSEBENCH_WEIGHTS, or give --weights FILE.",
+            "set DENSEBENCH_ZOO to another folder",
+        )
+        here = download(address, target, sha256, progress or Progress(), failure)
     _check(here, name, sha256)
     return here
 
 
-def _fetch_once(url: str, target: Path, sha256: str, progress: Progress) -> Path:
-    """Fetch under a lock, so that of several processes one fetches and the others find the file."""
-    if offline():
-        raise ModelError(
-            f"{_stem(target)} is not on this machine and DENSEBENCH_OFFLINE forbids fetching it from {url}. "
-            f"Put it into a folder as {target.name} and name that folder in DENSEBENCH_WEIGHTS, or give --weights FILE."
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
-            if not target.exists():
-                size, digest = _Download(url, target, progress).run(sha256)
-                record = {"url": url, "sha256": digest, "bytes": size, "fetched": date.today().isoformat()}
-                write_atomically(_record(target), json.dumps(record, indent=2) + "\n")
-                target.with_name(target.name + ".part").replace(target)
-                known = "as published" if sha256 else "recorded, for none was known"
-                progress.say(f"fetched {_stem(target)}, {size / 1e6:.1f} MB, SHA-256 {digest[:16]} ({known})")
-    except OSError as error:
-        raise StorageError(
-            f"cannot keep {target} ({error.strerror or error}). Free space, or set DENSEBENCH_ZOO."
-        ) from error
-    return target
-
-
-def _record(target: Path) -> Path:
-    return target.with_name(target.name + ".json")
-
-
 def _check(path: Path, name: str, sha256: str) -> None:
     """Raise ModelError where a file is not the published one, or no longer the one that was fetched."""
-    record = _record(path)
+    record = record_of(path)
     recorded = json.loads(record.read_text())["sha256"] if record.exists() else ""
     expected = sha256 or recorded
     if expected and (found := file_digest(path)) != expected:
@@ -160,214 +103,9 @@ def _check(path: Path, name: str, sha256: str) -> None:
         )
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@dataclass
-class _Answer:
-    """What a server sends, and where in the file it begins."""
-
-    body: IO[bytes]
-    start: int
-    total: int | None
-    validator: str
-
-
-class _CutError(Exception):
-    """The connection ended before the file did."""
-
-
-class _Download:
-    """One file on its way: `NAME.part` and, beside it, whose bytes those are."""
-
-    def __init__(self, url: str, target: Path, progress: Progress) -> None:
-        self.url, self.target, self.progress = url, target, progress
-        self.name = _stem(target)
-        self.part = target.with_name(target.name + ".part")
-        self.origin = target.with_name(target.name + ".part.json")
-
-    def run(self, sha256: str) -> tuple[int, str]:
-        """Fetch the rest and return size and digest; leaves `NAME.part`, whole and checked."""
-        pause, tries, most = PAUSE / 2, 0, self._have()
-        while True:
-            try:
-                self._take()
-                break
-            except BROKEN as error:
-                self._give_up_on(error)
-                pause, tries = (PAUSE / 2, 0) if self._have() > most else (2 * pause, tries + 1)
-                most = max(most, self._have())
-                if tries >= TRIES:
-                    raise self._error(
-                        f"{error or type(error).__name__}; {self._have()} bytes are kept, run again to go on"
-                    ) from error
-                time.sleep(pause if tries else 0)
-        self._refuse_pages()
-        digest = file_digest(self.part)
-        if sha256 and digest != sha256:
-            size = self._have()
-            self._drop()
-            raise ModelError(
-                f"{self.url} sent {size} bytes with SHA-256 {digest[:16]}...; the published file has {sha256[:16]}... "
-                "They were thrown away. A mirror may be stale, or the file was replaced: do not load it unseen."
-            )
-        self.origin.unlink(missing_ok=True)
-        return self._have(), digest
-
-    def _have(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def _drop(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.origin.unlink(missing_ok=True)
-
-    def _take(self) -> None:
-        """Append what the server still has; raises _CutError where it ends early."""
-        with self._ask() as answer:
-            if answer.start == 0:
-                self._drop()
-            write_atomically(self.origin, json.dumps({"url": self.url, "validator": answer.validator}))
-            limit = UNDECLARED if answer.total is None else answer.total
-            missing = limit - answer.start
-            if answer.total is not None and shutil.disk_usage(self.part.parent).free < missing:
-                raise StorageError(
-                    f"{self.target.name} needs {missing / 1e9:.1f} GB more in {self.part.parent}, which has less free. "
-                    "Free space, or set DENSEBENCH_ZOO to another folder; what was fetched is kept."
-                )
-            with self.part.open("ab") as file, self._bar(answer.start, answer.total) as advance:
-                while missing > 0 and (data := answer.body.read(min(CHUNK, missing))):
-                    file.write(data)
-                    missing -= len(data)
-                    advance(len(data))
-            if answer.total is None:
-                if missing <= 0:
-                    self._drop()
-                    raise self._error(f"it sends more than {UNDECLARED / 1e9:.0f} GB and does not say how many")
-            elif missing:
-                raise _CutError(f"cut off after {self._have()} of {answer.total} bytes")
-
-    @contextmanager
-    def _ask(self) -> Iterator[_Answer]:
-        """Open the address at the end of what is here, or at 0 where that cannot be gone on with."""
-        have, headers = self._have(), {"User-Agent": "densebench", "Accept-Encoding": "identity"}
-        origin: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            origin = json.loads(self.origin.read_text())
-        if have and origin.get("url") == self.url and origin.get("validator"):
-            headers |= {"Range": f"bytes={have}-", "If-Range": origin["validator"]}
-        else:
-            have = 0
-        try:
-            response = _OPENER.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            if error.code != 416:
-                raise
-            error.close()  # nothing is left to send, or the file became shorter: either way begin again
-            self._drop()
-            raise _CutError("the server has no bytes beyond those that are here") from error
-        with response:
-            sent: Message = response.headers
-            start, total = 0, _number(sent.get("Content-Length"))
-            if getattr(response, "status", None) == 206:
-                span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", sent.get("Content-Range", ""))
-                start = int(span[1]) if span else -1
-                if start != have:
-                    raise self._error(f"asked for bytes from {have}, it sends {sent.get('Content-Range', 'any')}")
-                total = _number(span[3]) if span else None
-            # a weak validator may be the same for other bytes
-            validator = next((v for v in (sent.get("ETag"), sent.get("Last-Modified")) if v and v[:2] != "W/"), "")
-            yield _Answer(response, start, total, validator)
-
-    def _refuse_pages(self) -> None:
-        with self.part.open("rb") as file:
-            head = file.read(512).lstrip().lower()
-        if head.startswith((b"<!doctype", b"<html")):
-            self._drop()
-            raise self._error(
-                "it sends a web page, not a file (a login, a quota or a moved address), so fetch it with a browser"
-            )
-
-    def _give_up_on(self, error: BaseException) -> None:
-        """Raise at once what another try cannot mend."""
-        if isinstance(error, urllib.error.HTTPError):
-            if error.code in (401, 403):
-                raise self._error(f"it answers {error.code} {error.reason}: accept the licence there first") from error
-            if error.code < 500 and error.code not in (408, 429):
-                raise self._error(f"it answers {error.code} {error.reason}") from error
-        elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, HOPELESS):
-            raise self._error(str(error.reason)) from error
-
-    def _error(self, reason: str) -> ModelError:
-        return ModelError(
-            f"{self.name} could not be fetched from {self.url}: {reason}. "
-            "A local file goes with --weights FILE, or into the folder DENSEBENCH_WEIGHTS under the model's name."
-        )
-
-    @contextmanager
-    def _bar(self, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-        console = self.progress.console
-        if not console.is_terminal:
-            yield lambda n: None
-            return
-        text = TextColumn("{task.description}")
-        columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with RichProgress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(self.name, total=total, completed=start)
-            yield lambda n: bar.advance(task, n)
-
-
-class _RefusedError(Exception):
-    """An address that is not fetched from, whatever it holds."""
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to the web only, and never from an encrypted address to one that is not."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """Return the request to go on with; raises URLError for an address that is refused."""
-        old, new = (urllib.parse.urlparse(address).scheme for address in (req.full_url, newurl))
-        if new not in ("http", "https") or (old, new) == ("https", "http"):
-            raise urllib.error.URLError(_RefusedError(f"it redirects to {newurl}, which is not followed"))
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.FileHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.UnknownHandler,
-        _Redirects,
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-_OPENER = _opener()
-BROKEN = (_CutError, ConnectionError, TimeoutError, http.client.HTTPException, urllib.error.URLError)
-"""What another try may mend."""
-HOPELESS = (_RefusedError, FileNotFoundError, socket.gaierror, ssl.SSLCertVerificationError)
-"""Reasons of a URLError that another try cannot mend."""
-
-
-def _stem(target: Path) -> str:
-    return target.name.partition(".")[0]
-
-
 def is_web(address: str) -> bool:
     """Whether an address is one of a web server."""
     return address.startswith(("http://", "https://"))
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
 
 
 def _suffix(url: str) -> str:

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
 from densebench.model_zoo.checkpoint import fit, read
-from densebench.model_zoo.fetch import forbid_hub, offline
+from densebench.model_zoo.fetch import forbid_hub
 from densebench.registry import unknown_name
 
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from densebench import download as fetching
 from densebench.errors import ModelError, StorageError
-from densebench.model_zoo import fetch as fetching
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import Published
 from densebench.model_zoo.fetch import fetch, local_file, weights_dir

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog.entry import Entry, Published
 from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
-from densebench.model_zoo.fetch import fetch, forbid_hub, hub_file, is_web, local_file, mirror, offline
+from densebench.model_zoo.fetch import fetch, forbid_hub, hub_file, is_web, local_file, mirror
 from densebench.model_zoo.zoo import Architecture, build, wrap
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from densebench.download import offline
 from densebench.model_zoo.catalog.entry import Entry
-from densebench.model_zoo.fetch import hub_file, local_file, offline
+from densebench.model_zoo.fetch import hub_file, local_file
 
 
 def status(entry: Entry) -> str:
