@@ -7,7 +7,6 @@ and what fails costs only its own cell.
 from __future__ import annotations
 
 import datetime
-import itertools
 import math
 import shutil
 import time
@@ -17,16 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from densebench.config import score_hash
-from densebench.datasets import DATASETS, load_dataset, resolve_dataset
-from densebench.datasets.checks import without_corrupt
+from densebench.datasets import DATASETS, resolve_dataset
 from densebench.datasets.dataset import DenseDataset
 from densebench.environment import PeakMemory, environment, pick_device
-from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UsageError
-from densebench.failures import as_known, finite, unusable
+from densebench.errors import DensebenchError, ModelError, StorageError, UsageError
+from densebench.failures import as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
 from densebench.model_zoo import load_model, parse_spec
-from densebench.model_zoo.backbone import Backbone
 from densebench.paths import cache_dir
 from densebench.plan import Cell, check_fits, estimated_seconds, measured_flops
 from densebench.progress import Progress
@@ -41,6 +38,7 @@ from densebench.results import (
     ResultStore,
     SplitRecord,
 )
+from densebench.splits import Splits, check_same_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +116,7 @@ class _Run:
         self.precision: Precision = "float32" if request.precision == "auto" else request.precision
         limit = int(request.cache_size * 1e9)
         self.cache = FeatureCache(cache_dir() / "features", limit, progress) if limit > 0 else None
-        self._data: dict[tuple[str, str], DenseDataset | DensebenchError] = {}
-        self._skipped_ids: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.splits = Splits(request.data_root, request.limit, request.skip_corrupt, progress)
         self._rate = 0.0
 
     def go(self) -> Outcome:
@@ -178,9 +175,15 @@ class _Run:
         for model in self.request.models:
             for protocol, config in pairs:
                 for dataset in self._datasets(protocol):
-                    train = self.request.train_dataset if protocol.reads_train else ""
-                    train = "" if train == dataset else train
+                    trained, _ = self._cell_splits(protocol, dataset)[0]
+                    train = "" if trained == dataset else trained
                     yield Cell(model, protocol, dataset, self.request.preset, config, train)
+
+    def _cell_splits(self, protocol: Protocol[Any], dataset: str) -> list[tuple[str, str]]:
+        """Return the (dataset, split) pairs that a cell reads: training images, if any, and validation images."""
+        val = (dataset, DATASETS[dataset].info.val)
+        trained = self.request.train_dataset or dataset
+        return [(trained, DATASETS[trained].info.train), val] if protocol.reads_train else [val]
 
     def _datasets(self, protocol: Protocol[Any]) -> list[str]:
         """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs.
@@ -196,52 +199,12 @@ class _Run:
             return [name for name in asked if name in suited]
         ready = []
         for name in (name for name in suited if not DATASETS[name].info.variant_of):
-            found = None if DATASETS[name].info.embedded else self._splits(name, protocol.reads_train)
+            found = None if DATASETS[name].info.embedded else self.splits.data(self._cell_splits(protocol, name))
             if isinstance(found, Data):
                 ready.append(name)
             elif found is not None and (line := str(found)) not in self.outcome.skipped:
                 self.outcome.skipped.append(line)
         return ready or [name for name in suited if name == "scenes"]
-
-    def _splits(self, name: str, reads_train: bool) -> Data | DensebenchError:
-        """Return train and val of a dataset, limited and without corrupt files as asked; or why there are none."""
-        trained = (self.request.train_dataset or name) if reads_train else ""
-        train = self._split(trained, DATASETS[trained].info.train) if trained else None
-        if isinstance(train, DensebenchError):
-            return train
-        val = self._split(name, DATASETS[name].info.val)
-        return val if isinstance(val, DensebenchError) else Data(val if train is None else train, val)
-
-    def _read_by(self, cell: Cell) -> list[tuple[str, str]]:
-        """Return the splits that a cell reads, training images first."""
-        trained = (cell.train_dataset or cell.dataset) if cell.protocol.reads_train else ""
-        train = [(trained, DATASETS[trained].info.train)] if trained else []
-        return [*train, (cell.dataset, DATASETS[cell.dataset].info.val)]
-
-    def _split(self, name: str, split: str) -> DenseDataset | DensebenchError:
-        """Return a split, or why there is none; both are found once."""
-        if (name, split) not in self._data:
-            try:
-                self._data[name, split] = self._load(name, split)
-            except DatasetError as error:
-                self._data[name, split] = error
-            except OSError as error:
-                self._data[name, split] = unusable(error)
-        return self._data[name, split]
-
-    def _load(self, name: str, split: str) -> DenseDataset:
-        data = load_dataset(name, split, self.request.data_root)
-        if self.request.limit is not None and self.request.limit < len(data):
-            data = data.select(range(self.request.limit))
-        if self.request.skip_corrupt:
-            data, left_out = without_corrupt(data, self.progress)
-            self._skipped_ids[name, split] = left_out
-            if not len(data):
-                raise DatasetError(
-                    f"{name}: all {len(left_out)} images of split {split} are corrupt. Get the original files, then "
-                    f"run `densebench data check {getattr(DATASETS[name], 'source', name)}`."
-                )
-        return data
 
     def _source(self, model: str) -> FeatureSource:
         try:
@@ -263,11 +226,11 @@ class _Run:
             lacking = cell.protocol.unserved(DATASETS[name].info)
             if lacking:
                 raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
-        data = self._splits(cell.dataset, cell.protocol.reads_train)
+        data = self.splits.data(self._cell_splits(cell.protocol, cell.dataset))
         if isinstance(data, DensebenchError):
             raise data
         if "mask" in cell.protocol.needs:
-            _check_same_classes(data)
+            check_same_classes(data)
         cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
         cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
         cell.score_hash = self._hash(cell, source, data)
@@ -343,19 +306,18 @@ class _Run:
             bank_bytes=cell.estimate.bank_bytes,
         )
         artifacts = {f"{cell.path.stem}/{name}": content for name, content in measurement.artifacts.items()}
-        return self._record(cell, source.backbone, source, data, measurement, tuple(artifacts), cost), artifacts
+        return self._record(cell, source, data, measurement, tuple(artifacts), cost), artifacts
 
     def _record(
         self,
         cell: Cell,
-        backbone: Backbone,
         source: FeatureSource,
         data: Data,
         measurement: Measurement,
         artifacts: tuple[str, ...],
         cost: Cost,
     ) -> Record:
-        info = backbone.info
+        info = source.info
         assert cell.estimate is not None
         return Record(
             score_hash=cell.score_hash,
@@ -381,7 +343,7 @@ class _Run:
                 train=_split_record(data.train) if cell.protocol.reads_train else None,
                 val=_split_record(data.val),
                 limit=self.request.limit,
-                skipped=tuple(id_ for split in self._read_by(cell) for id_ in self._skipped_ids.get(split, ())),
+                skipped=self.splits.left_out(self._cell_splits(cell.protocol, cell.dataset)),
             ),
             protocol=ProtocolRecord(
                 name=cell.protocol.name,
@@ -415,17 +377,6 @@ def _check_numbers(request: Request) -> None:
     ):
         if value is not None and not least <= value < math.inf:
             raise UsageError(f"--{name} {value}: expected at least {least}.")
-
-
-def _check_same_classes(data: Data) -> None:
-    """Raise UsageError where training and validation labels do not mean the same classes."""
-    train, val = data.train.info, data.val.info
-    for index, names in enumerate(itertools.zip_longest(train.classes, val.classes, fillvalue="nothing")):
-        if names[0] != names[1]:
-            raise UsageError(
-                f"{train.name} and {val.name} have different classes (class {index} is {names[0]} in one, {names[1]} "
-                "in the other); training on one and evaluating on the other needs the same list."
-            )
 
 
 def _split_record(data: DenseDataset) -> SplitRecord:

@@ -1,0 +1,76 @@
+"""The images that a run reads: each split loaded once, cut to a limit, without corrupt files where asked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.checks import without_corrupt
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import DatasetError, DensebenchError, UsageError
+from densebench.failures import unusable
+from densebench.progress import Progress
+from densebench.protocols.protocol import Data
+
+Split = tuple[str, str]
+"""(dataset, split)."""
+
+
+class Splits:
+    """The splits of one request, or why they cannot be read."""
+
+    def __init__(self, root: str | Path | None, limit: int | None, skip_corrupt: bool, progress: Progress) -> None:
+        self.root, self.limit, self.skip_corrupt, self.progress = root, limit, skip_corrupt, progress
+        self._found: dict[Split, DenseDataset | DensebenchError] = {}
+        self._left_out: dict[Split, tuple[str, ...]] = {}
+
+    def data(self, splits: Sequence[Split]) -> Data | DensebenchError:
+        """Return training and validation images, or why there are none; a single split is both."""
+        found = []
+        for split in splits:
+            one = self._find(*split)
+            if isinstance(one, DensebenchError):
+                return one
+            found.append(one)
+        return Data(found[0], found[-1])
+
+    def left_out(self, splits: Sequence[Split]) -> tuple[str, ...]:
+        """Return the ids of corrupt images that were left out."""
+        return tuple(id_ for split in splits for id_ in self._left_out.get(split, ()))
+
+    def _find(self, name: str, split: str) -> DenseDataset | DensebenchError:
+        if (name, split) not in self._found:
+            try:
+                self._found[name, split] = self._load(name, split)
+            except DatasetError as error:
+                self._found[name, split] = error
+            except OSError as error:
+                self._found[name, split] = unusable(error)
+        return self._found[name, split]
+
+    def _load(self, name: str, split: str) -> DenseDataset:
+        data = load_dataset(name, split, self.root)
+        if self.limit is not None and self.limit < len(data):
+            data = data.select(range(self.limit))
+        if self.skip_corrupt:
+            data, left_out = without_corrupt(data, self.progress)
+            self._left_out[name, split] = left_out
+            if not len(data):
+                raise DatasetError(
+                    f"{name}: all {len(left_out)} images of split {split} are corrupt. Get the original files, then "
+                    f"run `densebench data check {getattr(DATASETS[name], 'source', name)}`."
+                )
+        return data
+
+
+def check_same_classes(data: Data) -> None:
+    """Raise UsageError where training and validation labels do not mean the same classes."""
+    train, val = data.train.info, data.val.info
+    for index, names in enumerate(itertools.zip_longest(train.classes, val.classes, fillvalue="nothing")):
+        if names[0] != names[1]:
+            raise UsageError(
+                f"{train.name} and {val.name} have different classes (class {index} is {names[0]} in one, {names[1]} "
+                "in the other); training on one and evaluating on the other needs the same list."
+            )
