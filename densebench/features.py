@@ -17,26 +17,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from densebench.config import score_hash
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError, DensebenchError, FeatureError
+from densebench.datasets.views import load_views
+from densebench.errors import FeatureError
 from densebench.feature_cache import FeatureCache
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
-from densebench.ops.resize import nearest_index
 from densebench.progress import Progress
+from densebench.reading import Labels, Reader
 
 Precision = Literal["float32", "bfloat16", "float16"]
-LabelRule = Literal["floor", "centre"]
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +55,6 @@ class FeatureSpec:
         """Return the size of the features of `n_images` in the cache."""
         height, width = self.grid(backbone)
         return n_images * height * width * backbone.width * np.dtype(dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How masks are brought to the evaluation's resolution: nearest, never anything else."""
-
-    size: tuple[int, int] | None = None
-    """Height and width; None keeps each mask's own size (then batches hold one image)."""
-    rule: LabelRule = "floor"
-    """"floor": source index floor(i * in / out), as torch resizes tensors. "centre": floor((i + 0.5) * in / out), as
-    PIL resizes files. The two differ by up to a pixel, and published code uses both."""
 
 
 @dataclass(frozen=True)
@@ -349,79 +331,13 @@ class FeatureSource:
         images: bool = True,
     ) -> Iterator[tuple[list[int], Tensor | None, Tensor | None]]:
         """Decode and resize in worker processes; yields (indices, images (B, 3, H, W), labels (B, H, W))."""
-        reader = _Reader(data, spec if images else None, labels, spec.augment if spec else None)
-        loader = DataLoader(
+        reader = Reader(data, spec if images else None, labels, spec.augment if spec else None)
+        return load_views(
             reader,
-            batch_sampler=list(_chunks(wanted, size)),
-            num_workers=self.workers if len(wanted) > 2 * size else 0,
-            collate_fn=_collate,
+            list(_chunks(wanted, size)),
+            self.workers if len(wanted) > 2 * size else 0,
             pin_memory=self.device.type == "cuda" and images,
         )
-        for item in loader:
-            if isinstance(item, DensebenchError):
-                raise item
-            yield item
-
-
-class _Reader(Dataset[Any]):
-    """Decodes one image and its mask, resized as asked; errors travel as values so that workers end quietly."""
-
-    def __init__(
-        self, data: DenseDataset, spec: FeatureSpec | None, labels: Labels | None, augment: Augment | None
-    ) -> None:
-        self.data, self.spec, self.labels, self.augment = data, spec, labels, augment
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return index, *self._read(index)
-        except DensebenchError as error:
-            return error
-
-    def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        image = self.data.image(index) if self.spec is not None else None
-        mask = self.data.mask(index) if self.labels is not None else None
-        if image is not None and mask is not None and mask.shape != image.size[::-1]:
-            raise DatasetError(
-                f"{self.data.info.name} image {self.data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-                f"mask {mask.shape[1]}x{mask.shape[0]}; expected the same. Get the original files."
-            )
-        if self.augment is not None:
-            size = self.spec.size if self.spec else self.labels.size if self.labels else None
-            assert size is not None
-            return self.augment(image, mask, size, index)
-        pixels = None
-        if image is not None:
-            assert self.spec is not None
-            height, width = self.spec.size
-            resized = image.resize((width, height), RESAMPLING[self.spec.interpolation])
-            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-        target = None
-        if mask is not None:
-            assert self.labels is not None
-            target = torch.from_numpy(resize_mask(mask, self.labels))
-        return pixels, target
-
-
-def resize_mask(mask: NDArray[np.uint8], labels: Labels) -> NDArray[np.uint8]:
-    """Resize a label map (H, W) by the nearest rule asked for."""
-    if labels.size is None or mask.shape == labels.size:
-        return np.array(mask)
-    if labels.rule == "centre":
-        return np.array(Image.fromarray(mask).resize(labels.size[::-1], Image.Resampling.NEAREST))
-    rows, columns = (nearest_index(old, new).numpy() for old, new in zip(mask.shape, labels.size, strict=True))
-    return mask[rows[:, None], columns]
-
-
-def _collate(items: list[Any]) -> Any:
-    for item in items:
-        if isinstance(item, DensebenchError):
-            return item
-    indices, images, masks = zip(*items, strict=True)
-    return (
-        list(indices),
-        torch.stack(images) if images[0] is not None else None,
-        torch.stack(masks) if masks[0] is not None else None,
-    )
 
 
 def _runs(wanted: list[int], have: frozenset[int]) -> Iterator[tuple[bool, list[int]]]:

@@ -9,7 +9,8 @@ from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
 from densebench.errors import FeatureError, ModelError
 from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource, FeatureSpec, Labels, resize_mask
+from densebench.features import FeatureSource, FeatureSpec
+from densebench.reading import Labels, resize_mask
 from tests import toys
 
 SPEC = FeatureSpec(size=(64, 64))

@@ -5,9 +5,10 @@ import torch
 
 from densebench.datasets.voc import VOC
 from densebench.errors import FeatureError, ModelError
-from densebench.features import FeatureSource, FeatureSpec, Labels
+from densebench.features import FeatureSource, FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, Read
+from densebench.reading import Labels
 from tests import toys
 
 READS = [Read(0), Read(5, "key"), Read(5), Read(5, "token", False), Read(2, "value")]

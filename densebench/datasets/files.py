@@ -21,7 +21,7 @@ from PIL import Image
 from densebench.datasets import dataset as contract
 from densebench.datasets.archives import members, opened, read_bytes, split
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, read_image, read_labels
-from densebench.datasets.layout import parse_list
+from densebench.datasets.layout import existing_root, parse_list
 from densebench.errors import DatasetError
 from densebench.paths import cache_dir, write_atomically
 
@@ -63,13 +63,7 @@ def find_tree(
     With `holding`, a file of that name must be in it. Raises DatasetError with all that was tried and how to get the
     dataset.
     """
-    if root is None:
-        raise DatasetError(
-            f"{info.name}: no data root given. Use --data-root DIR or set DENSEBENCH_DATA. {info.how_to_get}"
-        )
-    base = Path(root)
-    if not base.exists():
-        raise DatasetError(f"{info.name}: the data root {base} does not exist. Give another with --data-root.")
+    base = existing_root(info, root)
     wanted = [needed] if isinstance(needed, str) else list(needed)
     for place in places:
         for folder in wanted:

@@ -11,15 +11,20 @@ from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import DatasetError
 
 
-def find_root(info: DatasetInfo, root: str | Path | None, places: Sequence[str], needed: str) -> Path:
-    """Return the first of `places` below `root` that holds a folder `needed`; raises DatasetError with instructions."""
+def existing_root(info: DatasetInfo, root: str | Path | None) -> Path:
+    """Return the data root; raises DatasetError where none is given or it does not exist."""
     if root is None:
         raise DatasetError(
             f"{info.name}: no data root given. Use --data-root DIR or set DENSEBENCH_DATA. {info.how_to_get}"
         )
-    base = Path(root)
-    if not base.is_dir():
-        raise DatasetError(f"{info.name}: the data root {base} does not exist. Give another with --data-root.")
+    if not Path(root).exists():
+        raise DatasetError(f"{info.name}: the data root {root} does not exist. Give another with --data-root.")
+    return Path(root)
+
+
+def find_root(info: DatasetInfo, root: str | Path | None, places: Sequence[str], needed: str) -> Path:
+    """Return the first of `places` below `root` that holds a folder `needed`; raises DatasetError with instructions."""
+    base = existing_root(info, root)
     for place in places:
         if (base / place / needed).is_dir():
             return base / place

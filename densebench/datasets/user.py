@@ -17,9 +17,7 @@ as 255 never does; a stored value is otherwise the number of a class. `licence` 
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +29,7 @@ from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.layout import read_list
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError, UsageError
-from densebench.registry import unknown_name
+from densebench.registry import import_file, unknown_name
 
 KEYS: Mapping[str, type] = {
     "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "lists": str,
@@ -152,13 +150,8 @@ def from_file(spec: str) -> type[DenseDataset]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(f"{file} does not exist; --dataset takes a name, FILE.toml or FILE.py:Class.")
-    described = importlib.util.spec_from_file_location(f"densebench_user_{path.stem}", path)
-    assert described is not None
-    assert described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    sys.modules[described.name] = module
     try:
-        described.loader.exec_module(module)
+        module = import_file(path)
     except Exception as error:  # whatever the user's own code raises
         said = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{file} raised {type(error).__name__}: {said}; --debug shows the traceback.") from error

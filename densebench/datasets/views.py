@@ -46,15 +46,26 @@ def check_same_size(data: DenseDataset, index: int, image: Image.Image, truth: A
 
 
 def load_views(
-    views: Dataset[Any], keys: Iterable[Sequence[Any]], workers: int = 0, *, stack: bool = True
+    views: Dataset[Any],
+    keys: Iterable[Sequence[Any]],
+    workers: int = 0,
+    *,
+    stack: bool = True,
+    pin_memory: bool = False,
 ) -> Iterator[tuple[list[int], Any, Any]]:
     """Yield (image indices, images, ground truths) of each batch of keys, in order: tensors, or lists of them.
 
-    ``views`` gives (index, image, ground truth), or the error met on the way, so that workers end quietly; it is raised
-    here.
+    ``views`` gives (index, image, ground truth), either of the last two None where it was not asked for; or the error
+    met on the way, so that workers end quietly: it is raised here.
     """
     collate = _stacked if stack else _listed
-    for item in DataLoader(views, batch_sampler=keys, num_workers=workers, collate_fn=collate):  # type: ignore[arg-type]
+    for item in DataLoader(
+        views,
+        batch_sampler=keys,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+    ):
         if isinstance(item, DensebenchError):
             raise item
         yield item
@@ -71,5 +82,5 @@ def _stacked(items: list[Any]) -> Any:
     found = _listed(items)
     if isinstance(found, DensebenchError):
         return found
-    indices, images, truths = found
-    return indices, torch.stack(images), torch.stack(truths)
+    indices, *parts = found
+    return indices, *(None if part[0] is None else torch.stack(part) for part in parts)

@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Dataset
 from densebench.datasets.images import digest, load_images
 from densebench.environment import environment, pick_device
 from densebench.errors import DensebenchError, FeatureError, UsageError
-from densebench.features import RESAMPLING
 from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
@@ -40,6 +39,7 @@ from densebench.ops.resize import nearest_index
 from densebench.ops.search import search
 from densebench.paths import claim, write_atomically
 from densebench.progress import Progress
+from densebench.reading import RESAMPLING
 
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""

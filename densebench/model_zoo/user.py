@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +12,7 @@ import densebench
 from densebench.errors import DensebenchError, ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
-from densebench.registry import unknown_name
+from densebench.registry import import_file, unknown_name
 
 
 def load(spec: ModelSpec) -> Backbone:
@@ -31,13 +30,8 @@ def load(spec: ModelSpec) -> Backbone:
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"{file} does not exist; --model takes FILE.py:Class.")
-    module_spec = importlib.util.spec_from_file_location(f"densebench_user_{path.stem}", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module
     try:
-        module_spec.loader.exec_module(module)
+        module = import_file(path)
         adapter = getattr(module, name, None)
         backbone = adapter() if adapter is not None else None
     except DensebenchError:

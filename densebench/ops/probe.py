@@ -6,9 +6,6 @@ Model Understanding", 2.1: centroids are parameters, Adam minimises the mean neg
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,27 +62,6 @@ class CosineKMeans:
     def centroids(self) -> Tensor:
         """The centroids (K, D) after the last step."""
         return self._centroids.detach()
-
-
-def cosine_kmeans_fit(
-    batches: Iterable[Tensor], init: Tensor, lr: float = 5e-3, steps: int | None = None
-) -> tuple[Tensor, list[float]]:
-    """Return centroids (K, D) after one Adam step per batch (N, D), and the loss before each step.
-
-    Args:
-        batches: rows of features; an endless stream needs ``steps``.
-        init: (K, D) initial centroids, left as they are.
-        lr: Adam's learning rate; 5e-3 published.
-        steps: take that many batches; ``None`` takes all.
-
-    Raises:
-        ValueError: the batches end before ``steps``.
-    """
-    fit = CosineKMeans(init, lr)
-    losses = [fit.step(x) for x in islice(batches, steps)]
-    if steps is not None and len(losses) < steps:
-        raise ValueError(f"the batches ended after {len(losses)} of {steps} steps")
-    return fit.centroids, [float(loss) for loss in losses]
 
 
 def assign_cosine(maps: Tensor, centroids: Tensor, size: int | tuple[int, int]) -> Tensor:

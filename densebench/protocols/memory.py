@@ -18,11 +18,12 @@ from densebench.config import no_score
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import FeatureError, UsageError
-from densebench.features import Batch, FeatureSpec, Labels
+from densebench.features import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.protocols.protocol import Context, refuse_nonsense
 from densebench.protocols.settings import FeatureConfig
+from densebench.reading import Labels
 
 
 @dataclass(frozen=True, kw_only=True)

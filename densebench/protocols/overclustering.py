@@ -22,7 +22,6 @@ from torch import Tensor
 
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
-from densebench.features import Labels
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import matching
 from densebench.ops.confusion import AbsentRule, ConfusionMatrix, Counts, PoissonBootstrap, confusion, counts
@@ -39,6 +38,7 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
+from densebench.reading import Labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.errors import UsageError
-from densebench.features import Labels, ReadBatch
+from densebench.features import ReadBatch
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import clustering, information, matching, probe
 from densebench.ops.confusion import (
@@ -31,6 +31,7 @@ from densebench.ops.confusion import (
 from densebench.protocols import sweeps
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import Context, Data
+from densebench.reading import Labels
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect import PositionalEffectConfig

@@ -17,7 +17,7 @@ from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.views import draw_share
 from densebench.errors import DatasetError, UsageError
-from densebench.features import FeatureSpec, Labels
+from densebench.features import FeatureSpec
 from densebench.ops import heads
 from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou
 from densebench.ops.resize import resize_labels
@@ -26,6 +26,7 @@ from densebench.protocols import scoring
 from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.protocol import Context, Data, refuse_nonsense
 from densebench.protocols.settings import FeatureConfig
+from densebench.reading import Labels
 from densebench.results import Metric
 
 Pair = tuple[Tensor, Tensor]

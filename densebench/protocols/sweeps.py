@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from densebench.errors import UsageError
-from densebench.features import Labels, ReadBatch
+from densebench.features import ReadBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
 from densebench.protocols.settings import FeatureConfig
+from densebench.reading import Labels
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset

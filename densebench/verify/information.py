@@ -18,7 +18,7 @@ from densebench.ops.information import (
     attention_mutual_information,
     mutual_information,
 )
-from densebench.ops.probe import assign_cosine, cosine_kmeans_fit, cosine_kmeans_step
+from densebench.ops.probe import CosineKMeans, assign_cosine, cosine_kmeans_step
 from densebench.verify import ties
 from densebench.verify.golden import Finding, Golden, Kind
 
@@ -59,18 +59,20 @@ def cluster_probe(v: Golden) -> Iterator[Finding]:
     yield _assigned(v, "assignment", start, (maps.shape[2], maps.shape[3]))
 
     trace, after = v.matches(r"loss_trace_(\d+)_steps")[0], v.matches(r"centroids_after_(\d+)_steps")[0]
-    batches = [rows] * int(trace[1])
-    centroids, losses = cosine_kmeans_fit(batches, start, lr)
-    yield v.close(trace[0], torch.tensor(losses), 1e-5)
+    steps, fit = int(trace[1]), CosineKMeans(start, lr)
+    yield v.close(trace[0], torch.stack([fit.step(rows) for _ in range(steps)]), 1e-5)
+    centroids = fit.centroids
     height, width = v["upsampled_size"].tolist()
     yield _assigned(v, "upsampled_assignment", centroids, (height, width))
     if was_stored:
         yield v.close("centroids", start, 1e-5)
         yield v.close(after[0], centroids, 1e-5)
         return
-    again, _ = cosine_kmeans_fit(batches, centroids, lr)
-    yield v.close("centroids", again, 1e-5)
-    yield v.close(after[0], again, 1e-5)
+    again = CosineKMeans(centroids, lr)
+    for _ in range(steps):
+        again.step(rows)
+    yield v.close("centroids", again.centroids, 1e-5)
+    yield v.close(after[0], again.centroids, 1e-5)
 
 
 def _assigned(v: Golden, name: str, centroids: Tensor, size: tuple[int, int]) -> Finding:

@@ -1,11 +1,9 @@
-from itertools import repeat
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from densebench.ops.clustering import StreamingMoments
-from densebench.ops.probe import CosineKMeans, assign_cosine, cosine_kmeans_fit, principal_directions
+from densebench.ops.probe import CosineKMeans, assign_cosine, principal_directions
 
 
 def test_principal_directions_are_those_of_centred_rows():
@@ -26,25 +24,12 @@ def test_fit_finds_directions():
     x = truth.repeat(50, 1) * (1 + torch.rand(150, 1, generator=generator))
     start = truth + 0.1 * torch.randn(3, 8, generator=generator)
     kept = start.clone()
-    found, losses = cosine_kmeans_fit(repeat(x), start, lr=2e-2, steps=400)
+    fit = CosineKMeans(start, lr=2e-2)
+    losses = [float(fit.step(x)) for _ in range(400)]
     assert losses[-1] == pytest.approx(-1, abs=1e-3)
     assert losses[0] > losses[-1] + 0.01
-    torch.testing.assert_close(F.normalize(found, dim=1), truth, rtol=0, atol=0.03)
+    torch.testing.assert_close(F.normalize(fit.centroids, dim=1), truth, rtol=0, atol=0.03)
     assert torch.equal(start, kept)
-
-
-def test_steps_one_by_one_are_the_fit():
-    x = torch.randn(4, 60, 5, generator=torch.Generator().manual_seed(0))
-    one = CosineKMeans(torch.eye(5)[:3])
-    losses = [float(one.step(rows)) for rows in x]
-    centroids, expected = cosine_kmeans_fit(x, torch.eye(5)[:3])
-    assert torch.equal(one.centroids, centroids)
-    assert losses == expected
-
-
-def test_fit_says_when_batches_run_out():
-    with pytest.raises(ValueError, match="after 2 of 5 steps"):
-        cosine_kmeans_fit([torch.ones(3, 2)] * 2, torch.eye(2), steps=5)
 
 
 def test_upsampling_products_equals_upsampling_features():

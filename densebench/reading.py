@@ -1,0 +1,86 @@
+"""From files to what a feature pass reads: images decoded and resized, masks at the evaluation's resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from densebench.datasets.augment import Augment
+from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.views import check_same_size
+from densebench.errors import DensebenchError
+from densebench.ops.resize import nearest_index
+
+if TYPE_CHECKING:
+    from densebench.features import FeatureSpec
+
+LabelRule = Literal["floor", "centre"]
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How masks are brought to the evaluation's resolution: nearest, never anything else."""
+
+    size: tuple[int, int] | None = None
+    """Height and width; None keeps each mask's own size (then batches hold one image)."""
+    rule: LabelRule = "floor"
+    """"floor": source index floor(i * in / out), as torch resizes tensors. "centre": floor((i + 0.5) * in / out), as
+    PIL resizes files. The two differ by up to a pixel, and published code uses both."""
+
+
+class Reader(Dataset[Any]):
+    """Decodes one image and its mask, resized as asked; errors travel as values so that workers end quietly."""
+
+    def __init__(
+        self, data: DenseDataset, spec: FeatureSpec | None, labels: Labels | None, augment: Augment | None
+    ) -> None:
+        self.data, self.spec, self.labels, self.augment = data, spec, labels, augment
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return index, *self._read(index)
+        except DensebenchError as error:
+            return error
+
+    def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
+        image = self.data.image(index) if self.spec is not None else None
+        mask = self.data.mask(index) if self.labels is not None else None
+        if image is not None and mask is not None:
+            check_same_size(self.data, index, image, mask, "mask")
+        if self.augment is not None:
+            size = self.spec.size if self.spec else self.labels.size if self.labels else None
+            assert size is not None
+            return self.augment(image, mask, size, index)
+        pixels = None
+        if image is not None:
+            assert self.spec is not None
+            height, width = self.spec.size
+            resized = image.resize((width, height), RESAMPLING[self.spec.interpolation])
+            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        target = None
+        if mask is not None:
+            assert self.labels is not None
+            target = torch.from_numpy(resize_mask(mask, self.labels))
+        return pixels, target
+
+
+def resize_mask(mask: NDArray[np.uint8], labels: Labels) -> NDArray[np.uint8]:
+    """Resize a label map (H, W) by the nearest rule asked for."""
+    if labels.size is None or mask.shape == labels.size:
+        return np.array(mask)
+    if labels.rule == "centre":
+        return np.array(Image.fromarray(mask).resize(labels.size[::-1], Image.Resampling.NEAREST))
+    rows, columns = (nearest_index(old, new).numpy() for old, new in zip(mask.shape, labels.size, strict=True))
+    return mask[rows[:, None], columns]
