@@ -172,6 +172,9 @@ class _Run:
                 continue
             config = protocol.configure(self.request.preset, self.request.settings.get(name))
             pairs.append((protocol, config))
+        if not pairs:
+            known = sorted({preset for name in names for preset in PROTOCOLS[name].presets})
+            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(known)}.")
         for model in self.request.models:
             for protocol, config in pairs:
                 for dataset in self._datasets(protocol):
