@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from densebench.datasets import DATASETS
+from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, DensebenchError
 from densebench.protocols import PROTOCOLS
 
 
-def rows(kind: str, pattern: str, results: Path) -> list[tuple[str, str]]:
-    """Return (name, summary) of everything of a kind whose name matches."""
+def rows(kind: str, pattern: str, results: Path, root: Path | None = None) -> list[tuple[str, str]]:
+    """Return (name, summary) of everything of a kind whose name matches; datasets lie below the data root."""
     found = {
-        "models": _models,
+        "models": lambda: _models(pattern),
         "protocols": _protocols,
-        "datasets": _datasets,
+        "datasets": lambda: _datasets(pattern, root),
         "methods": _methods,
         "segmenters": _segmenters,
+        "results": lambda: _results(results),
     }
-    every = _results(results) if kind == "results" else found[kind](pattern)
+    every = found[kind]()
     return [(name, summary) for name, summary in every if fnmatch.fnmatch(name, pattern)]
 
 
@@ -52,24 +55,42 @@ def _models(pattern: str) -> Iterator[tuple[str, str]]:
                 yield family.summary.split(": ")[0], family.summary.partition(": ")[2]
 
 
-def _protocols(pattern: str) -> Iterator[tuple[str, str]]:
+def _protocols() -> Iterator[tuple[str, str]]:
     for entry in PROTOCOLS:
         yield entry.name, entry.summary
 
 
-def _datasets(pattern: str) -> Iterator[tuple[str, str]]:
+def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
     for entry in DATASETS:
-        yield entry.name, entry.summary
+        if fnmatch.fnmatch(entry.name, pattern):
+            yield entry.name, f"{_dataset_status(entry.name, root)}; {entry.summary}"
 
 
-def _methods(pattern: str) -> Iterator[tuple[str, str]]:
+def _dataset_status(name: str, root: Path | None) -> str:
+    """Return whether a dataset is ready, fetchable, or to be got by hand."""
+    from densebench.datasets import load_dataset
+    from densebench.datasets.fetch import REMOTES
+
+    info = DATASETS[name].info
+    missing = []
+    for split in dict.fromkeys((info.val, info.train)):
+        try:
+            load_dataset(name, split, root)
+        except DatasetError:
+            missing.append(split)
+    if info.val not in missing:
+        return f"ready, but for split {missing[0]}" if missing else "ready"
+    return "fetchable" if name in REMOTES else "by hand"
+
+
+def _methods() -> Iterator[tuple[str, str]]:
     from densebench.methods import METHODS
 
     for entry in METHODS:
         yield entry.name, entry.summary
 
 
-def _segmenters(pattern: str) -> Iterator[tuple[str, str]]:
+def _segmenters() -> Iterator[tuple[str, str]]:
     from densebench.methods import SEGMENTERS
 
     for entry in SEGMENTERS:
@@ -164,12 +185,14 @@ def data_where(name: str, root: Path | None) -> str:
     name = resolve_dataset(name)
     info = DATASETS[name].info
     lines = [f"data root: {data_root(root) or 'none given; use --data-root DIR or set DENSEBENCH_DATA'}"]
+    found: dict[str, list[str]] = {}
     for split in info.splits:
         try:
-            lines.append(f"{split}: {len(load_dataset(name, split, root))} images")
+            said = f"{len(load_dataset(name, split, root))} images"
         except DatasetError as error:
-            said = str(error).replace(f" {info.how_to_get}", "")  # which comes last, once
-            lines.append(f"{split}: {said}")
+            said = str(error).partition(f" {info.how_to_get}")[0]  # which comes last, once
+        found.setdefault(said, []).append(split)
+    lines += [f"{', '.join(splits)}: {said}" for said, splits in found.items()]
     return "\n".join([*lines, f"how to get it: {info.how_to_get}"])
 
 
@@ -180,15 +203,20 @@ def data_report(name: str, root: Path | None, split: str | None) -> int:
     from densebench.datasets.images import load_images
     from densebench.progress import Progress
 
-    clean, name = True, resolve_dataset(name)
+    name = resolve_dataset(name)
+    parts: list[Callable[[], DenseDataset]] = [partial(load_images, name, split, root)]
     if name in DATASETS:
         info = DATASETS[name].info
-        parts = [
-            load_dataset(name, part, root) for part in ([split] if split else dict.fromkeys((info.train, info.val)))
-        ]
-    else:
-        parts = [load_images(name, split, root)]
-    for data in parts:
+        splits = [split] if split else dict.fromkeys((info.train, info.val))
+        parts = [partial(load_dataset, name, part, root) for part in splits]
+    clean = True
+    for load in parts:
+        try:
+            data = load()
+        except DatasetError as error:
+            print(f"  problem: {error}", file=sys.stderr)
+            clean = False
+            continue
         report = check(data, Progress())
         of_published = "as published" if report.n_images == report.n_published else f"of {report.n_published} published"
         counted = f" ({of_published})" if data.info.name in DATASETS and report.n_published else ""

@@ -58,7 +58,7 @@ class Reader(Dataset[Any]):
         image = self.data.image(index) if self.spec is not None else None
         mask = self.data.mask(index) if self.labels is not None else None
         if image is not None and mask is not None:
-            check_same_size(self.data, index, image, mask, "mask")
+            check_same_size(self.data, index, image, mask, "ground truth")
         if self.augment is not None:
             size = self.spec.size if self.spec else self.labels.size if self.labels else None
             assert size is not None

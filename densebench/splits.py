@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets import load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, DensebenchError, UsageError
@@ -60,7 +60,7 @@ class Splits:
             if not len(data):
                 raise DatasetError(
                     f"{name}: all {len(left_out)} images of split {split} are corrupt. Get the original files, then "
-                    f"run `densebench data check {getattr(DATASETS[name], 'source', name)}`."
+                    f"run `densebench data check {data.cli_name}`."
                 )
         return data
 

@@ -39,13 +39,14 @@ class List:
     kind: Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]]
     pattern: Positional[str] = "*"
     results: Path = Path("results")
+    data_root: Annotated[Path | None, arg(help="Folder the datasets lie in; default DENSEBENCH_DATA.")] = None
     debug: Debug = False
 
     def __call__(self) -> int:
         """Print one line each."""
         from densebench import listing
 
-        rows = listing.rows(self.kind, self.pattern, self.results)
+        rows = listing.rows(self.kind, self.pattern, self.results, self.data_root)
         if not rows:
             where = f" in {self.results}" if self.kind == "results" else ""
             print(f"no {self.kind}{where} match {self.pattern!r}.", file=sys.stderr)

@@ -112,7 +112,10 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
 
         console_table(outcome.records, Console())
     lines = [f"not run: {line}" for line in outcome.skipped]
-    lines += [f"failed: {cell}: {error}" for cell, error in outcome.failed]
+    failed: dict[str, list[str]] = {}
+    for cell, error in outcome.failed:
+        failed.setdefault(str(error), []).append(cell)
+    lines += [f"failed: {', '.join(cells)}: {error}" for error, cells in failed.items()]
     if outcome.planned:
         lines += _plan_lines(outcome.planned)
     elif outcome.kept and not outcome.done and not outcome.failed:

@@ -11,7 +11,11 @@ from tyro.conf import Positional, UseAppendAction, arg
 from densebench.cli.options import Debug, Device, Quiet, split_pair
 
 Images = Annotated[
-    str, arg(metavar="A[,B,...]", help="Images: a dataset, with its split (voc:train) or without, or any folder.")
+    str,
+    arg(
+        metavar="A[,B,...]",
+        help="Images: datasets by name, FILE.toml or FILE.py:Class, each with its split (voc:train) or not; folders.",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DATASETS: Registry[type[DenseDataset]] = Registry("dataset", group="densebench.datasets")
 DATASETS.add("scenes", "densebench.datasets.scenes.dataset:Scenes", "rendered scenes, built in, nothing to download")
-DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "the same with 1440 validation images")
+DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "scenes with 1440 validation images")
 DATASETS.add("voc", "densebench.datasets.voc:VOC", "PASCAL VOC 2012 segmentation, VOCdevkit layout")
 DATASETS.add("ade20k", "densebench.datasets.ade20k:ADE20K", "ADE20K, 150 classes and other, which is not evaluated")
 DATASETS.add("ade20k_150", "densebench.datasets.ade20k:ADE20K150", "ADE20K, 150 classes, other is void")
@@ -42,6 +42,9 @@ DATASETS.add("coco", "densebench.datasets.coco:COCO", "COCO 2017 images to train
 DATASETS.add("spair", "densebench.datasets.spair:SPair", "SPair-71k, pairs of images with key points")
 DATASETS.add("pf_willow", "densebench.datasets.pf_willow:PFWillow", "PF-WILLOW, groups of images with ten key points")
 DATASETS.add("nyu", "densebench.datasets.nyu:NYU", "NYU Depth v2, indoor images with metric depth")
+DATASETS.add("nyu_labeled", "densebench.datasets.nyu:NYULabeled", "NYU Depth v2, the official file alone, 795 / 654")
+DATASETS.add("nyu_filled", "densebench.datasets.nyu:NYUFilled", "NYU Depth v2, the official file, depth filled in")
+DATASETS.add("nyu_h5", "densebench.datasets.nyu:NYUFrames", "NYU Depth v2, frames of sparse-to-dense, filled in")
 DATASETS.add("seven_scenes", "densebench.datasets.seven_scenes:SevenScenes", "7-Scenes, indoor images with depth")
 
 
@@ -58,7 +61,7 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dense
 
 def resolve_dataset(spec: str) -> str:
     """Return the registered name of a dataset; one of the user's own (FILE.toml, FILE.py:Class) is registered first."""
-    if spec.endswith(".toml") or ".py:" in spec:
+    if ".toml" in spec or ".py" in spec:
         from densebench.datasets.user import adopt
 
         return adopt(spec)

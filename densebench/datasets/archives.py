@@ -1,57 +1,48 @@
 """Files inside zip and tar archives, read in place: nothing is extracted, and a worker needs nothing but the path.
 
-A file in an archive has a path like any other, `.../val2017.zip/val2017/000000000139.jpg`. The index of an archive is
-read once per process and never changes; a read opens the archive, takes its bytes and closes it, so threads and worker
-processes share no position. Names that lead out of the archive are refused, whatever they would be used for.
+A file in an archive has a path like any other, `.../val2017.zip/val2017/000000000139.jpg`, and so has one in an archive
+that lies in another and is not compressed there, `.../chess.zip/chess/seq-01.zip/seq-01/frame-000000.color.png`. A
+read opens the archive, takes its bytes and closes it, so threads and worker processes share no position.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import tarfile
-import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, cast
 
+from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
 from densebench.errors import CorruptFileError, DatasetError
 
-SUFFIXES = (".zip", ".tar")
-MOST_MEMBERS = 4_000_000
 BLOCK = 1 << 20
 LARGEST_MEMBER = 1 << 30
-"""Bytes of a file that is read in place; images and label maps have a few million at most."""
+"""Bytes of a file that is read in place; images and label maps have a few million at most, COCO's JSON half of this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Where the bytes of a file lie in its archive."""
+def is_folder(path: Path) -> bool:
+    """Tell whether a path leads to a folder inside an archive, or to an archive.
 
-    offset: int
-    """Of the data in a tar, of the local header in a zip."""
-    packed: int
-    size: int
-    zipped: bool
-    deflated: bool = False
-    crc: int | None = None
-
-
-def members(archive: Path) -> Mapping[str, Member]:
-    """Return the files of an archive by name, read once per process.
-
-    Raises DatasetError for a file that is no archive, for compressed tars, encrypted zips and names that lead out of
-    it.
+    Raises DatasetError for an archive on the way that cannot be read, or that is compressed inside another.
     """
-    try:
-        state = archive.stat()
-    except OSError as error:
-        raise DatasetError(f"{archive} cannot be read ({error.strerror}).") from error
-    return _index(str(archive), state.st_size, state.st_mtime_ns)
+    archive = holder(path)
+    if archive is None:
+        return False
+    inner = path.relative_to(archive).as_posix()
+    if inner in index(archive).folders:
+        return True
+    if inner.lower().endswith(SUFFIXES) and inner in members(archive):
+        inner_members(archive, inner)  # says why it cannot be read
+    return False
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names, with slashes, of all files below a folder that `is_folder` found."""
+    archive, inner = split(folder)
+    start = "" if inner == "." else f"{inner}/"
+    return [name.removeprefix(start) for name in index(archive).files if name.startswith(start)]
 
 
 def read_member(path: Path) -> bytes:
@@ -60,11 +51,11 @@ def read_member(path: Path) -> bytes:
     Unpacks no more than the size that the archive's index states, checks the zip's CRC.
     """
     archive, name = split(path)
-    member = members(archive).get(name)
+    member = index(archive).files.get(name)
     if member is None:
         raise DatasetError(f"{archive} has no file {name}. Run `densebench data check` on its dataset.")
     if member.size > LARGEST_MEMBER:
-        raise DatasetError(f"{path} is {member.size / 1e9:.1f} GB, too large to be read in place; extract {archive}.")
+        raise DatasetError(f"{path} has {member.size / 1e9:.1f} GB, too many to read in place. {unpacking(archive)}")
     with open(archive, "rb") as file:
         return b"".join(_unpacked(file, member, path))
 
@@ -74,10 +65,7 @@ def _unpacked(file: BinaryIO, member: Member, path: Path) -> Iterator[bytes]:
 
     `file` is the archive.
     """
-    file.seek(member.offset)
-    if member.zipped:
-        header = file.read(30)  # names and extra fields may be of another length here than in the index
-        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+    file.seek(member.data(file))
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
     left, packed, crc = member.size, member.packed, 0
     try:
@@ -96,10 +84,10 @@ def _unpacked(file: BinaryIO, member: Member, path: Path) -> Iterator[bytes]:
 
 def split(path: Path) -> tuple[Path, str]:
     """Return the archive of a path that leads through one, and the name in it; raises DatasetError where none does."""
-    for parent in path.parents:
-        if parent.suffix.lower() in SUFFIXES and parent.is_file():
-            return parent, path.relative_to(parent).as_posix()
-    raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.")
+    archive = holder(path)
+    if archive is None:
+        raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.")
+    return archive, path.relative_to(archive).as_posix()
 
 
 class _Named(io.BytesIO):
@@ -123,55 +111,9 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else read_member(path)
 
 
-@lru_cache(maxsize=16)
-def _index(archive: str, size: int, modified: int) -> Mapping[str, Member]:
-    """`size` and `modified` tell a file from one that replaced it."""
-    listed = _zip_members if archive.lower().endswith(".zip") else _tar_members
-    found: dict[str, Member] = {}
-    try:
-        for name, member in listed(archive):
-            found[_checked(name, archive)] = member
-            if len(found) > MOST_MEMBERS:
-                raise DatasetError(f"{archive} holds more than {MOST_MEMBERS} files.")
-    except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        hint = " A compressed tar has to be unpacked first." if "tar" in type(error).__module__ else ""
-        raise DatasetError(f"{archive} cannot be read as an archive ({error}).{hint} Get the original file.") from None
-    return found
-
-
-def _zip_members(archive: str) -> Iterator[tuple[str, Member]]:
-    with zipfile.ZipFile(archive) as file:
-        for entry in file.infolist():
-            if entry.is_dir():
-                continue
-            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DatasetError(f"{archive} is encrypted or packed in a rare way ({entry.filename}); extract it.")
-            yield (
-                entry.filename,
-                Member(
-                    entry.header_offset,
-                    entry.compress_size,
-                    entry.file_size,
-                    True,
-                    entry.compress_type == zipfile.ZIP_DEFLATED,
-                    entry.CRC,
-                ),
-            )
-
-
-def _tar_members(archive: str) -> Iterator[tuple[str, Member]]:
-    with tarfile.open(archive, "r:") as file:
-        for entry in file:
-            if entry.isreg() and not entry.issparse():
-                yield entry.name, Member(entry.offset_data, entry.size, entry.size, False)
-
-
-def _checked(name: str, archive: str | Path) -> str:
-    """Return a member's name as a clean relative path; raises DatasetError for one that leaves the archive's folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
-        raise DatasetError(f"{archive} has a path that leaves its folder ({name!r}); it is not used. Get the original.")
-    return path.as_posix()
+def read_text(path: Path) -> str:
+    """Return the text of a file, on disk or in an archive, without a byte order mark; raises as `read_bytes` does."""
+    return read_bytes(path).decode("utf-8-sig", errors="replace")
 
 
 def extract(archive: Path, folder: Path, most_bytes: int) -> int:

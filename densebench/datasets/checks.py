@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.dataset import VOID, DenseDataset
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.errors import CorruptFileError, DatasetError
 from densebench.paths import cache_dir, write_atomically
 from densebench.progress import Progress
@@ -55,8 +55,10 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
     report = CheckReport(info.name, data.split, len(data), info.splits[data.split], "")
     try:
         report.digest = data.digest()
-    except (DatasetError, OSError) as error:  # a link that leads nowhere, a file that may not be read
+    except DatasetError as error:
         report.problems.append(f"there is no digest: {error}")
+    except OSError as error:  # a link that leads nowhere, a file that may not be read
+        report.problems.append(f"there is no digest: {error.filename} cannot be read ({error.strerror}).")
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
         try:
@@ -79,10 +81,26 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
             report.add_depth(sample.depth)
         report.points += sum(int(thing.visible.sum()) for thing in sample.keypoints)
         report.objects += len(sample.keypoints)
-    names = {**dict(enumerate(info.classes)), VOID: "ignored"}
     if "mask" in info.targets:
+        names = {**dict(enumerate(info.classes)), VOID: "ignored"}
         report.pixels = {name: int(pixels[label]) for label, name in names.items()}
         report.images = {name: int(images[label]) for label, name in names.items()}
+    return report if report.problems else _without_truth(report, info)
+
+
+def _without_truth(report: CheckReport, info: DatasetInfo) -> CheckReport:
+    """Add as problems what files that can be decoded may lack altogether: classes, depth, key points."""
+    held = [name for name in info.classes if report.pixels.get(name)]
+    if "mask" in info.targets and len(held) < min(2, info.n_classes):
+        share, named = report.pixels["ignored"] / sum(report.pixels.values()), f"only {held[0]}" if held else "none"
+        report.problems.append(
+            f"of {info.n_classes} classes the masks hold {named}, and {100 * share:.0f} % of their pixels are of no "
+            "class. A class is stored as its number, and 255 is none: masks of 0 and 255 have to be saved as 0 and 1."
+        )
+    if "depth" in info.targets and not report.measured:
+        report.problems.append("no pixel has a depth; 0 is no measurement.")
+    if "keypoints" in info.targets and not report.points:
+        report.problems.append("no image has a key point that is seen.")
     return report
 
 

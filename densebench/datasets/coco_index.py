@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.datasets.archives import read_bytes, split
 from densebench.datasets.polygons import polygons_mask, runs_mask
 from densebench.errors import DatasetError, StorageError
 from densebench.paths import cache_dir
@@ -118,7 +118,9 @@ def read_instances(path: Path) -> Instances:
 
 @functools.lru_cache(maxsize=8)
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of an annotation file, read once per process."""
+    """Return the SHA-256 of an annotation file, on disk or in an archive, read once per process."""
+    if not path.exists():
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -136,13 +138,13 @@ def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:
 
 
 def _remembered(path: Path, kind: str, build: Callable[[dict[str, Any]], Arrays]) -> Arrays:
-    """Return the arrays made of a JSON file, from the cache where it holds them."""
-    state = path.stat()
+    """Return the arrays made of a JSON file, on disk or in an archive, from the cache where it holds them."""
+    state = (path if path.exists() else split(path)[0]).stat()
     key = f"{path.resolve()}-{state.st_size}-{state.st_mtime_ns}-{VERSION}"
     folder = cache_dir() / "coco" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         try:
-            arrays = build(json.loads(path.read_bytes()))
+            arrays = build(json.loads(read_bytes(path)))
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{path} is no {kind} file of COCO ({type(error).__name__}: {error}). Get the original file."
@@ -155,14 +157,15 @@ def _keep(folder: Path, arrays: Arrays) -> None:
     """Write all arrays to a folder that appears whole or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-        try:
-            os.rename(temporary, folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(temporary)
-            if not folder.is_dir():
-                raise
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as place:
+            whole = Path(place) / "whole"
+            whole.mkdir()
+            for name, array in arrays.items():
+                np.save(whole / f"{name}.npy", array)
+            try:
+                os.rename(whole, folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
     except OSError as error:
         raise StorageError(f"cannot write {folder} ({error.strerror or error}). Free space, then run again.") from error

@@ -27,7 +27,8 @@ from densebench.datasets.coco_masks import PLACES, find_images, merged_info
 from densebench.datasets.files import Archived, find_tree
 from densebench.errors import DatasetError
 
-HOW = "Masks: annotations_trainval2017.zip (241 MB) from cocodataset.org, extracted in coco/."
+ARCHIVE = "annotations_trainval2017.zip"
+HOW = f"Masks: {ARCHIVE} (241 MB) from cocodataset.org, in coco/, packed or not."
 
 
 class CocoThingsInstances(Archived):
@@ -42,7 +43,7 @@ class CocoThingsInstances(Archived):
         super().__init__(root, split, transforms)
         self._tree = find_images(self.info, root, split)
         name = f"instances_{split}2017.json"
-        self._json = find_tree(self.info, root, PLACES, ("annotations", "."), holding=name).path(name)
+        self._json = find_tree(self.info, root, PLACES, ("annotations", "."), (ARCHIVE,), name).path(name)
         self._instances = coco_index.read_instances(self._json)
         self.ids = self._instances.images
         have = set(self._tree.names(".jpg"))

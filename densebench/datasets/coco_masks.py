@@ -34,6 +34,7 @@ from densebench.datasets.files import WRONG, FileDataset, Tree, find_tree, read_
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
 
+PANOPTIC = "panoptic_annotations_trainval2017.zip"
 IMAGES = "Images: train2017.zip (18 GB) and val2017.zip (1 GB) from cocodataset.org (`densebench data fetch coco`)."
 
 
@@ -102,8 +103,8 @@ class CocoThings(CocoMaps):
         "coco_things",
         "COCO-things, 12 super-categories",
         THINGS_12,
-        "Masks: panoptic_annotations_trainval2017.zip (821 MB) from cocodataset.org, extracted in coco/; the archives "
-        "in it may stay packed (`densebench data fetch coco_things` does all of it).",
+        f"Masks: {PANOPTIC} (821 MB) from cocodataset.org, in coco/, packed or not (`densebench data fetch "
+        "coco_things` does all of it).",
     )
     merge = THINGS_12
     stored = range(201)
@@ -112,7 +113,7 @@ class CocoThings(CocoMaps):
         "annotations/panoptic_annotations/semantic_segmenations_{}2017",  # as HBIRD's DATASET.md spells it
     )
     folders = ("annotations/panoptic_{}2017", "panoptic_{}2017", *converted)
-    archives = ("annotations/panoptic_{}2017.zip", "panoptic_{}2017.zip")
+    archives = (PANOPTIC,)
 
     def __init__(
         self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
@@ -122,7 +123,7 @@ class CocoThings(CocoMaps):
         folder = self.files(0)[1].parent
         if folder.name == f"panoptic_{split}2017":
             name = f"panoptic_{split}2017.json"
-            self._json = find_tree(self.info, root, PLACES, ("annotations", "."), holding=name).path(name)
+            self._json = find_tree(self.info, root, PLACES, ("annotations", "."), (PANOPTIC,), name).path(name)
             self._segments = coco_index.read_segments(self._json)
             lacking = [id_ for id_ in self.ids if id_ not in self._segments]
             if lacking:
@@ -173,8 +174,7 @@ class CocoStuff(CocoMaps):
         "coco_stuff",
         "COCO-stuff, 15 super-categories",
         STUFF_15,
-        "Masks: stuff_annotations_trainval2017.zip from cocodataset.org, extracted in coco/, so that coco/annotations/ "
-        "holds stuff_{train,val}2017_pixelmaps.zip, packed or not.",
+        "Masks: images.cocodataset.org/annotations/stuff_annotations_trainval2017.zip, in coco/, packed or not.",
     )
     merge = STUFF_15
     stored = (0, *range(92, 184))
@@ -183,12 +183,12 @@ class CocoStuff(CocoMaps):
         "annotations/stuff_annotations/stuff_{}2017_pixelmaps",
         "stuff_{}2017_pixelmaps",
     )
-    archives = ("annotations/stuff_{}2017_pixelmaps.zip", "stuff_{}2017_pixelmaps.zip")
+    archives = ("stuff_annotations_trainval2017.zip",)
 
 
 STUFFTHING = (
-    "Masks: stuffthingmaps_trainval2017.zip from github.com/nightrome/cocostuff, in coco/ as it is or extracted in "
-    "coco/stuffthingmaps/."
+    "Masks: stuffthingmaps_trainval2017.zip (659 MB; github.com/nightrome/cocostuff links it), in coco/ as it is or "
+    "extracted in coco/stuffthingmaps/."
 )
 
 
@@ -207,13 +207,18 @@ CURATED = "Coco164kFull_Stuff_Coarse_7.txt"
 
 
 class CocoStuff27(CocoStuff164K):
-    """27 super-categories of things and stuff; `*_curated` are STEGO's lists, which leave out pictures of one thing.
+    """27 super-categories of things and stuff; `*_curated` are the lists of IIC, PiCIE and STEGO.
 
-    A list lies in `curated/{train2017,val2017}/`, one image id per line.
+    They leave out pictures of one thing. A list lies in `curated/{train2017,val2017}/`, one image id per line.
     """
 
     info = replace(
-        merged_info("coco_stuff27", "COCO-Stuff-27", STUFF_27, STUFFTHING),
+        merged_info(
+            "coco_stuff27",
+            "COCO-Stuff-27",
+            STUFF_27,
+            f"{STUFFTHING} For the splits *_curated put the folder curated/ of github.com/janghyuncho/PiCIE in coco/.",
+        ),
         splits={"train": 118_287, "val": 5000, "train_curated": 49_629, "val_curated": 2175},
     )
     merge = STUFF_27

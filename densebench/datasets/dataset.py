@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.paths import cache_dir, write_atomically
@@ -91,6 +91,8 @@ class DenseDataset(ABC):
 
     info: ClassVar[DatasetInfo]
     ids: Sequence[str]
+    source: str = ""
+    """The file of the user's that describes it, if one does."""
 
     def __init__(
         self, root: str | Path | None, split: str, transforms: Callable[[Any, Any], Any] | None = None
@@ -100,6 +102,11 @@ class DenseDataset(ABC):
         self.root = None if root is None else Path(root)
         self.split = split
         self.transforms = transforms
+
+    @property
+    def cli_name(self) -> str:
+        """What the command line calls it: the file that describes it, or its name."""
+        return self.source or self.info.name
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -124,7 +131,7 @@ class DenseDataset(ABC):
     def digest(self) -> str:
         """Return a digest of all that can change a score: ids, contents, classes and ignored labels."""
         state = {"info": [self.info.name, self.info.classes, self.info.ignored], "split": self.split}
-        return _digest({**state, "files": _contents(self)})
+        return json_digest({**state, "files": _contents(self)})
 
     def sample(self, index: int) -> Sample:
         """Decode everything the dataset has on one image."""
@@ -159,6 +166,7 @@ class _View(DenseDataset):
     def __init__(self, base: DenseDataset, indices: tuple[int, ...]) -> None:
         self.info = base.info  # type: ignore[misc]  # a view has the info of what it shows
         super().__init__(base.root, base.split, base.transforms)
+        self.source = base.source
         self.base = base
         self.indices = indices
         self.ids = [base.ids[i] for i in indices]
@@ -179,7 +187,7 @@ class _View(DenseDataset):
         return self.base.files(self.indices[index])
 
     def digest(self) -> str:
-        return _digest({"base": self.base.digest(), "ids": self.ids})
+        return json_digest({"base": self.base.digest(), "ids": self.ids})
 
 
 @contextmanager
@@ -194,8 +202,9 @@ def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
         raise CorruptFileError(
-            f"{path} cannot be decoded as {what} ({error}). "
+            f"{path} cannot be decoded as {what} ({'it is in no known format, or empty' if unknown else error}). "
             "Replace the file, or leave such images out with --skip-corrupt.",
             str(path),
             index,
@@ -203,8 +212,15 @@ def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path, index: int = -1) -> Image.Image:
-    """Decode an image file as RGB; raises as `decoding` does."""
+    """Decode an image file as RGB; raises as `decoding`, and for pixels that 8 bits per channel cannot hold."""
     with decoding(path, "an image", index) as image:
+        if image.mode[0] in "IF":  # as RGB all that is above 255 would be white
+            raise CorruptFileError(
+                f"{path} has pixels of mode {image.mode}; expected 8 bits per channel. Scale it as it should be seen, "
+                "and save it so.",
+                str(path),
+                index,
+            )
         return image.convert("RGB")
 
 
@@ -236,7 +252,8 @@ def check_labels(labels: NDArray[np.uint8], n_classes: int, where: Path | str) -
     return labels
 
 
-def _digest(state: object) -> str:
+def json_digest(state: object) -> str:
+    """Return the SHA-256 of what JSON can hold."""
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=list).encode()).hexdigest()
 
 
@@ -244,7 +261,7 @@ def _contents(dataset: DenseDataset) -> str:
     """Hash the bytes of all files once; remembered by path, size and modification time."""
     files = [(id_, path) for i, id_ in enumerate(dataset.ids) for path in dataset.files(i)]
     stats = [(id_, str(path), (s := path.stat()).st_size, s.st_mtime_ns) for id_, path in files]
-    memo = cache_dir() / "digests" / f"{_digest(stats)}.txt"
+    memo = cache_dir() / "digests" / f"{json_digest(stats)}.txt"
     if memo.exists():
         return memo.read_text().strip()
     whole = hashlib.sha256()

@@ -3,7 +3,7 @@
 It shows each layout on a few files that anybody may have, and it is how the loaders are tested. Class numbers stay what
 they are, so a class has the name that the other dataset gives its number; numbers that this does not have become void.
 Images of the JPEG layouts lose what JPEG loses; label maps lose nothing; depth loses what is below a millimetre or
-beyond 10 m. PF-WILLOW is not among them: it wants ten points of every object, and things in scenes have five to eight.
+beyond 10 m; of key points, PF-WILLOW wants ten where things in scenes have five to eight (see `ten_points`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DenseDataset, Sample
+from densebench.datasets.folder import ImageFolder
 from densebench.errors import StorageError, UsageError
 from densebench.registry import unknown_name
 
@@ -38,7 +40,7 @@ class Layout:
 
 
 _VOC, _VOC10 = "VOCdevkit/VOC2012", "VOCdevkit/VOC2010"
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS = {
     "voc": Layout(
         f"{_VOC}/JPEGImages/{{id}}.jpg",
         f"{_VOC}/SegmentationClass{{aug}}/{{id}}.png",
@@ -68,6 +70,18 @@ LAYOUTS: Mapping[str, Layout] = {
     "nyu": Layout("nyu/scenes/{id}.jpg"),
     "seven_scenes": Layout(),
     "spair": Layout(),
+    "pf_willow": Layout(),
+    "folder": Layout("{split}/{id}.png"),
+}
+LAYOUTS |= {
+    name: LAYOUTS[other]
+    for name, other in {
+        "ade20k_150": "ade20k",
+        "cityscapes27": "cityscapes",
+        "coco_things80": "coco_things",
+        "coco_things80_instances": "coco_things_instances",
+        "pascal_context59": "pascal_context",
+    }.items()
 }
 
 
@@ -128,7 +142,7 @@ def _known(layout: str) -> type[DenseDataset]:
     if layout not in LAYOUTS:
         near = str(unknown_name("layout", layout, LAYOUTS)).split(" Run ")[0]
         raise UsageError(f"{near} There are {', '.join(LAYOUTS)}.")
-    return DATASETS[layout]
+    return ImageFolder if layout == "folder" else DATASETS[layout]
 
 
 def _samples(data: DenseDataset) -> Iterator[Sample]:
@@ -146,9 +160,9 @@ def _stored(other: Any) -> NDArray[np.uint8]:
     return values
 
 
-def _things(data: DenseDataset, folder: Path, split: str) -> None:
+def _things(data: DenseDataset, folder: Path, split: str, layout: str = "coco_things") -> None:
     """Panoptic PNGs, a segment per category, and their JSON."""
-    stored = _stored(DATASETS["coco_things"])
+    stored = _stored(DATASETS[layout])
     annotations = []
     for sample in _samples(data):
         assert sample.mask is not None
@@ -162,9 +176,9 @@ def _things(data: DenseDataset, folder: Path, split: str) -> None:
     _write(folder / f"coco/annotations/panoptic_{split}2017.json", json.dumps({"annotations": annotations}))
 
 
-def _instances(data: DenseDataset, folder: Path, split: str) -> None:
+def _instances(data: DenseDataset, folder: Path, split: str, layout: str = "coco_things_instances") -> None:
     """An instances JSON; everything is a crowd, because run lengths, unlike polygons, keep every pixel."""
-    stored = _stored(DATASETS["coco_things_instances"])
+    stored = _stored(DATASETS[layout])
     images, annotations = [], []
     for number, sample in enumerate(_samples(data)):
         assert sample.mask is not None
@@ -249,13 +263,50 @@ def _spair(data: DenseDataset, folder: Path, split: str) -> None:
     _write(root / "Layout" / "large" / f"{split}.txt", "".join(lines))
 
 
+def ten_points(xy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ten points, (10, 2), for the K of a thing, (K, 2) with 5 <= K <= 10: these, then midpoints.
+
+    A midpoint lies between a point and the next, from the first two on; the next of the last is the first. Midpoints
+    correspond across images as nearly as places halfway between two named places of a thing do.
+    """
+    return np.concatenate([xy, (xy + np.roll(xy, -1, axis=0)) / 2])[:10]
+
+
+def _pf_willow(data: DenseDataset, folder: Path, split: str) -> None:
+    """A group per class of things, of up to ten images that show one of them with all its key points, as `ten_points`.
+
+    The first such thing of an image counts. The groups are the ten classes with the most such images, at least two, in
+    the order of their numbers, under the names that PF-WILLOW's groups have.
+    """
+    from scipy.io import savemat
+
+    from densebench.datasets.pf_willow import GROUPS
+
+    whole: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in data.info.classes}
+    for index in range(len(data)):
+        for thing in data.keypoints(index):
+            if thing.visible.all() and 5 <= len(thing.xy) <= 10 and len(whole[thing.category]) < 10:
+                whole[thing.category].setdefault(index, thing.xy)
+    most = sorted((name for name in whole if len(whole[name]) > 1), key=lambda name: -len(whole[name]))[: len(GROUPS)]
+    if not most:
+        raise UsageError(f"the {len(data)} images of {data.info.name} show no class twice as a whole; export more.")
+    for group, name in zip(GROUPS, filter(most.__contains__, whole), strict=False):
+        for index, xy in whole[name].items():
+            path = folder / "PF-dataset" / group / f"{data.ids[index]}.png"
+            _save(data.image(index), path)
+            savemat(path.with_suffix(".mat"), {"pts_coord": ten_points(xy).T})
+
+
 _MORE: Mapping[str, Callable[[DenseDataset, Path, str], None]] = {
     "coco_things": _things,
+    "coco_things80": partial(_things, layout="coco_things80"),
     "coco_things_instances": _instances,
+    "coco_things80_instances": partial(_instances, layout="coco_things80_instances"),
     "pascal_part": _parts,
     "nyu": _nyu,
     "seven_scenes": _seven_scenes,
     "spair": _spair,
+    "pf_willow": _pf_willow,
 }
 
 

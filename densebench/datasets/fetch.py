@@ -96,7 +96,10 @@ def fetch(name: str, root: Path | None, progress: Progress, remotes: Sequence[Re
         raise UsageError(f"{name}: {info.how_to_get}.")
     remotes = REMOTES.get(name, ()) if remotes is None else remotes
     if not remotes:
-        raise UsageError(f"{name} is not fetched automatically (licence: {info.licence}). {info.how_to_get}")
+        raise UsageError(
+            f"{name} is not fetched: its licence asks for an agreement first, or nobody has published a digest of its "
+            f"files (licence: {info.licence}). {info.how_to_get}"
+        )
     if root is None:
         raise UsageError("no data root given. Use --data-root DIR or set DENSEBENCH_DATA.")
     total = sum(remote.size for remote in remotes)

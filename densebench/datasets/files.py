@@ -6,11 +6,10 @@ which class.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.datasets import dataset as contract
-from densebench.datasets.archives import members, opened, read_bytes, split
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, read_image, read_labels
+from densebench.datasets import archives as packing
+from densebench.datasets.archive_index import COMPRESSED, SUFFIXES, unpacking
+from densebench.datasets.archives import opened, read_bytes, read_text, split
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, json_digest, read_image, read_labels
 from densebench.datasets.layout import existing_root, parse_list
-from densebench.errors import DatasetError
+from densebench.errors import CorruptFileError, DatasetError
 from densebench.paths import cache_dir, write_atomically
 
 WRONG = 254
@@ -32,14 +32,17 @@ WRONG = 254
 class Tree:
     """The files below one folder, which is on disk or inside an archive."""
 
-    def __init__(self, folder: Path, inside: Sequence[str] | None = None) -> None:
-        """`inside` lists the names below the folder where it is in an archive."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._inside = inside
+        self._inside = packing.names(folder) if packing.is_folder(folder) else None
 
     def path(self, name: str) -> Path:
         """Return the path of a file, which `archives.opened` can open."""
         return self.folder / name
+
+    def holds(self, name: str) -> bool:
+        """Tell whether there is a file of this name."""
+        return self.path(name).is_file() if self._inside is None else name in self._inside
 
     def names(self, suffix: str) -> list[str]:
         """Return the sorted names, with slashes, of all files below the folder, if any, that end in `suffix`."""
@@ -47,6 +50,45 @@ class Tree:
             return []
         names = _walk(self.folder) if self._inside is None else self._inside
         return sorted(name for name in names if name.endswith(suffix) and not name.rpartition("/")[2].startswith("."))
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return which of these files are not there; only the folders that they should lie in are looked into."""
+        folders = {name.rpartition("/")[0] for name in names} if self._inside is None else ()
+        have = {*(self._inside or ()), *(name for folder in folders for name in _listed(self.folder, folder))}
+        return [name for name in names if name not in have]
+
+    def require(self, info: DatasetInfo, split: str, names: Sequence[str], spec: str = "") -> None:
+        """Raise DatasetError where files are missing, with how many, of how many, and the first.
+
+        `spec` is what the command line calls the dataset, if not by its name.
+        """
+        missing = self.missing(names)
+        if missing:
+            lower = {name.lower(): name for name in self.names("")}
+            alike = next((lower[name.lower()] for name in missing if name.lower() in lower), "")
+            also = f", but there is {alike}: letters must be of the same case" if alike else ""
+            raise DatasetError(
+                f"{info.name}: {len(missing)} of {len(names)} files of split {split} are missing below {self.folder} "
+                f"(first: {missing[0]}{also}). {info.how_to_get} Then run `densebench data check {spec or info.name}`."
+            )
+
+
+def trees(base: Path, below: str = ".") -> Iterator[Tree]:
+    """Yield the folder `below` a folder or archive, wherever it is there; folders on disk come first.
+
+    Every part of the way may lie in a zip or a tar of its name, NAME.zip for NAME, and where more of the way follows,
+    be it `/.`, such an archive may begin with what is in NAME. Raises DatasetError for one that cannot be read.
+    """
+    if not (base.is_dir() or packing.is_folder(base)):
+        return
+    name, _, rest = below.partition("/")
+    if name in (".", ""):
+        yield from trees(base, rest) if rest else (Tree(base),)
+        return
+    for place in (base, *(base / f"{name}{suffix}" for suffix in SUFFIXES)):
+        yield from trees(place / name, rest)
+        if rest and place != base:
+            yield from trees(place, rest)
 
 
 def find_tree(
@@ -57,31 +99,44 @@ def find_tree(
     archives: Sequence[str] = (),
     holding: str = "",
 ) -> Tree:
-    """Return the first folder, or folder in an archive, that is there: one of `needed` in one of `places` below `root`.
+    """Return the first folder that is there, as `trees` finds it: one of `needed` in one of `places` below `root`.
 
-    Archives are looked for by name in the places and in the root; inside, a folder may lie in any of the places too.
-    With `holding`, a file of that name must be in it. Raises DatasetError with all that was tried and how to get the
-    dataset.
+    Archives with other names than the folders' are looked for in the places and in the root; inside, a folder may lie
+    in any of the places too. With `holding`, a file of that name must be in it. Raises DatasetError with all that was
+    tried and how to get the dataset, or how to unpack a compressed tar.
     """
     base = existing_root(info, root)
     wanted = [needed] if isinstance(needed, str) else list(needed)
-    for place in places:
-        for folder in wanted:
-            if (base / place / folder).is_dir() and (base / place / folder / holding).exists():
-                return Tree(base / place / folder)
-    packed = [p for place in (*places, ".") for name in archives if (p := base / place / name).is_file()]
-    for archive in dict.fromkeys(packed):
-        for inner in _prefixes(places, wanted):
-            inside = _below(archive, inner)
-            if inside and (not holding or holding in inside):
-                return Tree(archive / inner, inside)
+    packed = [base / place / name for place in (*places, ".") for name in archives]
+    ways = [(base, f"{place}/{folder}") for place in places for folder in wanted]
+    ways += [(p, inner) for p in dict.fromkeys(packed) if p.is_file() for inner in _prefixes(places, wanted)]
+    for start, below in ways:
+        for tree in trees(start, below):
+            if not holding or tree.holds(holding):
+                return tree
+    check = f"Then run `densebench data check {info.name} --data-root {base}`."
+    named = [base / place / folder for place in places for folder in wanted] + [p.with_suffix("") for p in packed]
+    for stem in dict.fromkeys(part for path in named for part in (path, *path.parents) if base in part.parents):
+        for suffix in COMPRESSED:
+            if (found := stem.with_name(stem.name + suffix)).is_file():
+                raise DatasetError(f"{info.name}: {found} is compressed as a whole. {unpacking(found)} {check}")
     tried = ", ".join(f"{place}/" if place != "." else "itself" for place in places)
     also = f", and in {', '.join(archives)}" if archives else ""
-    what = f"{holding} in {wanted[0]}/" if holding else f"folder {'/ or '.join(wanted)}/"
-    raise DatasetError(
-        f"{info.name}: no {what} below {base} (looked in {tried}{also}). {info.how_to_get} "
-        f"Then run `densebench data check {info.name} --data-root {base}`."
-    )
+    what = holding or f"folder {'/ or '.join(wanted)}/"
+    what += f" in {wanted[0]}/" if holding and wanted[0] != "." else ""
+    raise DatasetError(f"{info.name}: no {what} below {base} (looked in {tried}{also}). {info.how_to_get} {check}")
+
+
+def find_trees(
+    info: DatasetInfo, root: str | Path | None, places: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Tree]:
+    """Return which of the folders `wanted` lie in the first of `places` that has one; raises as `find_tree` does."""
+    base = existing_root(info, root)
+    for place in places:
+        found = {name: tree for name in wanted if (tree := next(trees(base, f"{place}/{name}/."), None))}
+        if found:
+            return found
+    return {wanted[0]: find_tree(info, root, places, wanted)}
 
 
 def table(n_classes: int, values: Mapping[int, int] | None = None, void: Iterable[int] = (VOID,)) -> NDArray[np.uint8]:
@@ -105,24 +160,29 @@ class Archived(DenseDataset):
 
     def digest(self) -> str:
         """Return a digest of ids, contents, classes and ignored labels."""
-        packed = [not path.exists() for path in self.files(0)]
-        if not any(packed):
+        folders = {path.parent for i in range(len(self)) for path in self.files(i)}
+        holders = {folder: split(folder)[0] for folder in folders if not folder.is_dir()}
+        if not holders:
             return super().digest()
         state = {"info": [self.info.name, self.info.classes, self.info.ignored], "split": self.split}
-        return contract._digest({**state, "files": self._archived_contents(packed)})
+        return json_digest({**state, "files": self._archived_contents(holders)})
 
-    def _archived_contents(self, packed: Sequence[bool]) -> str:
-        """Hash all files once, as the contract does; remembered by the archives they lie in, `packed` says which do."""
+    def _archived_contents(self, holders: Mapping[Path, Path]) -> str:
+        """Hash all files once, as the contract does; remembered by the archives, `holders` of the folders in them."""
         files = [self.files(i) for i in range(len(self))]
-        archives = sorted({split(path)[0] for path, inside in zip(files[0], packed, strict=True) if inside})
-        loose = [path for paths in files for path, inside in zip(paths, packed, strict=True) if not inside]
+        loose = [path for paths in files for path in paths if path.parent not in holders]
+        archives = sorted({*holders.values()})
         stats = [[str(path), (s := path.stat()).st_size, s.st_mtime_ns] for path in (*archives, *loose)]
-        memo = cache_dir() / "digests" / f"{contract._digest([list(self.ids), [str(p) for p in files[0]], stats])}.txt"
+        memo = cache_dir() / "digests" / f"{json_digest([list(self.ids), [str(p) for p in files[0]], stats])}.txt"
         if not memo.exists():
             whole = hashlib.sha256()
             for id_, paths in zip(self.ids, files, strict=True):
                 for path in paths:
-                    whole.update(f"{id_}:{hashlib.sha256(read_bytes(path)).hexdigest()}\n".encode())
+                    try:
+                        found = hashlib.sha256(read_bytes(path)).hexdigest()
+                    except CorruptFileError:  # for --skip-corrupt to leave out
+                        found = "corrupt"
+                    whole.update(f"{id_}:{found}\n".encode())
             write_atomically(memo, whole.hexdigest())
         return memo.read_text().strip()
 
@@ -157,14 +217,7 @@ class FileDataset(Archived):
                 "an image must be there once. Remove the copies."
             )
         for tree, wanted in zip(self._trees, names, strict=True):
-            have = set(tree.names(""))
-            missing = [name for name in wanted if name not in have]
-            if missing:
-                raise DatasetError(
-                    f"{self.info.name}: {len(missing)} of {len(wanted)} files of split {self.split} are missing below "
-                    f"{tree.folder} (first: {missing[0]}). {self.info.how_to_get} "
-                    f"Then run `densebench data check {self._spec}`."
-                )
+            tree.require(self.info, self.split, wanted, self.cli_name)
 
     def keep(self, indices: Sequence[int]) -> None:
         """Leave out all other samples."""
@@ -183,14 +236,9 @@ class FileDataset(Archived):
             values = ", ".join(str(v) for v in np.unique(stored[wrong])[:5])
             raise DatasetError(
                 f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {_ranges(self.labels != WRONG)} "
-                f"(ignore). Wrong file, or a mask of another class map? Run `densebench data check {self._spec}`."
+                f"(ignore). Wrong file, or a mask of another class map? Run `densebench data check {self.cli_name}`."
             )
         return labels
-
-    @property
-    def _spec(self) -> str:
-        """What the command line calls it: the name, or the file that describes it."""
-        return getattr(self, "source", self.info.name)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return image and mask of one sample; a path may lead through an archive."""
@@ -207,7 +255,7 @@ def read_split(
 ) -> list[str]:
     """Return the sorted ids of a split file, on disk or in an archive; raises as `find_tree` and `parse_list` do."""
     path = find_tree(info, root, places, folders, archives, holding=name).path(name)
-    return parse_list(info, path, read_bytes(path).decode())
+    return parse_list(info, path, read_text(path))
 
 
 def _ranges(known: NDArray[np.bool_]) -> str:
@@ -245,6 +293,6 @@ def _ends(path: str) -> list[str]:
     return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
-@functools.lru_cache(maxsize=64)
-def _below(archive: Path, inner: str) -> tuple[str, ...]:
-    return tuple(name.removeprefix(inner + "/") for name in members(archive) if name.startswith(inner + "/"))
+def _listed(folder: Path, inner: str) -> list[str]:
+    """Return what lies in the folder `inner` of another, as names below the latter."""
+    return [os.path.join(inner, name) for name in os.listdir(folder / inner)] if (folder / inner).is_dir() else []

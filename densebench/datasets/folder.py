@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, decoding
-from densebench.errors import CorruptFileError, DatasetError
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of image files, in any case."""
@@ -41,18 +41,12 @@ class ImageFolder(DenseDataset):
         self.folder = Path(os.path.expanduser(root))
         if not self.folder.is_dir():
             found = "is a file" if self.folder.exists() else "does not exist"
-            raise DatasetError(f"{root} {found}; expected a folder of images.")
+            raise DatasetError(f"{root} {found}; expected a folder of images, FILE.toml or FILE.py:Class.")
         self.ids = _list(self.folder)
 
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB; raises CorruptFileError also for pixels that 8 bits per channel cannot hold."""
-        path = self.files(index)[0]
-        with decoding(path, "an image", index) as image:
-            if image.mode[0] in "IF":  # as RGB all that is above 255 would be white
-                raise CorruptFileError(
-                    f"{path} has pixels of mode {image.mode}; expected 8 bits per channel.", str(path), index
-                )
-            return image.convert("RGB")
+        return read_image(self.files(index)[0], index)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the file of one image."""
@@ -91,9 +85,14 @@ def _list(folder: Path) -> list[str]:
             f"{others or 'no'} other files. Links to folders are not followed."
         )
     found.sort()
+    check_names(found, folder)
+    return found
+
+
+def check_names(names: Iterable[str], folder: Path) -> None:
+    """Raise DatasetError for names of files that are no UTF-8: they cannot stand in a digest or a list."""
     try:
-        "".join(found).encode()
+        "".join(names).encode()
     except UnicodeEncodeError as error:
         name = error.object[max(0, error.start - 20) : error.end]
         raise DatasetError(f"a file name below {folder} is no UTF-8 (it has {name!r} in it); rename it.") from None
-    return found

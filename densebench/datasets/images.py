@@ -1,9 +1,12 @@
-"""Images to train on: named datasets, any folder, or several of them as one. Labels are never read.
+"""Images to train on: named datasets, the user's own, any folder, or several of them as one. Labels are never read.
 
     voc    voc:train    coco:train,coco:val    ./photos    ~/photos,/data/frames,voc
+    ./cells.toml    ./cells.toml:train    my_file.py:Mine,my_file.py:Mine:val
 
-Commas separate parts. A part is a folder if it has a slash, begins with `~`, is `.` or `..`, or is there as a folder
-and no dataset's name; everything else is NAME or NAME:SPLIT. A text that is as a whole an existing folder is that one.
+Commas separate parts. A part is a folder if it is there as one and no dataset's name. Else it is a dataset of the
+user's own if it ends in .toml or .py:Class, with :SPLIT behind that or without; a folder if it has a slash, begins with
+`~`, is `.` or `..`; and NAME or NAME:SPLIT otherwise. A text that is as a whole an existing folder, or names an
+existing file of the user's, is one part.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.folder import ImageFolder
+from densebench.datasets.user import is_there, split_spec
 from densebench.errors import DatasetError, UsageError
 
 
@@ -28,7 +33,7 @@ def load_images(spec: str, split: str | None = None, root: str | Path | None = N
 
     Args:
         spec: what `--data` takes, see above.
-        split: of a single name without one; None = `unlabelled` where the dataset has one, else its train split.
+        split: of a single dataset without one; None = `unlabelled` where the dataset has one, else its train split.
         root: where named datasets live; folders are taken as they are.
 
     Raises UsageError for names nobody registered, a part given twice, and a `split` beside anything but one name;
@@ -37,21 +42,41 @@ def load_images(spec: str, split: str | None = None, root: str | Path | None = N
     >>> load_images("scenes:val,scenes:train").ids[0]
     'scenes-val/val_000000'
     """
-    texts = [spec] if is_folder(spec, whole=True) else [text.strip() for text in spec.split(",")]
+    whole = is_folder(spec, whole=True) or is_there(spec)
+    texts = [spec] if whole else [text.strip() for text in spec.split(",")]
     if not all(texts):
-        raise UsageError(f"--data {spec!r} has an empty part; expected names and folders, as in voc:train,./photos.")
-    if split is not None and (len(texts) > 1 or is_folder(spec) or ":" in spec):
+        raise UsageError(f"--data {spec!r} has an empty part; expected names, folders and files, as in voc,./photos.")
+    folders = [is_folder(text) for text in texts]  # before any dataset of the user's takes a name
+    asked = [_Asked(text, None, "") if yes else _named(text) for text, yes in zip(texts, folders, strict=True)]
+    if split is not None and (len(asked) > 1 or not asked[0].name or asked[0].split is not None):
         raise UsageError(
-            f"the split {split!r} goes with a single name; got --data {spec}. Leave it out: a name has its split "
+            f"the split {split!r} goes with a single name; got --data {spec}. Leave it out: a dataset has its split "
             "behind a colon, as in voc:train, and a folder has none."
         )
-    asked = [text if is_folder(text) else _with_split(text, split) for text in texts]
-    same = [os.path.realpath(os.path.expanduser(text)) if is_folder(text) else text for text in asked]
-    twice = next((text for i, text in enumerate(asked) if same[i] in same[:i]), None)
+    asked = [one if not one.name or one.split is not None else _usual(one, split) for one in asked]
+    twice = next((str(one) for i, one in enumerate(asked) if one.same in {other.same for other in asked[:i]}), None)
     if twice:
         raise UsageError(f"--data {spec} asks for {twice} twice; give each part once.")
-    parts = [_part(text, root) for text in asked]
-    return Joined(",".join(asked), parts) if len(parts) > 1 or is_folder(asked[0]) else parts[0]
+    parts = [load_dataset(one.name, one.split or "", root) if one.name else ImageFolder(one.text) for one in asked]
+    return Joined(",".join(map(str, asked)), parts) if len(parts) > 1 or not asked[0].name else parts[0]
+
+
+class _Asked(NamedTuple):
+    """A part of a spec: a folder, or a dataset with its split."""
+
+    text: str
+    """As it is written, without the split."""
+    split: str | None
+    name: str
+    """Of the dataset in the registry; empty for a folder."""
+
+    def __str__(self) -> str:
+        return f"{self.text}:{self.split}" if self.name else self.text
+
+    @property
+    def same(self) -> str:
+        """What is equal for parts that are the same images."""
+        return f"{self.name}:{self.split}" if self.name else os.path.realpath(os.path.expanduser(self.text))
 
 
 def is_folder(text: str, whole: bool = False) -> bool:
@@ -60,7 +85,9 @@ def is_folder(text: str, whole: bool = False) -> bool:
         return False
     if os.path.isdir(os.path.expanduser(text)):
         return True
-    return not whole and (text in (".", "..") or text.startswith("~") or "/" in text)
+    if whole or split_spec(text):
+        return False
+    return text in (".", "..") or text.startswith("~") or "/" in text
 
 
 def digest(data: DenseDataset) -> str:
@@ -119,27 +146,29 @@ class Joined(DenseDataset):
         return self.parts[part], index - self.starts[part]
 
 
-def _with_split(text: str, split: str | None) -> str:
-    """Return NAME:SPLIT of a name that may lack its split; raises UsageError for one that nobody registered."""
-    name, colon, given = text.partition(":")
+def _named(text: str) -> _Asked:
+    """Return the dataset that a part asks for; raises UsageError for a name that nobody registered."""
+    own = split_spec(text)
+    if own is not None:
+        return _Asked(*own, resolve_dataset(own[0]))
+    name, colon, split = text.partition(":")
     try:
-        info = DATASETS[name].info
+        DATASETS[name]
     except UsageError as error:
         raise UsageError(f"{error} A folder of that name would be ./{name}") from None
+    return _Asked(name, split if colon else None, name)
+
+
+def _usual(asked: _Asked, split: str | None) -> _Asked:
+    """Return what is asked for with a split: the one given, else the one to train on."""
+    info = DATASETS[asked.name].info
     usual = "unlabelled" if "unlabelled" in info.splits else info.train
-    if usual == info.val and not (colon or split):
+    if usual == info.val and not split:
         raise UsageError(
-            f"{name} has no split to train on apart from the one that is measured, {usual}; name one of "
-            f"{', '.join(info.splits)}, as in {name}:{usual}, if that is meant."
+            f"{asked.text} has no split to train on apart from the one that is measured, {usual}; name one of "
+            f"{', '.join(info.splits)}, as in {asked.text}:{usual}, if that is meant."
         )
-    return f"{name}:{given if colon else split or usual}"
-
-
-def _part(text: str, root: str | Path | None) -> DenseDataset:
-    if is_folder(text):
-        return ImageFolder(text)
-    name, _, split = text.partition(":")
-    return load_dataset(name, split, root)
+    return asked._replace(split=split or usual)
 
 
 def _name(part: DenseDataset) -> str:

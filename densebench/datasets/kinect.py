@@ -1,4 +1,4 @@
-"""Depth maps of the Kinect as grey images of 16 bits, read as metres."""
+"""Depth of the Kinect in metres: read from grey images of 16 bits, and what of it can be true."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.datasets.archives import opened
 from densebench.datasets.dataset import decoding
 from densebench.errors import DatasetError
 
@@ -21,7 +22,7 @@ def read_metres(
     """Decode a depth map, (H, W) in metres, 0 = not measured.
 
     Args:
-        path: a grey image of 16 or 32 bits.
+        path: a grey image of 16 or 32 bits; it may lead through an archive.
         index: of the sample, for errors.
         per_metre: values that make a metre.
         layout: what an error says has this scale, such as "split train".
@@ -31,7 +32,7 @@ def read_metres(
     Raises DatasetError for another kind of image and for values that are no metres at this scale, CorruptFileError for
     a broken file.
     """
-    with decoding(path, "a depth map", index) as image:
+    with decoding(opened(path), "a depth map", index) as image:
         if image.mode not in ("I;16", "I;16B", "I"):
             raise DatasetError(
                 f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "
@@ -40,10 +41,22 @@ def read_metres(
         values = np.array(image)
     values[np.isin(values, void)] = 0
     metres = (values.astype(np.float32) / per_metre).astype(np.float32)
-    farthest = float(metres.max(initial=0))
-    if farthest and not PLAUSIBLE[0] <= farthest <= PLAUSIBLE[1]:
-        raise DatasetError(
-            f"{path} reaches {farthest:.2f} m if {per_metre:.0f} is a metre, as in {layout}; expected {PLAUSIBLE[0]} "
-            f"to {PLAUSIBLE[1]} m. Its values end at {int(values.max())}: it is of another scale. {how_to_get}"
-        )
-    return metres
+    scale = f" if {per_metre:.0f} is a metre, as in {layout}"
+    return checked_metres(metres, str(path), how_to_get, scale, f"Its values end at {int(values.max())}: it")
+
+
+def checked_metres(
+    metres: NDArray[np.float32], where: str, how_to_get: str, scale: str = "", it: str = "It"
+) -> NDArray[np.float32]:
+    """Return a depth map that may be one of the Kinect; raises DatasetError, with `where` it is, for any other.
+
+    `scale` says what was taken for a metre, `it` begins the sentence that the scale is another one.
+    """
+    nearest, farthest = float(metres.min(initial=0)), float(metres.max(initial=0))
+    if farthest == nearest == 0 or (nearest == 0 and PLAUSIBLE[0] <= farthest <= PLAUSIBLE[1]):
+        return metres
+    below = f" and {nearest:.2f} m" if nearest < 0 else ""
+    raise DatasetError(
+        f"{where} reaches {farthest:.2f} m{below}{scale}; expected {PLAUSIBLE[0]} to {PLAUSIBLE[1]} m. "
+        f"{it} is of another scale. {how_to_get}"
+    )

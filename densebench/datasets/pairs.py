@@ -8,9 +8,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.files import Archived
 
 
-class PairedDataset(DenseDataset):
+class PairedDataset(Archived):
     """Images of one annotated object each, and a list of pairs of them whose key points correspond."""
 
     @abstractmethod

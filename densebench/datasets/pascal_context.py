@@ -37,7 +37,10 @@ CATEGORIES = {
     355: "sign", 360: "sky", 366: "snow", 368: "sofa", 397: "table", 415: "track", 416: "train", 420: "tree",
     424: "truck", 427: "tvmonitor", 440: "wall", 445: "water", 454: "window", 458: "wood",
 }  # fmt: skip
-"""The 59 of the authors' 459 categories that are used, by their number; mmsegmentation `pascal_context.py`."""
+"""The 59 of the authors' 459 categories that are used, by their number, and so in the order of the PNGs' ids.
+
+Numbers: mmsegmentation `tools/dataset_converters/pascal_context.py`. The names of its dataset class are the same ones
+in another order, which its converter's files do not have."""
 CLASSES = tuple(CATEGORIES.values())
 _FROM_459 = np.zeros(460, dtype=np.uint8)
 _FROM_459[list(CATEGORIES)] = np.arange(1, 60)
@@ -103,9 +106,10 @@ def read_mat(path: Path, index: int, **options: Any) -> dict[str, Any]:
     """Return the variables of a MATLAB file, on disk or in an archive; raises CorruptFileError for a broken one."""
     from scipy.io import loadmat
 
+    file = opened(path)
     try:
-        return loadmat(opened(path), **options)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        return loadmat(file, **options)
+    except Exception as error:  # scipy lets out whatever a broken file leads it to
         raise CorruptFileError(
             f"{path} cannot be read as a MATLAB file ({error}). Replace it, or leave such images out with "
             "--skip-corrupt.",

@@ -67,7 +67,7 @@ class PascalPart(FileDataset):
     ) -> None:
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
-        masks = find_tree(self.info, root, PLACES, "Annotations_Part")
+        masks = find_tree(self.info, root, PLACES, "Annotations_Part", ("trainval.tar",))
         lists = find_tree(self.info, root, PLACES, FOLDERS, ARCHIVES, holding=f"{split}.txt")
         ids = read_split(self.info, root, PLACES, FOLDERS, f"{split}.txt", ARCHIVES)
         self.pair(images, masks, ((id_, f"{id_}.jpg", f"{id_}.mat") for id_ in ids))
@@ -98,7 +98,7 @@ class PascalPart(FileDataset):
                     if name is None:
                         raise DatasetError(f"{path} has a part {part.part_name!r} that no animal has.")
                     yield CLASSES.index(name), np.asarray(part.mask, dtype=bool)
-        except (KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise DatasetError(f"{path} is no annotation of Pascal-Part ({error}). Get the original file.") from None
 
     def _with_animals(self) -> list[int]:

@@ -1,6 +1,7 @@
 """PF-WILLOW (Proposal Flow): groups of ten images of one kind of object, each with the same ten key points.
 
-Expected below the data root (the root itself, `PF-dataset-WILLOW/` or `PF-WILLOW/PF-dataset-WILLOW/`):
+Expected below the data root (the root itself, `PF-dataset/`, `PF-dataset-WILLOW/` or one of the two in `PF-WILLOW/`),
+or the published PF-dataset.zip as it is:
 
     GROUP/NAME.png   GROUP/NAME.mat (pts_coord: x in the first row, y in the second)
 """
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, Keypoints, read_image
-from densebench.datasets.layout import find_root, list_stems, require_files
+from densebench.datasets.dataset import DatasetInfo, Keypoints
+from densebench.datasets.files import find_trees
 from densebench.datasets.pairs import PairedDataset
+from densebench.datasets.pascal_context import read_mat
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
 
+PLACES = ("PF-WILLOW/PF-dataset-WILLOW", "PF-WILLOW/PF-dataset", "PF-dataset-WILLOW", "PF-dataset", "PF-WILLOW", ".")
 GROUPS = (
     "car(G)", "car(M)", "car(S)", "duck(S)", "motorbike(G)", "motorbike(M)", "motorbike(S)", "winebottle(M)",
     "winebottle(wC)", "winebottle(woC)",
@@ -47,7 +49,8 @@ class PFWillow(PairedDataset):
         targets=frozenset({"keypoints"}),
         licence="published by the authors for research",
         citation="Ham et al., Proposal Flow, CVPR 2016",
-        how_to_get="Download PF-dataset-WILLOW from the Proposal Flow project page and extract it below the data root.",
+        how_to_get="Download PF-dataset.zip from the Proposal Flow project page "
+        "(www.di.ens.fr/willow/research/proposalflow) and put it, packed or not, below the data root.",
     )
 
     def __init__(
@@ -55,36 +58,27 @@ class PFWillow(PairedDataset):
     ) -> None:
         """Raises DatasetError for a folder without groups and for images without key points."""
         super().__init__(root, split, transforms)
-        places = ("PF-WILLOW/PF-dataset-WILLOW", "PF-dataset-WILLOW", "PF-WILLOW", ".")
-        self.folder = self._find(root, places)
-        groups = [group for group in GROUPS if (self.folder / group).is_dir()]
-        names = {group: list_stems(self.info, self.folder / group, ".png") for group in groups}
-        require_files(self.info, split, {self.folder / g: [f"{n}.mat" for n in names[g]] for g in groups})
-        self.ids = [f"{group}/{name}" for group in groups for name in names[group]]
-
-    def _find(self, root: str | Path | None, places: Sequence[str]) -> Path:
-        for group in GROUPS:
-            if root is not None and any((Path(root) / place / group).is_dir() for place in places):
-                return find_root(self.info, root, places, group)
-        return find_root(self.info, root, places, GROUPS[0])  # raises, naming all places
+        self._groups = find_trees(self.info, root, PLACES, GROUPS)
+        self.ids = []
+        for group, tree in self._groups.items():
+            names = [name.removesuffix(".png") for name in tree.names(".png")]
+            if not names:
+                raise DatasetError(f"{self.info.name}: {tree.folder} holds no .png file. {self.info.how_to_get}")
+            tree.require(self.info, split, [f"{name}.mat" for name in names])
+            self.ids += [f"{group}/{name}" for name in names]
 
     def pairs(self) -> Sequence[tuple[int, int]]:
         """Return every ordered pair of two images of one group."""
         groups = itertools.groupby(range(len(self.ids)), lambda i: self.ids[i].split("/")[0])
         return [pair for _, members in groups for pair in itertools.permutations(members, 2)]
 
-    def image(self, index: int) -> Image.Image:
-        """Decode one image as RGB."""
-        return read_image(self.files(index)[0], index)
-
     def keypoints(self, index: int) -> Sequence[Keypoints]:
         """Return the one object of an image: ten points, all visible, and the box around them."""
-        from scipy.io import loadmat
-
         path = self.files(index)[1]
+        state = read_mat(path, index)
         try:
-            points = np.asarray(loadmat(path)["pts_coord"], dtype=np.float32)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            points = np.asarray(state["pts_coord"], dtype=np.float32)
+        except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"pf_willow: {path} has no readable pts_coord ({error}). Get the original file."
             ) from None
@@ -98,5 +92,6 @@ class PFWillow(PairedDataset):
         return (Keypoints(group, points.T.copy(), np.ones(POINTS, dtype=np.bool_), (x1, y1, x2, y2)),)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return image and key points of one sample."""
-        return self.folder / f"{self.ids[index]}.png", self.folder / f"{self.ids[index]}.mat"
+        """Return image and key points of one sample; paths may lead through an archive."""
+        group, name = self.ids[index].split("/", 1)
+        return self._groups[group].path(f"{name}.png"), self._groups[group].path(f"{name}.mat")

@@ -1,6 +1,7 @@
 """SPair-71k: pairs of images of 18 categories with up to 30 key points.
 
-Expected below the data root (the root itself or `SPair-71k/`):
+Expected below the data root (the root itself, `SPair-71k/` or `spair/`), or in SPair-71k.tar or .zip as they are; the
+published SPair-71k.tar.gz has to be unpacked:
 
     JPEGImages/CATEGORY/ID.jpg   Layout/large/SPLIT.txt   ImageAnnotation/CATEGORY/ID.json
 
@@ -17,14 +18,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, Keypoints, read_image
-from densebench.datasets.layout import find_root, read_list, require_files
+from densebench.datasets.archives import read_bytes, read_text
+from densebench.datasets.dataset import DatasetInfo, Keypoints
+from densebench.datasets.files import find_tree
+from densebench.datasets.layout import parse_list
 from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
 
+PLACES = ("SPair-71k", "spair", ".")
+ARCHIVES = ("SPair-71k.tar", "SPair-71k.zip")
 CATEGORIES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dog", "horse", "motorbike",
     "person", "pottedplant", "sheep", "train", "tvmonitor",
@@ -50,7 +54,7 @@ class SPair(PairedDataset):
         licence="images: Flickr terms, research use; annotations: research use",
         citation="Min et al., SPair-71k: A Large-scale Benchmark for Semantic Correspondence, 2019",
         how_to_get="Download SPair-71k.tar.gz from the SPair-71k page of POSTECH's Computer Vision Lab and extract it "
-        "below the data root.",
+        "below the data root (`tar -xzf`), or only decompress it (`gunzip`).",
     )
 
     def __init__(
@@ -58,28 +62,27 @@ class SPair(PairedDataset):
     ) -> None:
         """Raises DatasetError for missing files and for pairs that are not named NUMBER-SOURCE-TARGET:CATEGORY."""
         super().__init__(root, split, transforms)
-        self.folder = find_root(self.info, root, ("SPair-71k", "spair", "."), "Layout/large")
-        self._layout = self.folder / "Layout" / "large" / f"{split}.txt"
-        self._names = read_list(self.info, self._layout)
+        lists = find_tree(self.info, root, PLACES, "Layout/large", ARCHIVES, holding=f"{split}.txt")
+        self._layout = lists.path(f"{split}.txt")
+        self._names = parse_list(self.info, self._layout, read_text(self._layout))
         named = [self._parse(name) for name in self._names]
         self.ids = sorted({image for pair in named for image in pair})
         where = {image: i for i, image in enumerate(self.ids)}
         self._pairs = [(where[source], where[target]) for source, target in named]
-        self._require("JPEGImages", ".jpg")
+        self._images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
+        self._images.require(self.info, split, [f"{id_}.jpg" for id_ in self.ids])
+        kinds = ("ImageAnnotation", f"PairAnnotation/{split}")
+        self._annotations = find_tree(self.info, root, PLACES, kinds, ARCHIVES)
         self._from_pairs: Mapping[int, Keypoints] | None = None
-        if (self.folder / "ImageAnnotation").is_dir():
-            self._require("ImageAnnotation", ".json")
-        else:
-            require_files(self.info, split, {self._pair_file("").parent: [f"{name}.json" for name in self._names]})
+        by_image = self._annotations.folder.name == "ImageAnnotation"
+        annotated = self.ids if by_image else self._names
+        self._annotations.require(self.info, split, [f"{name}.json" for name in annotated])
+        if not by_image:
             self._from_pairs = self._read_pairs()
 
     def pairs(self) -> Sequence[tuple[int, int]]:
         """Return the pairs of the split, in the order of their numbers."""
         return self._pairs
-
-    def image(self, index: int) -> Image.Image:
-        """Decode one image as RGB."""
-        return read_image(self.files(index)[0], index)
 
     def keypoints(self, index: int) -> Sequence[Keypoints]:
         """Return the one annotated object of an image, its points (30, 2) by key point id."""
@@ -91,16 +94,12 @@ class SPair(PairedDataset):
         return (_keypoints(self.ids[index].split("/")[0], points, state["bndbox"], path),)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return the image, then its annotation or the pair files that name it."""
-        category, name = self.ids[index].split("/")
-        image = self.folder / "JPEGImages" / category / f"{name}.jpg"
+        """Return the image, then its annotation or the pair files that name it; paths may lead through an archive."""
+        image = self._images.path(f"{self.ids[index]}.jpg")
         if self._from_pairs is None:
-            return image, self.folder / "ImageAnnotation" / category / f"{name}.json"
+            return image, self._annotations.path(f"{self.ids[index]}.json")
         mine = (name for name, pair in zip(self._names, self._pairs, strict=True) if index in pair)
-        return image, *(self._pair_file(name) for name in mine)
-
-    def _pair_file(self, name: str) -> Path:
-        return self.folder / "PairAnnotation" / self.split / f"{name}.json"
+        return image, *(self._annotations.path(f"{name}.json") for name in mine)
 
     def _parse(self, name: str) -> tuple[str, str]:
         """Return the ids of source and target of a pair's name."""
@@ -112,18 +111,12 @@ class SPair(PairedDataset):
             )
         return f"{found[3]}/{found[1]}", f"{found[3]}/{found[2]}"
 
-    def _require(self, folder: str, suffix: str) -> None:
-        by_category: dict[Path, list[str]] = {}
-        for category, name in (image.split("/") for image in self.ids):
-            by_category.setdefault(self.folder / folder / category, []).append(name + suffix)
-        require_files(self.info, self.split, by_category)
-
     def _read_pairs(self) -> dict[int, Keypoints]:
         """Put the key points of each image together from all pairs that name it."""
         points: dict[int, dict[str, list[float]]] = {}
         boxes: dict[int, list[float]] = {}
         for name, pair in zip(self._names, self._pairs, strict=True):
-            path = self._pair_file(name)
+            path = self._annotations.path(f"{name}.json")
             needed = [f"{side}_{what}" for side in ("src", "trg") for what in ("kps", "bndbox")]
             state = _read_json(path, ("kps_ids", *needed))
             for side, image in zip(("src", "trg"), pair, strict=True):
@@ -138,7 +131,7 @@ class SPair(PairedDataset):
                     )
                 known.update(found)
         return {
-            image: _keypoints(self.ids[image].split("/")[0], known, boxes[image], self._pair_file("").parent)
+            image: _keypoints(self.ids[image].split("/")[0], known, boxes[image], self._annotations.folder)
             for image, known in points.items()
         }
 
@@ -161,7 +154,7 @@ def _keypoints(category: str, points: Mapping[str, Sequence[float]], box: Sequen
 
 def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_bytes())
+        state = json.loads(read_bytes(path))
         missing = [name for name in needed if name not in state]
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"spair: {path} cannot be read ({error}). Get the original file.") from None

@@ -12,30 +12,44 @@ The TOML file lies beside the data; six lines are enough:
 Paths begin at the file's folder, unless they are absolute. What `*` stands for is the image's id, and its mask is the
 file with the same id. `splits` names the one to train on, then the one to evaluate on; without `{split}` in the
 patterns, `lists` says where their ids are listed, as in `lists = "{split}.txt"`. Values in `ignore` belong to no class,
-as 255 never does; a stored value is otherwise the number of a class. `licence` and `citation` may be added.
+as 255 never does; a stored value is otherwise the number of a class. `background` names the classes that are no things.
+`licence` and `citation` may be added. A file with `base` is a subset of another dataset: `subset.py`. What a class in
+a file must be is checked in `user_class.py`.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+import os
 import re
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from densebench.config import read_toml
 from densebench.datasets import DATASETS
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
+from densebench.datasets.archives import opened
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, decoding
 from densebench.datasets.files import FileDataset, Tree, table
-from densebench.datasets.layout import read_list
+from densebench.datasets.folder import check_names
+from densebench.datasets.subset import read_ids, subset
+from densebench.datasets.user_class import from_file
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError, UsageError
-from densebench.registry import import_file, unknown_name
 
 KEYS: Mapping[str, type] = {
-    "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "lists": str,
-    "licence": str, "citation": str,
+    "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "background": list,
+    "lists": str, "licence": str, "citation": str,
 }  # fmt: skip
 NEEDED = ("name", "classes", "images", "masks")
+SPEC = re.compile(r"(.+\.toml|.+\.py:\w+)(?::([^:/,]*))?")
+"""FILE.toml or FILE.py:Class, either with :SPLIT behind it or without."""
 
 
 class UserDataset(FileDataset):
@@ -45,22 +59,52 @@ class UserDataset(FileDataset):
     state: ClassVar[Mapping[str, Any]]
 
     def __init__(
-        self, root: str | Path | None, split: str = "", transforms: Callable[[Any, Any], Any] | None = None
+        self, root: str | Path | None, split: str | None = None, transforms: Callable[[Any, Any], Any] | None = None
     ) -> None:
         """`root` is not used: paths begin at the TOML file's folder."""
-        super().__init__(root, split or self.info.val, transforms)
+        super().__init__(root, self.info.val if split is None else split, transforms)
         folder = self.file.parent
         image, mask = (self.state[key].replace("{split}", self.split) for key in ("images", "masks"))
         (images, image), (masks, mask) = _below(folder, image), _below(folder, mask)
         if "lists" in self.state:
-            ids = read_list(self.info, folder / self.state["lists"].replace("{split}", self.split))
+            path = folder / self.state["lists"].replace("{split}", self.split)
+            ids = read_ids(path, lambda line: images.holds(image.replace("*", line)))
         else:
-            before, after = image.split("*")
-            found = [path.relative_to(images.folder).as_posix() for path in images.folder.glob(image)]
-            ids = [name[len(before) : len(name) - len(after)] for name in found]
+            labels = {masks.path(mask.replace("*", id_)) for id_ in _found(masks, mask)}
+            ids = [id_ for id_ in _found(images, image) if images.path(image.replace("*", id_)) not in labels]
         if not ids:
-            raise DatasetError(f"{self.info.name}: there is no file {images.folder / image}. {self.info.how_to_get}")
+            raise DatasetError(
+                f"{self.info.name}: there is no file {images.path(image)}, split {self.split}. {self.info.how_to_get}"
+            )
+        check_names(ids, images.folder)
         self.pair(images, masks, ((id_, image.replace("*", id_), mask.replace("*", id_)) for id_ in ids))
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode one label map, (H, W) with class ids and 255 = ignore.
+
+        Raises DatasetError for pixels that are no class numbers of 8 bits, and for numbers that the file does not list.
+        """
+        path = self.files(index)[1]
+        with decoding(opened(path), "a label image", index) as image:
+            mode, stored = image.mode, np.array(image)
+        if mode not in ("P", "L", "1"):
+            wide = "Save the numbers with 8 bits" if mode[0] in "IF" else "Colours are no numbers: save these"
+            raise DatasetError(
+                f"{path} has pixels of mode {mode}; expected a grey or palette PNG of class numbers, 8 bits (P or L). "
+                f"{wide}, as Image.fromarray(numbers.astype('uint8')).save(...) does."
+            )
+        try:
+            return self._as_classes(stored.astype(np.uint8), path)
+        except DatasetError as error:
+            hint = f"A number that is meant to be there belongs into `classes` or `ignore` of {self.file.name}."
+            raise DatasetError(f"{error} {hint}") from None
+
+    def digest(self) -> str:
+        """Return a digest of contents, classes and ignored labels, and of what else the file says of them."""
+        files, background = super().digest(), self.info.background
+        if not background and np.array_equal(self.labels, table(self.info.n_classes)):
+            return files
+        return hashlib.sha256(json.dumps([files, self.labels.tolist(), background]).encode()).hexdigest()
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
         return _again, (str(self.file), self.split, self.transforms)
@@ -72,8 +116,24 @@ def _below(folder: Path, pattern: str) -> tuple[Tree, str]:
     return Tree(folder / fixed), pattern[len(fixed + slash) :]
 
 
+def _found(tree: Tree, pattern: str) -> list[str]:
+    """Return what the `*` of a pattern stands for, file by file; hidden files are left out."""
+    before, after = pattern.split("*")
+    paths = tree.folder.glob(f"{glob.escape(before)}*{glob.escape(after)}")
+    names = [path.relative_to(tree.folder).as_posix() for path in paths]
+    return [name[len(before) : len(name) - len(after)] for name in names if before or not name.startswith(".")]
+
+
 def _again(file: str, split: str, transforms: Callable[[Any, Any], Any] | None) -> UserDataset:
-    return from_toml(Path(file))(None, split, transforms)
+    found = from_toml(Path(file))
+    assert issubclass(found, UserDataset)
+    return found(None, split, transforms)
+
+
+def split_spec(spec: str) -> tuple[str, str | None] | None:
+    """Return (FILE.toml or FILE.py:Class, its split or None) of a spec that is one of these, else None."""
+    found = SPEC.fullmatch(spec)
+    return (found[1], found[2]) if found else None
 
 
 def adopt(spec: str) -> str:
@@ -81,50 +141,45 @@ def adopt(spec: str) -> str:
 
     Raises UsageError for files that are not there, that say nonsense, or that take the name of another dataset.
     """
-    if spec.endswith(".toml"):
-        found: type[DenseDataset] = from_toml(Path(spec).expanduser())
-    elif re.search(r"\.py:\w+$", spec):
-        found = from_file(spec)
-    else:
+    own = split_spec(spec)
+    if own is None or own[1] is not None or ("," in spec and not is_there(spec)):
         return spec
+    found = from_toml(Path(spec).expanduser()) if spec.endswith(".toml") else from_file(spec)
     name = found.info.name
     source = str(Path(spec).expanduser().absolute())
-    if name in DATASETS and getattr(DATASETS[name], "source", None) != source:
+    if name in DATASETS and os.path.realpath(DATASETS[name].source) != os.path.realpath(source):
         raise UsageError(f"{spec} is called {name!r}, which is another dataset's name; give it a name of its own.")
-    found.source = source  # type: ignore[attr-defined]
+    found.source = source
     DATASETS.add(name, found, f"from {spec}")
     return name
 
 
-def from_toml(path: Path) -> type[UserDataset]:
+def is_there(spec: str) -> bool:
+    """Tell whether the file of FILE.toml, FILE.py:Class or either with :SPLIT is there."""
+    own = split_spec(spec)
+    return own is not None and Path(re.sub(r"(\.py):\w+$", r"\1", own[0])).expanduser().is_file()
+
+
+def from_toml(path: Path) -> type[DenseDataset]:
     """Return the dataset that a TOML file describes."""
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; --dataset takes a name, FILE.toml or FILE.py:Class.")
+        found = "is no file" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {found}; expected a dataset's name, FILE.toml or FILE.py:Class.")
     state = read_toml(path)
+    if "base" in state:
+        return subset(path, state, adopt)
     wrong = [
-        f"{key} = {value!r} (it knows {', '.join(KEYS)})"
+        f"{key} = {reprlib.repr(value)} (it knows {', '.join(KEYS)})"
         if key not in KEYS
-        else f"{key} = {value!r} is no {KEYS[key].__name__}"
+        else f"{key} = {reprlib.repr(value)} is no {KEYS[key].__name__}"
         for key, value in state.items()
         if key not in KEYS or not isinstance(value, KEYS[key])
     ] + [f"{key} is missing" for key in NEEDED if key not in state]
-    classes, ignore = state.get("classes", []), state.get("ignore", [])
     if not wrong:
-        splits = state.get("splits", ["train", "val"])
-        checks = {
-            f"name = {state['name']!r}: expected letters, digits, _ and -": re.fullmatch(r"[\w-]+", state["name"]),
-            "classes: expected 1 to 254 different names": 0 < len(set(classes)) == len(classes) < VOID
-            and all(isinstance(c, str) for c in classes),
-            "ignore: expected integers from 0 to 255": all(type(v) is int and 0 <= v <= VOID for v in ignore),
-            "splits: expected one or two names": len(splits) in (1, 2) and all(isinstance(s, str) for s in splits),
-            "images and masks: expected exactly one * in each": all(
-                state[k].count("*") == 1 for k in ("images", "masks")
-            ),
-            "images: expected {split} in it, or `lists`": "{split}" in state["images"] or "lists" in state,
-        }
-        wrong = [message for message, fine in checks.items() if not fine]
+        wrong = [message for message, fine in _checks(**state).items() if not fine]
     if wrong:
         raise UsageError(f"{path} describes no dataset: {'; '.join(wrong)}. See docs/datasets.md for an example.")
+    classes, ignore, splits = state["classes"], state.get("ignore", []), state.get("splits", ["train", "val"])
     kept = [i for i in range(len(classes)) if i not in ignore]
     info = DatasetInfo(
         name=state["name"],
@@ -134,30 +189,43 @@ def from_toml(path: Path) -> type[UserDataset]:
         splits=dict.fromkeys(splits, 0),
         train=splits[0],
         val=splits[-1],
-        background=(),
+        background=tuple(label for label, i in enumerate(kept) if classes[i] in state.get("background", ())),
         licence=state.get("licence", ""),
         citation=state.get("citation", ""),
-        how_to_get=f"It is described by {path}.",
+        how_to_get=f"It is described by {path}: mend its patterns, or add the files.",
     )
     labels = table(len(kept), {stored: label for label, stored in enumerate(kept)}, ignore)
     where = {"file": path.absolute(), "source": str(path.absolute())}
     return type(state["name"], (UserDataset,), {**where, "info": info, "labels": labels, "state": state})
 
 
-def from_file(spec: str) -> type[DenseDataset]:
-    """Return the class of FILE.py:Class."""
-    file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{file} does not exist; --dataset takes a name, FILE.toml or FILE.py:Class.")
-    try:
-        module = import_file(path)
-    except Exception as error:  # whatever the user's own code raises
-        said = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"{file} raised {type(error).__name__}: {said}; --debug shows the traceback.") from error
-    found = getattr(module, name, None)
-    if found is None:
-        raise unknown_name("dataset", spec, [f"{file}:{n}" for n in vars(module) if not n.startswith("_")])
-    if not (isinstance(found, type) and issubclass(found, DenseDataset) and hasattr(found, "info")):
-        raise UsageError(f"{spec} is no subclass of densebench.DenseDataset with an `info` (docs/datasets.md).")
-    return found
+def _checks(
+    *,
+    name: str,
+    classes: Sequence[Any],
+    images: str,
+    masks: str,
+    splits: Sequence[Any] = ("train", "val"),
+    ignore: Sequence[Any] = (),
+    background: Sequence[Any] = (),
+    lists: str | None = None,
+    licence: str = "",
+    citation: str = "",
+) -> dict[str, bool]:
+    """Return which of the rules for a TOML file's values are kept, each with what it says."""
+    return {
+        f"name = {name!r}: expected letters, digits, _ and -": bool(re.fullmatch(r"[\w-]+", name)),
+        "classes: expected 1 to 254 different names": _texts(classes) and 0 < len(set(classes)) == len(classes) < VOID,
+        "ignore: expected integers from 0 to 255": all(type(v) is int and 0 <= v <= VOID for v in ignore),
+        "ignore: it leaves no class": any(i not in ignore for i in range(len(classes))),
+        "background: expected names out of `classes`": all(name in classes for name in background),
+        "splits: expected one or two names": len(splits) in (1, 2) and _texts(splits) and all(splits),
+        "images and masks: expected exactly one * in each": images.count("*") == masks.count("*") == 1,
+        "masks: JPEG changes class numbers, expected PNG": not masks.lower().endswith((".jpg", ".jpeg")),
+        "images: expected {split} in it, or `lists`": "{split}" in images or lists is not None,
+        "lists: expected {split} in it, or one split": lists is None or "{split}" in images + lists or len(splits) == 1,
+    }
+
+
+def _texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)

@@ -4,6 +4,10 @@ Expected below the data root (the root itself, `VOC2012/` or `VOCdevkit/VOC2012/
 it is, with SegmentationClassAug, as a folder or a zip, and the list trainaug.txt beside it:
 
     JPEGImages/ID.jpg   SegmentationClass/ID.png   SegmentationClassAug/ID.png   ImageSets/Segmentation/SPLIT.txt
+
+or the package that HBIRD and NeCo read, in which all of these are:
+
+    VOCSegmentation/{images/ID.jpg,SegmentationClass/ID.png,SegmentationClassAug/ID.png,sets/SPLIT.txt}
 """
 
 from __future__ import annotations
@@ -48,9 +52,12 @@ class VOC(FileDataset):
         licence="images: Flickr terms, research use; annotations: research use",
         citation="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010; masks of trainaug: "
         "Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011",
-        how_to_get="Download VOCtrainval_11-May-2012.tar from the VOC 2012 site and extract it below the data root; "
-        "put the 12,031 SBD masks converted to VOC ids in VOCdevkit/VOC2012/SegmentationClassAug and the list "
-        "trainaug.txt in ImageSets/Segmentation.",
+        how_to_get="Run `densebench data fetch voc`, or download VOCtrainval_11-May-2012.tar (2 GB) from "
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012 and put it, packed or not, below the data root. For trainaug put "
+        "SegmentationClassAug.zip (12,031 masks of SBD in VOC's ids; the README of "
+        "github.com/DrSleep/tensorflow-deeplab-resnet links it), packed or not, in VOCdevkit/VOC2012/, and "
+        "trainaug.txt (github.com/vpariza/open-hummingbird-eval, file_sets/voc/full/) in "
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/.",
     )
 
     labels = table(len(CLASSES))
@@ -59,8 +66,10 @@ class VOC(FileDataset):
         self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
     ) -> None:
         super().__init__(root, split, transforms)
-        images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
-        ids = read_split(self.info, root, PLACES, "ImageSets/Segmentation", f"{split}.txt", ARCHIVES)
         named = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
-        masks = find_tree(self.info, root, PLACES, named, (*ARCHIVES, "SegmentationClassAug.zip"))
+        images = find_tree(self.info, root, PLACES, ("JPEGImages", "VOCSegmentation/images"), ARCHIVES)
+        lists = ("ImageSets/Segmentation", "VOCSegmentation/sets")
+        ids = read_split(self.info, root, PLACES, lists, f"{split}.txt", ARCHIVES)
+        folders = (named, f"VOCSegmentation/{named}")
+        masks = find_tree(self.info, root, PLACES, folders, (*ARCHIVES, "SegmentationClassAug.zip"))
         self.pair(images, masks, ((id_, f"{id_}.jpg", f"{id_}.png") for id_ in ids))

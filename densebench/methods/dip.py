@@ -246,7 +246,7 @@ class Dip(Method):
 def _labels(config: DipConfig, base: BackboneInfo, dataset: DenseDataset) -> LabelFolder:
     """Open the folder of labels; every error about it says how to make one."""
     split = f":{dataset.split}" if dataset.info.name in DATASETS else ""
-    words = ["densebench", "pseudolabel", "--model", base.name, "--data", dataset.info.name + split]
+    words = ["densebench", "pseudolabel", "--model", base.name, "--data", dataset.cli_name + split]
     command = f"{shlex.join(words)} --out {shlex.quote(config.labels) if config.labels else 'FOLDER'}"
     if config.labels is None:
         raise UsageError(f"DIP needs pseudo-labels: `{command}` makes them, --set labels=FOLDER names them.")

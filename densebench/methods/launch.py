@@ -56,7 +56,7 @@ def train(
     Args:
         method: a name in METHODS.
         base: a model name with a timm architecture: `pico`, `pico?random`, `timm/NAME`.
-        data: names, folders or several of both, see `datasets/images.py`; labels are never read.
+        data: names, files of one's own, folders or several of these, see `datasets/images.py`; labels are never read.
         name: what the checkpoint will be called, and the name of its folder.
         out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
         resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).

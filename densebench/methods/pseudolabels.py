@@ -109,7 +109,7 @@ def pseudolabel(
 
     Args:
         model: whose features make segments and classes.
-        data: names, folders or several of both, see `datasets/images.py`; labels are never read.
+        data: names, files of one's own, folders or several of these, see `datasets/images.py`; labels are never read.
         out: a folder that is new, or that the same settings have begun to fill.
         split: None = `unlabelled` where the dataset has one, else its train split, as for `densebench train`.
         limit: only the first so many images.

@@ -121,7 +121,7 @@ def _common(a: Keypoints, b: Keypoints) -> NDArray[np.bool_]:
 def _no_pairs(data: DenseDataset) -> DatasetError:
     return DatasetError(
         f"{data.info.name}: no pair among {len(data)} images of split {data.split} has a common visible key point. "
-        f"Raise --limit, or run `densebench data check {data.info.name}`."
+        f"Raise --limit, or run `densebench data check {data.cli_name}`."
     )
 
 

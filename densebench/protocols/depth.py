@@ -172,7 +172,7 @@ class Depth(Protocol[DepthConfig]):
             norm=norm,
             class_token=has_token if config.class_token is None else config.class_token,
             crop=config.crop or _default_crop(backbone, data),
-            nyu_crops=data.name == "nyu" if config.nyu_crops is None else config.nyu_crops,
+            nyu_crops="nyu" in (data.name, data.variant_of) if config.nyu_crops is None else config.nyu_crops,
             **{k: v for k, v in defaults.items() if getattr(config, k) is None},
         )
         _check(resolved)

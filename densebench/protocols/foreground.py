@@ -110,7 +110,9 @@ def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, 
     labels = one_background(data.info, config.background)
     train = Part(data.train, list(range(len(data.train))), *labels)
     if config.train_split != data.train.split:
-        whole: DenseDataset = getattr(data.train, "base", data.train)  # a view, such as --limit makes, has a base
+        whole = data.train
+        while isinstance(inner := getattr(whole, "base", None), DenseDataset):  # of a view, such as --limit makes
+            whole = inner
         assert config.train_split is not None, "resolve() fills it in"
         listed = set(type(whole)(whole.root, config.train_split).ids)
         inside = [i for i, name in enumerate(data.train.ids) if name in listed]

@@ -203,7 +203,7 @@ def _mean_depth(labels: Tensor, train: DenseDataset) -> float:
     if not count:
         raise DatasetError(
             f"no pixel of the training images has a depth ({train.info.name} {train.split}); a depth of 0 is no "
-            f"measurement. Run `densebench data check {train.info.name}`."
+            f"measurement. Run `densebench data check {train.cli_name}`."
         )
     return total / count
 

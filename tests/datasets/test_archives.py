@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from densebench.datasets.archives import extract, members, opened, read_bytes, read_member, split
+from densebench.datasets import archive_index
+from densebench.datasets.archive_index import members
+from densebench.datasets.archives import extract, is_folder, names, opened, read_bytes, read_member, split
 from densebench.errors import CorruptFileError, DatasetError
 
 CONTENT = {f"a/b{i}.txt": bytes([i]) * (i * 700 + 3) for i in range(8)}
@@ -86,6 +88,118 @@ def test_paths_that_leave_the_folder_are_refused(name, suffix, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def bytes_of(kind, content, folder):
+    """Return an archive: "zip" with its files compressed, "stored" with them as they are, or "tar"."""
+    path = folder / "made"
+    if kind == "tar":
+        return write_tar(path, content).read_bytes()
+    return write_zip(
+        path, content, packing=zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("outer", ["stored.zip", "plain.tar"])
+@pytest.mark.parametrize("inner", ["zip", "stored", "tar"])
+def test_an_archive_in_an_archive_is_a_folder(outer, inner, tmp_path):
+    suffix = "tar" if inner == "tar" else "zip"
+    data = bytes_of(inner, CONTENT, tmp_path)
+    content = {"readme.txt": b"read me" * 50, f"top/in.{suffix}": data, "top/other.txt": b"x"}
+    path = tmp_path / outer
+    path.write_bytes(bytes_of("tar" if path.suffix == ".tar" else "stored", content, tmp_path))
+    folder = path / "top" / f"in.{suffix}"
+    for place in (path, path / "top", folder, folder / "a"):
+        assert is_folder(place)
+    assert not is_folder(path / "a")
+    assert sorted(names(folder)) == sorted(CONTENT)
+    assert sorted(names(folder / "a")) == [f"b{i}.txt" for i in range(8)]
+    for name, expected in CONTENT.items():
+        assert read_member(folder / name) == expected
+    assert read_member(folder) == data  # the archive itself is a file, too
+    assert read_member(path / "top" / "other.txt") == b"x"
+    assert set(members(path)) == set(content)  # and what is unpacked is the outer one alone
+    assert extract(path, tmp_path / "out", 10**6) == 3
+
+
+def test_no_deeper_than_one_archive_in_another(tmp_path):
+    inner = bytes_of("stored", {"in.zip": bytes_of("zip", CONTENT, tmp_path)}, tmp_path)
+    path = write_tar(tmp_path / "x.tar", {"mid.zip": inner})
+    assert is_folder(path / "mid.zip")
+    assert not is_folder(path / "mid.zip" / "in.zip")
+
+
+def encrypted(data):
+    data = bytearray(data)
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def shifted(data):
+    """Return a zip whose first file begins, as it says, where there is nothing."""
+    data = bytearray(data)
+    at = data.index(b"PK\x01\x02") + 42
+    data[at : at + 4] = (10**8).to_bytes(4, "little")
+    return bytes(data)
+
+
+BAD = {
+    "cut": (lambda data: data[: len(data) // 2], "cannot be read as an archive .*Get the original file"),
+    "encrypted": (encrypted, r"is encrypted \(a/b0\.txt\) .*Unpack it once: `unzip -n "),
+    "shifted": (shifted, r"cannot be read as an archive \(it ends before a/b0\.txt does\)"),
+    "other": (lambda data: b"<html>please log in</html>" * 20, "cannot be read as an archive"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_bad_archive_is_named(bad, inside, tmp_path):
+    change, message = BAD[bad]
+    path, data = tmp_path / "x.zip", change(bytes_of("zip", CONTENT, tmp_path))
+    path.write_bytes(bytes_of("stored", {"ok.txt": b"1", "in.zip": data}, tmp_path) if inside else data)
+    bad_one = path / "in.zip" if inside else path
+    with pytest.raises(DatasetError, match=rf"^{bad_one} {message}") as caught:
+        is_folder(bad_one)
+    assert "\n" not in str(caught.value)
+    if inside:  # which does not matter to who does not need it
+        assert read_member(path / "ok.txt") == b"1"
+        assert f"`unzip -n {path} -d {tmp_path}`" in str(caught.value) or "Unpack" not in str(caught.value)
+
+
+def test_a_cut_tar_is_named(tmp_path):
+    path = write_tar(tmp_path / "x.tar", CONTENT)
+    path.write_bytes(path.read_bytes()[:-11_000])
+    with pytest.raises(DatasetError, match=r"x\.tar cannot be read as an archive"):
+        members(path)
+
+
+def test_an_archive_that_is_compressed_in_another_says_how_to_unpack_it(tmp_path):
+    path = write_zip(tmp_path / "out er.zip", {"top/in.zip": bytes_of("zip", CONTENT, tmp_path), "ok.txt": b"1"})
+    assert read_member(path / "ok.txt") == b"1"
+    assert not is_folder(path / "top" / "in.zip" / "a")
+    message = rf"^{path} holds top/in\.zip compressed, .*Unpack it once: `unzip -n '{path}' -d {tmp_path}`\.$"
+    with pytest.raises(DatasetError, match=message):
+        is_folder(path / "top" / "in.zip")
+
+
+def test_a_path_that_leaves_an_inner_archive_is_refused(tmp_path):
+    path = write_tar(tmp_path / "x.tar", {"in.zip": bytes_of("zip", {"../out.txt": b"1"}, tmp_path)})
+    with pytest.raises(DatasetError, match=r"x\.tar/in\.zip has a path that leaves its folder \('\.\./out\.txt'\)"):
+        is_folder(path / "in.zip")
+
+
+def test_files_of_archives_inside_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_index, "MOST_MEMBERS", 10)
+    inner = bytes_of("zip", CONTENT, tmp_path)
+    assert is_folder(write_tar(tmp_path / "x.tar", {"a.zip": inner}))
+    with pytest.raises(DatasetError, match="holds more than 10 files"):
+        is_folder(write_tar(tmp_path / "y.tar", {"a.zip": inner, "b.zip": inner}))
+
+
+def test_windows_and_macs_have_their_ways(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"a\\b.txt": b"1", "a\\c\\": b"", "._a.zip": b"Mac OS X", "d.txt": b"2"})
+    assert sorted(members(path)) == ["._a.zip", "a/b.txt", "d.txt"]
+    assert read_member(path / "a" / "b.txt") == b"1"
+
+
 def test_links_are_left_out(tmp_path):
     path = write_tar(tmp_path / "x.tar", {"ok.txt": b"1"}, links=[("link", "/etc/passwd"), ("up", "..")])
     assert list(members(path)) == ["ok.txt"]
@@ -135,7 +249,10 @@ def test_damage_is_noticed(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("x.zip", "cannot be read as an archive"), ("x.tar", "A compressed tar has to be unpacked first")],
+    [
+        ("x.zip", "cannot be read as an archive"),
+        ("x.tar", r"x\.tar is compressed as a whole\. Unpack it once: `tar -xf \S+x\.tar -C \S+`\.$"),
+    ],
 )
 def test_what_is_no_archive_is_said(name, message, tmp_path):
     path = tmp_path / name

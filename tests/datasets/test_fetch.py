@@ -132,7 +132,7 @@ def test_what_unpacks_to_too_much_or_elsewhere_is_refused(server, tmp_path):
 
 @pytest.mark.parametrize("name", [entry.name for entry in DATASETS if entry.name not in fetch.REMOTES])
 def test_what_is_not_fetched_says_what_to_do(name, tmp_path):
-    with pytest.raises(UsageError, match=r"nothing to get|not fetched automatically \(licence: .+\)\. \w+"):
+    with pytest.raises(UsageError, match=r"nothing to get|is not fetched: .+ \(licence: .+\)\. \w+"):
         fetch.fetch(name, tmp_path, QUIET)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.cli import main
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.folder import ImageFolder
@@ -169,6 +171,94 @@ def test_parts_are_one_dataset_with_ids_of_their_own(coco: Path, photos: Path, t
     assert "Lin et al." in data.info.citation
     turned = load_images(f"coco:val,{photos},{other}", root=coco)
     assert len({data.digest(), turned.digest(), load_images("coco:val", root=coco).digest()}) == 3
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with cells.toml and own.py, which are also there in a folder with a comma; it is the working folder."""
+    for entries in ("_entries", "_loaded"):
+        monkeypatch.setattr(DATASETS, entries, dict(getattr(DATASETS, entries)))
+    monkeypatch.chdir(tmp_path)
+    for place, name in ((tmp_path, "cells"), (tmp_path / "a,b", "other")):
+        for i, file in enumerate(("train/0.png", "train/1.png", "val/2.png")):
+            write(place / "pictures" / file, 30 * i)
+            (place / "masks" / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (24, 20), i % 2).save(place / "masks" / file)
+        lines = [f'name = "{name}"', 'classes = ["a", "b"]', 'images = "pictures/{split}/*.png"']
+        (place / "cells.toml").write_text("\n".join([*lines, 'masks = "masks/{split}/*.png"\n']))
+        (place / "own.py").write_text(
+            "from dataclasses import replace\nfrom densebench.datasets.scenes.dataset import Scenes\n"
+            f"class Mine(Scenes):\n    info = replace(Scenes.info, name='{name}_scenes', embedded=False)\n"
+        )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "split", "first"),
+    [
+        ("cells.toml", "cells", "train", "0"),
+        ("./cells.toml:val", "cells", "val", "2"),
+        ("own.py:Mine", "cells_scenes", "unlabelled", "unlabelled_000000"),
+        ("./own.py:Mine:val", "cells_scenes", "val", "val_000000"),
+        ("./a,b/cells.toml:val", "other", "val", "2"),
+        ("a,b/own.py:Mine:train", "other_scenes", "train", "train_000000"),
+        ("cells.toml, cells.toml:val", "cells.toml:train,cells.toml:val", "all", "cells-train/0"),
+        ("scenes:val,own.py:Mine:val", "scenes:val,own.py:Mine:val", "all", "scenes-val/val_000000"),
+        ("pictures,./cells.toml:val", "pictures,./cells.toml:val", "all", "pictures/train/0.png"),
+    ],
+)
+def test_datasets_of_ones_own(own: Path, spec: str, name: str, split: str, first: str) -> None:
+    data = load_images(spec)
+    assert (data.info.name, data.split, data.ids[0]) == (name, split, first)
+    assert data.image(len(data) - 1).mode == "RGB"
+    assert pickle.loads(pickle.dumps(data)).digest() == data.digest()
+
+
+@pytest.mark.parametrize("spec", ["cells.toml", "own.py:Mine", "./~x", "photos.toml:train"])
+def test_what_is_there_as_a_folder_is_one(own: Path, spec: str) -> None:
+    write(own / "there" / spec / "x.png")
+    data = load_images(f"there/{spec}")
+    assert (data.info.name, data.split, data.ids) == (f"there/{spec}", "all", ["x.png"])
+
+
+def test_a_name_that_a_file_takes_does_not_hide_a_folder(own: Path) -> None:
+    write(own / "cells" / "x.png")
+    data = load_images("cells.toml,cells")
+    assert data.ids == ["cells-train/0", "cells-train/1", "cells/x.png"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "split", "error", "message"),
+    [
+        ("./nowhere.toml", None, UsageError, r"nowhere\.toml does not exist; expected a dataset's name, FILE\.toml or"),
+        ("nowhere.py:Mine:val", None, UsageError, r"nowhere\.py does not exist"),
+        ("./own.py", None, DatasetError, r"own\.py is a file; expected a folder of images, FILE.toml or FILE.py"),
+        ("own.py:Nine", None, UsageError, r"own\.py has no class 'Nine'; its classes are Mine\."),
+        ("cells.toml:fit", None, UsageError, "cells: unknown split 'fit'; it has train, val"),
+        ("cells.toml:", None, UsageError, "cells: unknown split ''"),
+        ("own.py:Mine:", None, UsageError, "cells_scenes: unknown split ''"),
+        ("cells.toml,./cells.toml:train", None, UsageError, r"asks for \./cells\.toml:train twice"),
+        ("cells.toml,a,b/cells.toml", None, UsageError, "unknown dataset 'a'"),
+        ("cells.toml,", None, UsageError, "has an empty part"),
+        ("cells.toml:val", "val", UsageError, "the split 'val' goes with a single name; got --data cells.toml:val"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_of_ones_own_is_said(own: Path, spec: str, split: str | None, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        load_images(spec, split)
+
+
+def test_ones_own_can_be_checked_and_trained_on(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_images("cells.toml", "val").split == "val"
+    assert data_report("cells.toml:val", None, None) == 1  # of two classes, the one image has one
+    assert data_report("own.py:Mine:val,cells.toml", None, None) == 0
+    assert "own.py:Mine:val,cells.toml:train all: 162 images, digest" in capsys.readouterr().out
+    settings = ("global_size=56", "local_size=32", "batch=3", "epochs=1", "hidden=0", "global_crops=2", "local_crops=1")
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as end:
+        main(["train", "paka", "--base", "pico", "--data", "cells.toml,./cells.toml:val", "--name", "t", *arguments])
+    assert end.value.code == 0
+    assert "paka on cells.toml:train,./cells.toml:val/all, 1 steps, 3 images" in capsys.readouterr().out
 
 
 def test_the_usual_split_is_unlabelled_or_train() -> None:

@@ -15,6 +15,7 @@ from densebench.datasets.checks import check
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.export import LAYOUTS, as_stored, export, export_splits
 from densebench.datasets.files import FileDataset, find_tree, table
+from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import CATEGORIES
 from densebench.errors import DatasetError, StorageError, UsageError
@@ -27,7 +28,7 @@ ARCHIVES = {
     "voc": [("VOCtrainval_11-May-2012.tar", ".", "VOCdevkit")],
     "ade20k": [("ADEChallengeData2016.zip", ".", "ADEChallengeData2016")],
     "ade20k_150": [("ADEChallengeData2016.zip", ".", "ADEChallengeData2016")],
-    "camvid": [("camvid.zip", ".", "camvid")],
+    "camvid": [("camvid/val.zip", "camvid", "val"), ("camvid.zip", ".", "camvid")],
     "cityscapes": [
         ("cityscapes/leftImg8bit_trainvaltest.zip", "cityscapes", "leftImg8bit"),
         ("cityscapes/gtFine_trainvaltest.zip", "cityscapes", "gtFine"),
@@ -36,15 +37,24 @@ ARCHIVES = {
     "coco_things": [
         ("coco/val2017.zip", "coco", "val2017"),
         ("coco/annotations/panoptic_val2017.zip", "coco/annotations", "panoptic_val2017"),
+        ("coco/panoptic_annotations_trainval2017.zip", "coco", "annotations"),
     ],
     "coco_stuff": [
         ("coco/val2017.zip", "coco", "val2017"),
         ("coco/annotations/stuff_val2017_pixelmaps.zip", "coco/annotations", "stuff_val2017_pixelmaps"),
+        ("stuff_annotations_trainval2017.zip", "coco", "annotations"),
     ],
     "coco_stuff164k": [("coco/stuffthingmaps_trainval2017.zip", "coco/stuffthingmaps", "val2017")],
     "coco": [("coco/val2017.zip", "coco", "val2017")],
-    "coco_things_instances": [("coco/val2017.zip", "coco", "val2017")],
+    "coco_things_instances": [
+        ("coco/val2017.zip", "coco", "val2017"),
+        ("coco/annotations_trainval2017.zip", "coco", "annotations"),
+    ],
     "pascal_context": [("VOCtrainval_03-May-2010.tar", ".", "VOCdevkit/VOC2010/JPEGImages")],
+    "pascal_part": [
+        ("VOCtrainval_03-May-2010.tar", ".", "VOCdevkit/VOC2010/JPEGImages"),
+        ("VOCdevkit/VOC2010/trainval.tar", "VOCdevkit/VOC2010", "Annotations_Part"),
+    ],
 }
 """Per layout: the archive as it is published, the folder that its names begin at, and what goes into it."""
 
@@ -60,9 +70,10 @@ def pack(root: Path, archive: str, base: str, inner: str) -> None:
     """Move a folder into an archive."""
     files = [p for p in sorted((root / base / inner).rglob("*")) if p.is_file()]
     if archive.endswith(".zip"):
-        with zipfile.ZipFile(root / archive, "w", zipfile.ZIP_DEFLATED) as file:
-            for path in files:
-                file.write(path, path.relative_to(root / base))
+        with zipfile.ZipFile(root / archive, "w") as file:
+            for path in files:  # an archive in an archive lies in it as it is
+                packing = zipfile.ZIP_STORED if path.suffix == ".zip" else zipfile.ZIP_DEFLATED
+                file.write(path, path.relative_to(root / base), packing)
     else:
         with tarfile.open(root / archive, "w") as file:
             for path in files:
@@ -89,7 +100,13 @@ def assert_same(data, scenes, layout):
             np.testing.assert_allclose(sample.depth, np.where(depth <= 10, depth, 0), atol=6e-4)
 
 
-PER_IMAGE = [layout for layout in LAYOUTS if layout != "spair"]  # which has an id per object
+PER_IMAGE = [layout for layout in LAYOUTS if layout not in ("spair", "pf_willow", "folder")]
+
+
+def test_every_dataset_has_a_layout():
+    hdf5 = {"nyu_labeled", "nyu_filled", "nyu_h5"}  # these are written and read back in test_nyu_mat.py
+    on_disk = {entry.name for entry in DATASETS if not DATASETS[entry.name].info.embedded}
+    assert on_disk - hdf5 == {*LAYOUTS} - {"folder"} - hdf5
 
 
 @pytest.mark.parametrize("layout", PER_IMAGE)
@@ -127,6 +144,41 @@ def test_key_points_come_back_as_they_went(tmp_path):
         export(Scenes(None, "val", length=1, size=SIZE), "spair", tmp_path / "one")
 
 
+def test_ten_points_come_back_by_their_rule(tmp_path):
+    scenes = Scenes(None, "val", length=40, size=SIZE)
+    export(scenes, "pf_willow", tmp_path)
+    data = load_dataset("pf_willow", "test", tmp_path)
+    assert check(data, QUIET).problems == []
+    kinds = {}
+    for i, id_ in enumerate(data.ids):
+        group, name = id_.split("/")
+        index = scenes.ids.index(name)
+        np.testing.assert_array_equal(np.asarray(data.image(i)), np.asarray(scenes.image(index)))
+        (found,) = data.keypoints(i)
+        first = {t.category: t.xy for t in reversed(scenes.keypoints(index)) if t.visible.all()}
+        (kind,) = [name for name, xy in first.items() if np.array_equal(found.xy[: len(xy)], xy)]
+        xy = first[kind]
+        for k in range(10 - len(xy)):
+            after = xy[(k + 1) % len(xy)]
+            np.testing.assert_array_equal(found.xy[len(xy) + k], (xy[k] + after) / 2)
+        kinds.setdefault(group, set()).add(kind)
+    assert len(kinds) >= 2
+    assert all(len(kind) == 1 for kind in kinds.values())  # a group shows one class
+    assert len({*map(str, kinds.values())}) == len(kinds)
+    assert max(len([id_ for id_ in data.ids if id_.startswith(f"{group}/")]) for group in kinds) <= 10
+    with pytest.raises(UsageError, match="show no class twice as a whole"):
+        export(Scenes(None, "val", length=1, size=SIZE), "pf_willow", tmp_path / "one")
+
+
+def test_a_plain_folder_comes_back(scenes, tmp_path):
+    assert list(export_splits("scenes", "folder", tmp_path, limit=2)) == [("train", 2), ("val", 2)]
+    export(scenes, "folder", tmp_path / "small")
+    data = load_images(f"{tmp_path}/small/val")
+    assert list(data.ids) == [f"{id_}.png" for id_ in scenes.ids]
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(data.image(i)), np.asarray(scenes.image(i)))
+
+
 @pytest.mark.parametrize("layout", PER_IMAGE)
 def test_the_training_split_is_written_where_it_is_read(layout, tmp_path):
     export(Scenes(None, "train", length=2, size=(24, 24)), layout, tmp_path)
@@ -142,8 +194,8 @@ def test_both_splits_are_exported_by_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"cannot write .*file.* \(Not a directory\)"):
         list(export_splits("scenes", "camvid", tmp_path / "file", limit=1))
-    with pytest.raises(UsageError, match="unknown layout 'pf_willow'"):
-        list(export_splits("scenes", "pf_willow", tmp_path))
+    with pytest.raises(UsageError, match="unknown layout 'pf_wilow'; did you mean 'pf_willow'"):
+        list(export_splits("scenes", "pf_wilow", tmp_path))
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -162,6 +214,56 @@ def test_archives_are_read_in_place(name, scenes, tmp_path):
         np.testing.assert_array_equal(sample.mask, before[i].mask)
     assert data.digest() == digest  # contents, not places
     assert check(data, QUIET).problems == []
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])
+def test_every_layout_is_read_from_a_zip_or_tar_of_its_folder(layout, suffix, tmp_path):
+    val = DATASETS[layout].info.val
+    export(Scenes(None, "val", length=30 if layout in ("spair", "pf_willow") else 3, size=SIZE), layout, tmp_path)
+    plain = load_dataset(layout, val, tmp_path)
+    digest, before = plain.digest(), [plain.sample(i) for i in range(len(plain))]
+    (top,) = tmp_path.iterdir()
+    pack(tmp_path, f"{top.name}{suffix}", ".", top.name)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{top.name}{suffix}"]
+    data = load_dataset(layout, val, tmp_path)
+    assert list(data.ids) == list(plain.ids)
+    assert data.digest() == digest
+    assert check(data, QUIET).problems == []
+    for i, expected in enumerate(before):
+        assert_equal(data.sample(i), expected)
+
+
+TOPS = {"seven_scenes": "7scenes", "spair": "SPair-71k", "pf_willow": "PF-dataset"}
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])
+def test_an_archive_that_cannot_be_read_is_named_in_one_line(layout, tmp_path):
+    top = TOPS.get(layout) or LAYOUTS[layout].image.split("/")[0]
+    for names in ([f"{top}.zip"], [f"{top}.tar"], [archive for archive, *_ in ARCHIVES.get(layout, ())]):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"PK\3\4 or so, but broken off" * 100)
+            message = rf"^{root}/\S+ cannot be read as an archive \(.*\)\. Get the original file\.$"
+        if names:
+            with pytest.raises(DatasetError, match=message):
+                load_dataset(layout, DATASETS[layout].info.val, root)
+    (tmp_path / f"{top}.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(
+        DatasetError, match=rf"{top}\.tar\.gz is compressed as a whole\. Unpack it once: `tar -xf [^\n]*$"
+    ):
+        load_dataset(layout, DATASETS[layout].info.val, tmp_path)
+
+
+def assert_equal(sample, expected):
+    assert sample.id == expected.id
+    np.testing.assert_array_equal(np.asarray(sample.image), np.asarray(expected.image))
+    np.testing.assert_array_equal(sample.mask, expected.mask)
+    np.testing.assert_array_equal(sample.depth, expected.depth)
+    for thing, other in zip(sample.keypoints, expected.keypoints, strict=True):
+        assert (thing.category, thing.bbox) == (other.category, other.bbox)
+        np.testing.assert_array_equal(thing.xy, other.xy)
 
 
 @pytest.mark.parametrize("name", ["ade20k_150", "pascal_context59", "cityscapes27", "coco_things80"])

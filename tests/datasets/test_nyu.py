@@ -1,9 +1,13 @@
+import shutil
+import tarfile
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import without_corrupt
+from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.nyu import NYU
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.progress import Progress
@@ -87,12 +91,12 @@ def test_eight_bits_and_broken_files_are_refused(root):
 def test_what_is_missing_is_said(root, tmp_path_factory):
     with pytest.raises(DatasetError, match=r"no data root given.*Monocular-Depth-Estimation-Toolbox"):
         NYU(None, "test")
-    with pytest.raises(DatasetError, match=r"no split list nyu_test\.txt below .*splits.*data check nyu"):
+    with pytest.raises(DatasetError, match=r"no nyu_test\.txt below .*looked in nyu/.*splits.*data check nyu"):
         NYU(tmp_path_factory.mktemp("empty"), "test")
     with pytest.raises(UsageError, match="unknown split 'val'"):
         NYU(root, "val")
     (root / "nyu" / "bath_0001" / "sync_depth_00002.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 2 files of split train are missing .*sync_depth_00002\.png"):
+    with pytest.raises(DatasetError, match=r"1 of 4 files of split train are missing .*sync_depth_00002\.png"):
         NYU(root, "train")
     (root / "nyu" / "nyu_test.txt").write_text("bathroom/rgb_00045.jpg\n")
     with pytest.raises(DatasetError, match=r"line 1 is .*expected IMAGE DEPTH FOCAL"):
@@ -100,6 +104,79 @@ def test_what_is_missing_is_said(root, tmp_path_factory):
     (root / "nyu" / "nyu_test.txt").write_text("")
     with pytest.raises(DatasetError, match=r"nyu_test\.txt is empty"):
         NYU(root, "test")
+
+
+def pack(root, archive, folder, top):
+    """Move all files below a folder into an archive, where their names begin with `top`."""
+    zipped = archive.endswith(".zip")
+    with zipfile.ZipFile(root / archive, "w") if zipped else tarfile.open(root / archive, "w") as file:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            (file.write if zipped else file.add)(path, f"{top}{path.relative_to(folder)}")
+    shutil.rmtree(folder)
+
+
+def same(one, other):
+    assert list(one.ids) == list(other.ids)
+    for i in range(len(one)):
+        a, b = one.sample(i), other.sample(i)
+        assert a.image.tobytes() == b.image.tobytes()
+        np.testing.assert_array_equal(a.depth, b.depth)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("archive", "top"),
+    [("nyu.zip", "nyu/"), ("nyu_depth_v2.zip", "nyu_depth_v2/"), ("nyu.tar", "nyu/"), ("nyu.zip", "")],
+)
+@pytest.mark.parametrize("lists", ["", "splits"])
+def test_archives_are_read_in_place(root, tmp_path_factory, archive, top, lists):
+    plain = shutil.copytree(root, tmp_path_factory.mktemp("plain"), dirs_exist_ok=True)
+    if lists:
+        (root / "nyu" / lists).mkdir()
+        for path in (root / "nyu").glob("nyu_*.txt"):
+            path.rename(root / "nyu" / lists / path.name)
+    pack(root, archive, root / "nyu", top)
+    for split in ("train", "test"):
+        data = NYU(root, split)
+        assert same(data, NYU(plain, split))
+        assert data.digest() == NYU(plain, split).digest()
+        assert check(data, Progress(quiet=True)).problems == []
+    (plain / "nyu" / "bath_0001" / "sync_depth_00002.png").unlink()
+    pack(plain, archive, plain / "nyu", top)
+    with pytest.raises(DatasetError, match=r"1 of 4 files of split train are missing below .*sync_depth_00002\.png"):
+        NYU(plain, "train")
+
+
+def test_the_archive_and_the_folders_of_bts_are_read(root, tmp_path_factory):
+    """The list beside sync.zip, whose names begin with sync/, and the test images in official_splits/test/."""
+    plain = shutil.copytree(root, tmp_path_factory.mktemp("plain"), dirs_exist_ok=True)
+    for scene in ("kitchen_0028b", "bath_0001"):
+        shutil.move(root / "nyu" / scene, root / "nyu" / "sync" / scene)
+    shutil.move(root / "nyu" / "bathroom", root / "nyu" / "official_splits" / "test" / "bathroom")
+    for split in ("train", "test"):
+        assert same(NYU(root, split), NYU(plain, split))
+    pack(root, "nyu/sync.zip", root / "nyu" / "sync", "sync/")
+    assert same(NYU(root, "train"), NYU(plain, "train"))
+    assert NYU(root, "train").digest() == NYU(plain, "train").digest()
+    (root / "nyu" / "sync.zip").unlink()
+    with pytest.raises(DatasetError, match=r"no bath_0001/rgb_00002\.jpg below"):
+        NYU(root, "train")
+
+
+def test_the_labelled_frames_are_read_from_an_archive(tmp_path):
+    for name in ("000001", "000002"):
+        for kind in ("rgb", "depth"):
+            (tmp_path / "labeled" / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "labeled" / "rgb" / f"{name}.png")
+        Image.fromarray(MILLIMETRES * 5).save(tmp_path / "labeled" / "depth" / f"{name}.png")
+    plain = NYU(tmp_path, "labeled")
+    assert plain.ids == ["labeled/rgb/000001", "labeled/rgb/000002"]
+    digest, depth = plain.digest(), plain.depth(1)
+    assert depth.max() == 9
+    pack(tmp_path, "nyu.zip", tmp_path / "labeled", "nyu/labeled/")
+    packed = NYU(tmp_path, "labeled")
+    assert packed.digest() == digest
+    np.testing.assert_array_equal(packed.depth(1), depth)
 
 
 def test_the_real_labelled_frames_are_metres(shared_data):

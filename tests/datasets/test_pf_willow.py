@@ -50,7 +50,7 @@ def test_points_and_their_box(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(DatasetError, match=r"no folder car\(G\)/ below .*Proposal Flow project page"):
+    with pytest.raises(DatasetError, match=r"no folder car\(G\)/ or .*Proposal Flow project page"):
         PFWillow(tmp_path)
     with pytest.raises(DatasetError, match="--data-root DIR or set DENSEBENCH_DATA"):
         PFWillow(None)
@@ -70,7 +70,8 @@ def test_what_is_missing_is_said(tmp_path):
         ({"pts_coord": np.zeros((2, 9))}, r"holds points \(2, 9\)"),
         ({"pts_coord": np.full((2, 10), np.nan)}, "expected finite x and y"),
         ({"other": np.zeros((2, 10))}, "no readable pts_coord"),
-        (None, "no readable pts_coord"),
+        ({"pts_coord": "words"}, "no readable pts_coord"),
+        (None, "cannot be read as a MATLAB file"),
     ],
 )
 def test_points_that_are_none_name_their_file(state, message, tmp_path):

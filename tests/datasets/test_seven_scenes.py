@@ -1,4 +1,5 @@
-import re
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -57,6 +58,57 @@ def test_a_sequence_alone_is_split_in_its_order(tmp_path):
     assert test.depth(2)[1, 0] == 2.5
 
 
+def pack(folder, archive, packing=zipfile.ZIP_DEFLATED):
+    """Move a folder into an archive beside it; archives in it are put there with `packing`."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*.*")):
+            name = path.relative_to(folder.parent)
+            if path.is_file():
+                file.write(path, name, packing if path.suffix == ".zip" else zipfile.ZIP_DEFLATED)
+    shutil.rmtree(folder)
+
+
+def pack_sequences(scenes):
+    for folder in sorted(scenes.glob("*/seq-*")):
+        pack(folder, folder.with_suffix(".zip"))
+
+
+def states(root):
+    found = [SevenScenes(root, split) for split in ("train", "test")]
+    return [(data.ids, data.digest(), [data.depth(i).tolist() for i in range(len(data))]) for data in found]
+
+
+def test_sequences_are_read_in_their_archives_and_these_in_those_of_the_scenes(root):
+    scenes, before = root / "7scenes", states(root)
+    pack_sequences(scenes)
+    assert sorted(path.name for path in (scenes / "stairs").iterdir()) == [
+        "TestSplit.txt",
+        "TrainSplit.txt",
+        "seq-03.zip",
+    ]
+    assert states(root) == before
+    pack(scenes / "chess", scenes / "chess.zip", zipfile.ZIP_STORED)
+    assert states(root) == before  # one scene packed, one unpacked
+    pack(scenes / "stairs", scenes / "stairs.zip", zipfile.ZIP_STORED)
+    assert sorted(path.name for path in scenes.iterdir()) == ["chess.zip", "stairs.zip"]
+    assert states(root) == before
+    assert str(SevenScenes(root, "test").files(0)[1]).endswith(
+        "chess.zip/chess/seq-02.zip/seq-02/frame-000002.depth.png"
+    )
+
+
+def test_a_scene_that_compresses_its_archives_says_how_to_unpack_it(root):
+    scenes, before = root / "7scenes", states(root)
+    pack_sequences(scenes)
+    pack(scenes / "chess", scenes / "chess.zip", zipfile.ZIP_DEFLATED)
+    message = rf"chess\.zip holds chess/seq-02\.zip compressed, .*: `unzip -n {scenes}/chess\.zip -d {scenes}`\.$"
+    with pytest.raises(DatasetError, match=message):
+        SevenScenes(root, "test")
+    with zipfile.ZipFile(scenes / "chess.zip") as file:
+        file.extractall(scenes)
+    assert states(root) == before
+
+
 def test_the_digest_follows_the_depth(root):
     before = SevenScenes(root, "test").digest()
     Image.fromarray(MILLIMETRES + 1).save(root / "7scenes" / "chess" / "seq-02" / "frame-000002.depth.png")
@@ -68,12 +120,11 @@ def test_what_is_missing_is_said(root, tmp_path):
         SevenScenes(root, "val")
     with pytest.raises(DatasetError, match="no data root given"):
         SevenScenes(None)
-    with pytest.raises(DatasetError, match=re.escape("no folder of a scene (chess, fire")):
+    with pytest.raises(DatasetError, match=r"the data root .*nowhere does not exist"):
         SevenScenes(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"no folder chess/ or fire/ or .*Microsoft Research's page"):
+        SevenScenes(root / "7scenes" / "chess")
     scenes = root / "7scenes"
-    (scenes / "chess" / "seq-02" / "frame-000007.depth.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 2 files of split test are missing.*frame-000007\.depth\.png"):
-        SevenScenes(root, "test")
     (scenes / "stairs" / "TestSplit.txt").write_text("sequence3\nsequence4\n")
     with pytest.raises(DatasetError, match=r"seq-04 is missing, which .*TestSplit\.txt lists"):
         SevenScenes(root, "test")
@@ -82,6 +133,9 @@ def test_what_is_missing_is_said(root, tmp_path):
         SevenScenes(root, "test")
     (scenes / "stairs" / "TestSplit.txt").unlink()
     with pytest.raises(DatasetError, match=r"TestSplit\.txt is missing"):
+        SevenScenes(root, "test")
+    (scenes / "chess" / "seq-02" / "frame-000007.depth.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 2 files of split test are missing.*frame-000007\.depth\.png"):
         SevenScenes(root, "test")
     for scene in ("chess", "stairs"):
         (scenes / scene / "TrainSplit.txt").write_text("")

@@ -1,4 +1,7 @@
+import gzip
 import json
+import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -70,6 +73,30 @@ def test_key_points_are_by_id_with_or_without_image_annotations(image_annotation
     assert (dog.category, np.flatnonzero(dog.visible).tolist()) == ("dog", [2])
 
 
+@pytest.mark.parametrize("image_annotations", [True, False])
+def test_the_tar_is_read_in_place(image_annotations, tmp_path):
+    folder = write(tmp_path, image_annotations)
+    plain = SPair(tmp_path, "test")
+    digest, before = plain.digest(), [plain.keypoints(i)[0].xy.tolist() for i in range(5)]
+    with tarfile.open(tmp_path / "SPair-71k.tar.gz", "w:gz") as file:
+        file.add(folder, folder.name)
+    shutil.rmtree(folder)
+    message = (
+        rf"SPair-71k\.tar\.gz is compressed as a whole\. .*: `tar -xf {tmp_path}/SPair-71k\.tar\.gz -C {tmp_path}`\."
+    )
+    with pytest.raises(DatasetError, match=message):
+        SPair(tmp_path, "test")
+    (tmp_path / "spair").mkdir()
+    packed = gzip.decompress((tmp_path / "SPair-71k.tar.gz").read_bytes())
+    for path in (tmp_path / "SPair-71k.tar", tmp_path / "spair" / "SPair-71k.tar"):
+        path.write_bytes(packed)
+        data = SPair(tmp_path, "test")
+        assert data.files(0)[0] == path / "SPair-71k" / "JPEGImages" / "cat" / "2007_000001.jpg"
+        assert (data.ids, data.pairs(), data.digest()) == (plain.ids, plain.pairs(), digest)
+        assert [data.keypoints(i)[0].xy.tolist() for i in range(5)] == before
+        path.unlink()
+
+
 def test_a_view_keeps_the_pairs_it_shows(tmp_path):
     write(tmp_path)
     data = SPair(tmp_path, "test")
@@ -92,11 +119,11 @@ def test_the_digest_follows_the_pair_list(tmp_path):
 def test_a_missing_list_and_a_missing_split_say_so(tmp_path):
     folder = write(tmp_path)
     (folder / "Layout" / "large" / "test.txt").unlink()
-    with pytest.raises(DatasetError, match=r"split list .*test\.txt is missing.*SPair-71k\.tar\.gz"):
+    with pytest.raises(DatasetError, match=r"no test\.txt in Layout/large/ below .*SPair-71k\.tar\.gz"):
         SPair(tmp_path, "test")
     with pytest.raises(UsageError, match="unknown split 'train'"):
         SPair(tmp_path, "train")
-    with pytest.raises(DatasetError, match="no folder Layout/large/ below"):
+    with pytest.raises(DatasetError, match=r"no test\.txt in Layout/large/ below .*JPEGImages"):
         SPair(tmp_path / "SPair-71k" / "JPEGImages", "test")
 
 
@@ -112,7 +139,9 @@ def test_missing_pair_files_matter_only_without_image_annotations(tmp_path):
 def test_a_pair_that_names_a_missing_image_is_refused(tmp_path):
     folder = write(tmp_path)
     (folder / "JPEGImages" / "dog" / "2007_000004.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 2 files of split test are missing below .*dog .first: 2007_000004"):
+    with pytest.raises(
+        DatasetError, match=r"1 of 5 files of split test are missing below .*JPEGImages .first: dog/2007_000004"
+    ):
         SPair(tmp_path, "test")
 
 

@@ -8,8 +8,10 @@ from PIL import Image
 
 from densebench.cli import main
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
+from densebench.datasets.checks import check
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.errors import DatasetError, UsageError
+from densebench.errors import CorruptFileError, DatasetError, UsageError
+from densebench.progress import Progress
 
 TOML = """\
 name = "NAME"
@@ -81,6 +83,97 @@ def test_ids_may_be_listed(written):
         load_dataset(str(written), "judge")
 
 
+def test_lists_may_be_of_any_editor_and_name_files_with_spaces(written):
+    folder = written.parent / "fit"
+    (folder / "pictures" / "0.png").rename(folder / "pictures" / "a b.png")
+    (folder / "labels" / "0_gt.png").rename(folder / "labels" / "a b_gt.png")
+    written.write_text(written.read_text() + 'lists = "{split}.txt"\n')
+    (written.parent / "fit.txt").write_bytes("\ufeffa b\r\n1 -1\r\n".encode())
+    assert load_dataset(str(written), "fit").ids == ["1", "a b"]
+    (written.parent / "fit.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DatasetError, match=r"fit\.txt is no UTF-8 text"):
+        load_dataset(str(written), "fit")
+    (written.parent / "fit.txt").unlink()
+    with pytest.raises(DatasetError, match=r"fit\.txt cannot be read \(No such file or directory\): add it"):
+        load_dataset(str(written), "fit")
+
+
+def test_masks_may_lie_beside_their_images_and_hidden_files_are_left_out(written):
+    for path in (written.parent / "fit" / "labels").iterdir():
+        path.rename(written.parent / "fit" / "pictures" / path.name)
+    (written.parent / "fit" / "pictures" / "._0.png").write_bytes(b"left by a file manager")
+    written.write_text(written.read_text().replace("labels", "pictures"))
+    assert load_dataset(str(written), "fit").ids == ["0", "1", "2"]
+
+
+def test_all_but_the_star_is_meant_as_it_stands(written):
+    folder = written.parent / "fit"
+    for path in [*folder.glob("pictures/*.png"), *folder.glob("labels/*.png")]:
+        path.rename(path.parent / f"[é ?]{path.name}")
+    (folder / "pictures").rename(folder / "pic[1]")
+    text = written.read_text().replace("pictures/*", "pic[1]/[é ?]*").replace("labels/*", "labels/[é ?]*")
+    written.write_text(text.replace("\n", "\r\n"))
+    moved = written.rename(written.parent / "wie ist's.toml")
+    assert load_dataset(str(moved), "fit").ids == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("RGB", r"mode RGB; expected a grey or palette PNG .*Colours are no numbers"),
+        ("I;16", r"mode I;16; expected .*Save the numbers with 8 bits"),
+        ("F", r"mode F; expected .*Save the numbers with 8 bits"),
+    ],
+)
+def test_masks_of_another_kind_are_refused(written, mode, message):
+    folder = written.parent / "judge" / "labels"
+    Image.open(folder / "0_gt.png").convert("I" if mode == "I;16" else mode).convert(mode).save(folder / "0_gt.tif")
+    written.write_text(written.read_text().replace("_gt.png", "_gt.tif"))
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(str(written), "judge").mask(0)
+
+
+def test_a_palette_changes_nothing(written):
+    path = written.parent / "judge" / "labels" / "0_gt.png"
+    before = load_dataset(str(written), "judge").mask(0)
+    mask = Image.open(path)
+    mask.putpalette([value for i in range(256) for value in (255 - i, i, 7)])
+    mask.save(path)
+    assert Image.open(path).mode == "P"
+    np.testing.assert_array_equal(load_dataset(str(written), "judge").mask(0), before)
+
+
+def test_images_of_sixteen_bits_are_refused_rather_than_made_white(written):
+    Image.fromarray(np.full((9, 12), 20_000, np.uint16)).save(written.parent / "judge" / "pictures" / "0.png")
+    with pytest.raises(
+        CorruptFileError, match=r"0\.png has pixels of mode I;16; expected 8 bits per channel\. Scale it"
+    ):
+        load_dataset(str(written), "judge").image(0)
+
+
+def test_masks_of_0_and_255_are_a_problem_of_the_check(written):
+    for path in (written.parent / "fit" / "labels").iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(path)
+    (problem,) = check(load_dataset(str(written), "fit"), Progress(quiet=True)).problems
+    assert problem.startswith("of 3 classes the masks hold only ground, and ")
+    assert problem.endswith("masks of 0 and 255 have to be saved as 0 and 1.")
+
+
+def test_what_the_file_says_of_values_is_in_the_digest(written):
+    text = TOML.replace("NAME", "mine")
+    digests = set()
+    for classes, more in (
+        ('"a", "b", "c", "d"', "ignore = [2]"),
+        ('"a", "b", "d"', "ignore = []"),  # the same classes, other values
+        ('"a", "b", "d"', 'background = ["a", "d"]'),
+    ):
+        written.write_text(text.replace('"ground", "dirt", "unsure", "cell"', classes).replace("ignore = [2]", more))
+        digests.add(load_dataset(str(written), "fit").digest())
+    assert DATASETS["mine"].info.background == (0, 2)
+    assert len(digests) == 3
+
+
 def test_the_check_takes_it(written, capsys):
     with pytest.raises(SystemExit) as end:
         main(["data", "check", str(written)])
@@ -103,6 +196,12 @@ def test_the_check_takes_it(written, capsys):
         ("{split}/pictures", "fit/pictures", r"expected \{split\} in it, or `lists`"),
         ('name = "', 'name = "a/b', "expected letters, digits"),
         ('"fit", "judge"', '"a", "b", "c"', "expected one or two names"),
+        ('"fit", "judge"', '"", "judge"', "expected one or two names"),
+        ('"dirt"', '["dirt"]', "expected 1 to 254 different names"),
+        ("ignore = [2]", "ignore = [0, 1, 2, 3]", "ignore: it leaves no class"),
+        ("ignore = [2]", 'background = ["sky"]', "background: expected names out of `classes`"),
+        ("*_gt.png", "*_gt.JPG", "masks: JPEG changes class numbers, expected PNG"),
+        ("{split}/pictures/*.png", 'fit/pictures/*.png"\nlists = "all.txt', r"lists: expected \{split\} in it"),
     ],
 )
 def test_nonsense_is_named(written, before, after, message):
@@ -160,7 +259,7 @@ def test_the_example_of_the_docs_is_one(tmp_path):
 
 
 def test_what_is_missing_is_said(written, tmp_path):
-    with pytest.raises(UsageError, match=r"does not exist; --dataset takes a name, FILE\.toml or FILE\.py:Class"):
+    with pytest.raises(UsageError, match=r"does not exist; expected a dataset's name, FILE\.toml or FILE\.py:Class"):
         resolve_dataset(str(tmp_path / "other.toml"))
     with pytest.raises(UsageError, match="unknown split 'val'; it has fit, judge"):
         load_dataset(str(written), "val")
@@ -201,7 +300,7 @@ def test_a_class_in_a_file(tmp_path):
     assert resolve_dataset(f"{path}:Mine") == "mine"
     with pytest.raises(UsageError, match=r"is no subclass of densebench\.DenseDataset"):
         resolve_dataset(f"{path}:NoDataset")
-    with pytest.raises(UsageError, match=r"unknown dataset .*own_data\.py:Min.*; did you mean"):
+    with pytest.raises(UsageError, match=r"own_data\.py has no class 'Min'; its classes are Mine, NoDataset"):
         resolve_dataset(f"{path}:Min")
     with pytest.raises(UsageError, match="does not exist"):
         resolve_dataset(f"{tmp_path}/none.py:Mine")

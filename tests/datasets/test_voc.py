@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,6 +29,16 @@ def test_the_real_layout_is_found_from_any_level(root):
     assert load_dataset("voc", "trainaug", root).ids == sorted(f"2007_trainaug_{i:04d}" for i in range(8))
 
 
+def test_the_package_of_hbird_and_neco_is_the_same_dataset(root, tmp_path):
+    """Other names of folders and lists, the same digest."""
+    package = tmp_path / "package" / "VOCSegmentation"
+    shutil.copytree(folder(root), package)
+    (package / "JPEGImages").rename(package / "images")
+    (package / "ImageSets" / "Segmentation").rename(package / "sets")
+    for split in ("train", "trainaug", "val"):
+        assert VOC(package.parent, split).digest() == VOC(root, split).digest()
+
+
 def test_samples_are_rgb_images_with_integer_masks(root):
     sample = VOC(root, "val").sample(0)
     assert sample.image.mode == "RGB"
@@ -47,7 +59,7 @@ def test_no_root_and_no_folder_say_what_to_do(tmp_path):
         VOC(None, "val")
     with pytest.raises(DatasetError, match="does not exist"):
         VOC(tmp_path / "nowhere", "val")
-    with pytest.raises(DatasetError, match=r"no folder JPEGImages/ below .*densebench data check voc"):
+    with pytest.raises(DatasetError, match=r"no folder JPEGImages/ or .* below .*densebench data check voc"):
         VOC(tmp_path, "val")
     with pytest.raises(UsageError, match="unknown split 'test'"):
         VOC(tmp_path, "test")

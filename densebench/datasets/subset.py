@@ -1,0 +1,122 @@
+"""Some images of another dataset, by lists of ids, under a name of their own: `--dataset ./voc_small.toml`.
+
+    name = "voc_small"
+    base = "voc"
+
+    [lists]
+    val = "small.txt"
+
+`base` is a dataset's name, or FILE.py:Class. A split that is listed is cut to the ids in the file, one per line; the
+others are whole. Whatever a protocol does by its own rule for a dataset, it does for a subset of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from densebench.datasets import DATASETS
+from densebench.datasets import dataset as contract
+from densebench.datasets.dataset import DenseDataset
+from densebench.errors import DatasetError, UsageError
+
+KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
+
+
+class Subset(contract._View):
+    """What a TOML file with `base` describes; `subset` makes the class, with the file's `info`.
+
+    An instance has the `info` of the dataset that it shows, as every view has.
+    """
+
+    file: ClassVar[Path]
+    of: ClassVar[str]
+    lists: ClassVar[Mapping[str, Path]]
+
+    def __init__(
+        self, root: str | Path | None, split: str | None = None, transforms: Callable[[Any, Any], Any] | None = None
+    ) -> None:
+        """Raises DatasetError for a list that is missing, empty, repeats an id or names one that is not there."""
+        base = DATASETS[self.of](root, self.info.val if split is None else split, transforms)
+        self.whole = base.split not in self.lists
+        where = {id_: i for i, id_ in enumerate(base.ids)}
+        path = self.lists.get(base.split)
+        ids = base.ids if path is None else read_ids(path, where.__contains__)
+        unknown = [id_ for id_ in ids if id_ not in where]
+        if unknown:
+            raise DatasetError(
+                f"{path} lists {len(unknown)} of {len(ids)} ids that {self.of} {base.split} does not have (first: "
+                f"{unknown[0]}); expected ids such as {base.ids[0]}."
+            )
+        super().__init__(base, tuple(sorted(where[id_] for id_ in ids)))
+
+    def digest(self) -> str:
+        """Return a digest of the dataset's and the ids; a split that is not listed keeps the dataset's."""
+        return self.base.digest() if self.whole else super().digest()
+
+    def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
+        return _again, (str(self.file), self.root, self.split, self.transforms)
+
+
+def _again(file: str, root: Path | None, split: str, transforms: Callable[[Any, Any], Any] | None) -> DenseDataset:
+    from densebench.datasets.user import from_toml
+
+    return from_toml(Path(file))(root, split, transforms)
+
+
+def subset(path: Path, state: Mapping[str, Any], adopt: Callable[[str], str]) -> type[Subset]:
+    """Return the dataset that the contents of a TOML file with `base` describe; `adopt` registers FILE.py:Class."""
+    wrong = [f"{key} = {value!r}" for key, value in state.items() if not isinstance(value, KEYS.get(key, ()))]
+    wrong += [f"{key} is missing" for key in KEYS if key not in state]
+    if not wrong and not re.fullmatch(r"[\w-]+", state["name"]):
+        wrong = [f"name = {state['name']!r}: expected letters, digits, _ and -"]
+    if wrong:
+        raise UsageError(
+            f"{path} describes no subset: {'; '.join(wrong)}. It takes name, base, and a table `lists` with a file of "
+            "ids per split; see docs/datasets.md."
+        )
+    of, lists = state["base"], state["lists"]
+    of = adopt(str(path.parent / of)) if ".py:" in of else of
+    base = DATASETS[of].info
+    wrong = [split for split, file in lists.items() if split not in base.splits or not isinstance(file, str)]
+    if wrong or not lists:
+        raise UsageError(
+            f"{path} lists {', '.join(wrong) or 'no split'}; expected a file of ids for one or more of "
+            f"{', '.join(base.splits)}, the splits of {of}."
+        )
+    info = replace(
+        base,
+        name=state["name"],
+        title=f"a subset of {base.title}",
+        splits={split: 0 if split in lists else n for split, n in base.splits.items()},
+        variant_of=base.name,
+    )
+    path = path.absolute()
+    files = {split: path.parent / file for split, file in lists.items()}
+    return type(info.name, (Subset,), {"file": path, "source": str(path), "info": info, "of": of, "lists": files})
+
+
+def read_ids(path: Path, known: Callable[[str], bool]) -> list[str]:
+    """Return the sorted ids of a list: a whole line where that is `known`, else its first word.
+
+    Raises DatasetError for a list that is missing, no text, or empty, and for an id that is there twice.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except OSError as error:
+        raise DatasetError(
+            f"the list of ids {path} cannot be read ({error.strerror}): add it, or mend `lists`."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"the list of ids {path} is no UTF-8 text ({error}); save it as such.") from error
+    ids = sorted(line if known(line) else line.split()[0] for line in lines if line)
+    if not ids:
+        raise DatasetError(f"the list {path} is empty; expected one image id per line.")
+    twice = {a for a, b in itertools.pairwise(ids) if a == b}
+    if twice:
+        raise DatasetError(f"{path} lists {len(twice)} ids twice (first: {min(twice)}); list each once.")
+    return ids
