@@ -10,6 +10,7 @@ client.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -87,8 +88,10 @@ def download(url: str, target: Path, sha256: str, progress: Progress, failure: F
                 known = "as published" if sha256 else "recorded, for none was known"
                 progress.say(f"fetched {_stem(target)}, {size / 1e6:.1f} MB, SHA-256 {digest[:16]} ({known})")
     except OSError as error:
+        full = "free space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        advice = f"{full}{failure.elsewhere}"
         raise StorageError(
-            f"cannot keep {target} ({error.strerror or error}). Free space, or {failure.elsewhere}."
+            f"cannot keep {target} ({error.strerror or error}). {advice[0].upper()}{advice[1:]}."
         ) from error
     return target
 
@@ -236,7 +239,7 @@ class _Download:
             if error.code < 500 and error.code not in (408, 429):
                 raise self._error(f"it answers {error.code} {error.reason}") from error
         elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, HOPELESS):
-            raise self._error(str(error.reason)) from error
+            raise self._error(str(getattr(error.reason, "strerror", "") or error.reason)) from error
 
     def _error(self, reason: str) -> DensebenchError:
         return self.failure.kind(f"{self.name} could not be fetched from {self.url}: {reason}. {self.failure.by_hand}")

@@ -1,4 +1,4 @@
-"""Vision encoders by name. A new family is a file here and a line below; `docs/models.md` shows an adapter in full.
+"""Vision encoders by name. A new family is a file here and a line below; `docs/adapters.md` shows an adapter in full.
 
 Names: bare names of the zoo (`pico`) and of the catalogue (`dinov2_vits14`), `timm/NAME`, `open_clip/ARCH:TAG`,
 `hf/REPO@REVISION`, `FILE.py:Class`, `CHECKPOINT.safetensors`. After a name that has an architecture, `?random` or

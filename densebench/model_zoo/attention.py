@@ -26,7 +26,7 @@ class ClassAttention(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return (B, prefix + h*w, 1) per layer; `attention` wants images as they are, hence no mean and deviation."""
-        each = (self.backbone.attention(pixels, layer) for layer in layers)
+        each = self.backbone.attentions(pixels, layers)
         return [(class_attention(a, 0) * a.shape[-1])[..., None] for a in each]
 
     def weights_digest(self) -> str:

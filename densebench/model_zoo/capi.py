@@ -6,14 +6,14 @@ Module names are those of the published checkpoints. Facts of the architecture: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
 
 WIDTH, DEPTH, HEADS, PATCH, REGISTERS = 1024, 24, 16, 14, 16
 EPSILON = 1e-5
@@ -155,26 +155,39 @@ class CapiBackbone(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections before rotation, of the requested layers."""
-        found: dict[int, Tensor] = {}
-        x, places = self.net.embed(pixels)
-        for index, block in enumerate(self.net.blocks[: max(layers) + 1]):
-            if facet != "token" and index in layers:
-                attend = block.residual1
-                found[index] = getattr(attend.fn, f"{facet[0]}_proj")(attend.norm(x))
-            x = block(x, places)
-            if facet == "token" and index in layers:
-                found[index] = self.net.enc_norm(x) if norm and index == self.info.depth - 1 else x
-        return [found[layer] for layer in layers]
+        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
+
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+        """Return block outputs and projections of all reads from one forward pass."""
+        found: dict[Read, Tensor] = {}
+        for index, attend, before, after, _ in self._pass(pixels, max(read.layer for read in reads)):
+            for read in (read for read in reads if read.layer == index):
+                if read.facet != "token":
+                    found[read] = getattr(attend.fn, f"{read.facet[0]}_proj")(attend.norm(before))
+                else:
+                    found[read] = self.net.enc_norm(after) if read.norm and index == self.info.depth - 1 else after
+        return [found[read] for read in reads]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
         """Return softmaxed attention (B, heads, N, N) of one layer, registers first."""
-        x, places = self.net.embed(self.normalise(images))
-        index = layer % self.info.depth
-        for block in self.net.blocks[:index]:
-            x = block(x, places)
-        attend = self.net.blocks[index].residual1
-        query, key = attend.fn.rotated(attend.norm(x), places)
-        return (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
+        return next(self.attentions(images, [layer]))
+
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the attention of each layer; one forward pass gives what enters all of them."""
+        indices = [layer % self.info.depth for layer in layers]
+        steps = self._pass(self.normalise(images), max(indices))
+        inputs = {index: (attend, before, places) for index, attend, before, _, places in steps if index in indices}
+        for index in indices:
+            attend, x, places = inputs[index]
+            query, key = attend.fn.rotated(attend.norm(x), places)
+            yield (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def _pass(self, pixels: Tensor, last: int) -> Iterator[tuple[int, Any, Tensor, Tensor, Tensor]]:
+        """Yield index and attention of each block up to `last`, tokens (B, N, D) before and after it, and places."""
+        after, places = self.net.embed(pixels)
+        for index, block in enumerate(self.net.blocks[: last + 1]):
+            before, after = after, block(after, places)
+            yield index, block.residual1, before, after, places
 
 
 __all__ = ["Capi", "CapiBackbone", "random_capi"]

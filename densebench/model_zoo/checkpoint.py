@@ -8,14 +8,20 @@ named, and nothing is loaded in part.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
+import inspect
+import io
 import pickle
 import re
+import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,8 +31,15 @@ from densebench.model_zoo.catalog import Published
 
 State = dict[str, Tensor]
 
-HARMLESS: list[Any] = [argparse.Namespace]
-"""Classes beside torch's own that a checkpoint may name: training code keeps its arguments in one."""
+SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # its name before numpy 2, and since
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
+]
+"""What a checkpoint may name beside torch's own: training code keeps its arguments in a Namespace, and DINO's, with all
+that is built on it, the learning rate of an optimiser as a number of numpy."""
 
 
 def read(path: Path) -> Any:
@@ -34,10 +47,15 @@ def read(path: Path) -> Any:
 
     Raises ModelError for a file that is absent, torn, no checkpoint, or that would run code when read.
     """
+    if path.is_dir():
+        raise ModelError(f"weights {path} are a folder; give the file in it.")
     if not path.is_file():
         raise ModelError(f"weights {path} do not exist.")
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}).") from error
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` where it came from.")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -62,7 +80,17 @@ def read(path: Path) -> Any:
 
 
 def _torn(path: Path, error: Exception) -> ModelError:
-    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    """Return what to say of a file that cannot be read: what it is, where that shows, else what stopped the reader."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    reason = (str(error).splitlines() or [""])[0].partition(". ")[0][:160] or type(error).__name__
+    if head[:2] != b"PK" and head[:1] != b"\x80" and head[8:] != b"{":
+        reason = "neither safetensors nor a file of torch.save"
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("/data.pkl") for name in names):
+            return ModelError(f"{path} is an archive of {_some(names)}; unpack it and give the file of weights in it.")
     return ModelError(f"{path} is no readable checkpoint ({reason}). Was the download cut short?")
 
 
@@ -131,11 +159,13 @@ def fit(net: nn.Module, state: Mapping[str, Tensor], name: str, where: str, assi
         for k in sorted(own.keys() & state.keys())
         if own[k].shape != state[k].shape
     ]
-    problems = [
-        f"{len(keys)} {kind} ({_some(keys)})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if keys
+    mistyped = [
+        f"{k} {str(state[k].dtype).removeprefix('torch.')}"
+        for k in sorted(own.keys() & state.keys())
+        if own[k].is_floating_point() and not state[k].is_floating_point()
     ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "quantised": mistyped}
+    problems = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in found.items() if keys]
     if problems:
         raise ModelError(
             f"{where} does not hold the weights of {name}: of {len(own)} expected keys, {'; '.join(problems)}. "
@@ -180,6 +210,41 @@ def _dinov2(state: State) -> State:
 def _as_is(state: State) -> State:
     """Return names that are timm's already: DINO's code and what is built on it."""
     return state
+
+
+def by_timm(found: Any, net: nn.Module) -> tuple[Any, list[str]]:
+    """Return the weights of a file under the names of a timm net, and which keys were left out: its classifier's.
+
+    The file is one of timm's hub or of the authors, whose layout timm itself converts. What timm cannot convert, or
+    would change beyond its names, comes back as it is; `fit` then says what is wrong with it.
+    """
+    named = _converted(found, net)
+    if not isinstance(named, Mapping):
+        return named, []
+    left_out = [key for key in named if str(key).startswith("head.")]
+    return {key: value for key, value in named.items() if key not in left_out}, left_out
+
+
+def _converted(found: Any, net: nn.Module) -> Any:
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    # RADIO's positions lie on a grid that timm resamples by a rule which this function is not told
+    if convert is None or not isinstance(found, dict) or any("patch_generator." in str(key) for key in found):
+        return found
+    more = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it leaves out
+            named = convert(found, net, **more)
+    except Exception:  # what it makes of a file of another architecture has many types
+        return found
+    inner = [value for value in found.values() if isinstance(value, dict)]
+    own = {str(key): value for part in (found, *inner) for key, value in part.items() if isinstance(value, Tensor)}
+    positions = named.get("pos_embed")
+    resampled = positions is not None and positions.numel() not in {value.numel() for value in own.values()}
+    if resampled or not named:
+        return found
+    if not any(key.endswith(("qkv.bias", "q_bias")) for key in named):  # DINOv3's are 0, and timm's net has none
+        return found if any(value.any() for key, value in own.items() if key.endswith("qkv.bias")) else named
+    return named
 
 
 LAYOUTS: dict[str, Callable[[State], State]] = {"timm": _as_is, "dinov2": _dinov2}

@@ -75,6 +75,7 @@ def load(spec: ModelSpec) -> Backbone:
     """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
     import timm
 
+    from densebench.model_zoo.fetch import ask_for_timm
     from densebench.model_zoo.timm import load_weights
 
     name, colon, stage = spec.name.partition(":")
@@ -85,6 +86,8 @@ def load(spec: ModelSpec) -> Backbone:
             "model", spec.text, [f"timm/{known}" for known in timm.list_models() + timm.list_pretrained()]
         )
     from_hub = not spec.random and spec.weights is None
+    if from_hub:
+        ask_for_timm(spec.text, name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.random_seed or 0)

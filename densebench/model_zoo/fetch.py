@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
-from densebench.download import Failure, download, file_digest, record_of
+from densebench.download import Failure, download, file_digest, offline, record_of
 from densebench.errors import ModelError
 from densebench.paths import zoo_dir
 from densebench.progress import Progress
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HANDSHAKE = 5.0
+"""Seconds after which a host that neither answers nor refuses counts as slow, and is left to the library that asks."""
 
 
 def weights_dir() -> Path:
@@ -51,15 +56,64 @@ def local_file(name: str) -> Path | None:
     return None
 
 
-def hub_file(repository: str) -> Path | None:
+def hub_file(repository: str, names: tuple[str, ...] = HUB_FILES) -> Path | None:
     """Return the weights of a Hugging Face repository that are in its own cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in names:
         found = try_to_load_from_cache(repository, name)
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def ask_hub(model: str, repository: str, by_hand: str, names: tuple[str, ...] = HUB_FILES) -> None:
+    """Let a library take a model's weights from Hugging Face, or say at once why it cannot.
+
+    huggingface_hub alone tries each file for half a minute where its host has no name or refuses. Raises ModelError
+    where none of the files is here and DENSEBENCH_OFFLINE forbids fetching them or the host cannot be reached.
+    """
+    here = hub_file(repository, names)
+    if offline():
+        if here is None:
+            raise ModelError(
+                f"{model} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {repository}. {by_hand}"
+            )
+        forbid_hub()
+    elif here is None and (reason := _out_of_reach(hub_address())):
+        raise ModelError(
+            f"the weights of {model} could not be fetched: {hub_address()} is out of reach ({reason}). {by_hand}"
+        )
+
+
+def ask_for_timm(model: str, name: str) -> None:
+    """Do what `ask_hub` does for a network of timm; one whose weights lie elsewhere is timm's own business."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    if found is not None and found.hf_hub_id:
+        by_hand = f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
+        ask_hub(model, found.hf_hub_id, by_hand, (found.hf_hub_filename,) if found.hf_hub_filename else HUB_FILES)
+
+
+def hub_address() -> str:
+    """Return the address of Hugging Face, or of the mirror that HF_ENDPOINT names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _out_of_reach(address: str) -> str:
+    """Return why no connection to an address can be had; "" where one can, where it is slow, or where a proxy asks."""
+    parts = urllib.parse.urlparse(address)
+    if urllib.request.getproxies().keys() & {"http", "https", "all"}:
+        return ""
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), HANDSHAKE).close()
+    except TimeoutError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def fetch(name: str, url: str, sha256: str = "", progress: Progress | None = None) -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
 from densebench.model_zoo.checkpoint import fit, read
 from densebench.model_zoo.fetch import forbid_hub
 from densebench.registry import unknown_name
@@ -66,32 +66,46 @@ class OpenClipBackbone(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections, of the requested layers."""
-        found: dict[int, Tensor] = {}
-        last = self.info.depth - 1
-        x = self._embed(pixels)
-        for index, block in enumerate(self.tower.transformer.resblocks[: max(layers) + 1]):
-            if facet != "token" and index in layers:
-                found[index] = _project(block.attn, block.ln_1(x), facet)
-            x = self._block(block, x)
-            if facet == "token" and index in layers:
-                found[index] = self.tower.ln_post(x) if norm and self.normed and index == last else x
-        return [found[layer] for layer in layers]
+        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
+
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+        """Return block outputs and projections of all reads from one forward pass."""
+        found: dict[Read, Tensor] = {}
+        for index, block, before, after in self._pass(pixels, max(each.layer for each in reads)):
+            for each in (each for each in reads if each.layer == index):
+                if each.facet != "token":
+                    found[each] = _project(block.attn, block.ln_1(before), each.facet)
+                else:
+                    normed = each.norm and self.normed and index == self.info.depth - 1
+                    found[each] = self.tower.ln_post(after) if normed else after
+        return [found[each] for each in reads]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
         """Return softmaxed attention (B, heads, N, N) of one layer, class token first."""
+        return next(self.attentions(images, [layer]))
+
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the attention of each layer; one forward pass gives what enters all of them."""
         if not self.info.attention:
             raise ModelError(f"{self.info.name} scales its attention in a way that keys and queries do not tell.")
-        blocks, index = self.tower.transformer.resblocks, layer % self.info.depth
-        x = self._embed(self.normalise(images))
-        for block in blocks[:index]:
-            x = self._block(block, x)
-        x = blocks[index].ln_1(x)
+        indices = [layer % self.info.depth for layer in layers]
+        steps = self._pass(self.normalise(images), max(indices))
+        inputs = {index: (block, before) for index, block, before, _ in steps if index in indices}
         facets: tuple[Facet, Facet] = ("query", "key")
-        query, key = (
-            _project(blocks[index].attn, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2)
-            for facet in facets
-        )
-        return (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
+        for index in indices:
+            block, x = inputs[index]
+            x = block.ln_1(x)
+            query, key = (
+                _project(block.attn, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2) for facet in facets
+            )
+            yield (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def _pass(self, pixels: Tensor, last: int) -> Iterator[tuple[int, Any, Tensor, Tensor]]:
+        """Yield index and module of each block up to `last`, and the tokens (B, N, D) before and after it."""
+        after = self._embed(pixels)
+        for index, block in enumerate(self.tower.transformer.resblocks[: last + 1]):
+            before, after = after, self._block(block, after)
+            yield index, block, before, after
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """Return what enters the first block, (B, 1 + h*w, D)."""

@@ -1,27 +1,30 @@
 """Adapter over timm: every plain ViT with patch tokens and a free input size.
 
 The data config (mean, std, interpolation, native size) and the number of prefix tokens are read from the model
-itself. Keys, queries and values are projected again from the attention's input, so that fused and separate
-projections, with or without bias vectors of their own, all give the same facet.
+itself. Keys, queries and values are projected again from the attention's input (`timm_attention`).
+
+The final norm is timm's `norm`. Nets that norm the mean over patches instead (`fc_norm`) have none: their tokens are
+raw, here as in timm. EVA and EVA-02 are the exception: their own code puts patch tokens through that norm
+(`return_patch_tokens` of `modeling_finetune.py`, baaivision/EVA), and in their masked pretraining it ends every token
+(`modeling_pretrain.py`, where it is called `norm`; timm loads it as `fc_norm`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densebench.errors import ModelError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 from densebench.registry import unknown_name
-
-QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 
 
 class TimmBackbone(Backbone):
@@ -39,26 +42,32 @@ class TimmBackbone(Backbone):
 
         self.net: Any = net  # timm's attributes are not typed
         config = timm.data.resolve_model_data_config(net)
-        attention = net.blocks[0].attn
+        attentions = attention_modules(net)
+        self.final, told = _final_norm(net)
         declared: dict[str, Any] = {
             "name": name,
             "patch": int(net.patch_embed.feat_ratio()),
             "width": int(net.embed_dim),
             "depth": len(net.blocks),
-            "heads": int(attention.num_heads),
+            "heads": int(attentions[0].num_heads) if attentions else 1,
             "prefix": int(net.num_prefix_tokens),
             "has_class_token": getattr(net, "cls_token", None) is not None,
             "mean": tuple(config["mean"]),
             "std": tuple(config["std"]),
             "interpolation": config["interpolation"],
             "native_size": int(config["input_size"][-1]),
-            "facets": FACETS,
+            "facets": readable_facets(attentions, int(net.embed_dim)),
             "any_layer": True,
-            "attention": all(_is_plain(block.attn) for block in net.blocks),
+            "attention": bool(attentions) and all(is_plain(module) for module in attentions),
             "licence": str(net.pretrained_cfg.get("license", "")),
             "citation": str(net.pretrained_cfg.get("origin_url", "")),
         }
-        self.info = BackboneInfo(**{**declared, **info})
+        self.info = BackboneInfo(**{**declared, **info, "notes": {"final norm": told, **info.get("notes", {})}})
+
+    def weights_digest(self) -> str:
+        """Return the digest of the weights; another where `fc_norm` is applied to tokens, which timm does not."""
+        digest = super().weights_digest()
+        return hashlib.sha256(f"{digest};norm=fc_norm".encode()).hexdigest() if self.final == "fc_norm" else digest
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections, of the requested layers."""
@@ -77,10 +86,10 @@ class TimmBackbone(Backbone):
             if read in found:
                 continue
             if read.facet != "token":
-                found[read] = _project(self.net.blocks[read.layer].attn, inputs[read.layer][0], read.facet)
+                found[read] = project(self.net.blocks[read.layer].attn, inputs[read.layer][0], read.facet)
             else:
                 tokens = outputs[read.layer]
-                found[read] = self.net.norm(tokens) if read.norm and read.layer == last else tokens
+                found[read] = getattr(self.net, self.final)(tokens) if read.norm and read.layer == last else tokens
         return [found[read] for read in reads]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
@@ -90,7 +99,8 @@ class TimmBackbone(Backbone):
     def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
         if not self.info.attention:
-            kind = type(self.net.blocks[0].attn).__name__
+            block = self.net.blocks[0]
+            kind = type(getattr(block, "attn", block)).__name__
             raise ModelError(
                 f"{self.info.name} has attention of a kind ({kind}) that its keys and queries do not tell. "
                 "Wrap it in an adapter with a method `attention` of its own."
@@ -98,7 +108,7 @@ class TimmBackbone(Backbone):
         indices = [layer % self.info.depth for layer in layers]
         _, inputs = self._forward(self.normalise(images), [], sorted(set(indices)))
         for index in indices:
-            yield _attend(self.net.blocks[index].attn, *inputs[index])
+            yield attend(self.net.blocks[index].attn, *inputs[index])
 
     def _forward(
         self, pixels: Tensor, outputs: list[int], inputs: list[int]
@@ -133,51 +143,16 @@ class TimmBackbone(Backbone):
         return dict(zip(indices, tokens, strict=True)), seen
 
 
-def _attend(attention: Any, x: Tensor, rope: Tensor | None) -> Tensor:
-    """Return softmaxed attention (B, heads, N, N) of an attention module from its input, as its `forward` has it."""
-    query, key = (
-        getattr(attention, f"{facet[0]}_norm")(
-            _project(attention, x, facet).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-        )
-        for facet in QUERY_AND_KEY
-    )
-    if rope is not None:
-        from timm.layers import apply_rot_embed_cat
-
-        half, n = getattr(attention, "rotate_half", False), attention.num_prefix_tokens
-        query, key = (
-            torch.cat([part[:, :, :n], apply_rot_embed_cat(part[:, :, n:], rope, half=half)], dim=2).type_as(part)
-            for part in (query, key)
-        )
-    return (query @ key.transpose(2, 3) * attention.scale).softmax(dim=-1)
-
-
-def _is_plain(attention: Any) -> bool:
-    """Return whether attention is the softmax of keys and queries, rotated or not, and nothing else.
-
-    Modules with biases of relative position, other kernels or shared keys are of other classes.
-    """
-    from timm.layers import AttentionRope
-    from timm.models.eva import EvaAttention
-    from timm.models.vision_transformer import Attention
-
-    shared = getattr(attention, "num_kv_heads", attention.num_heads) != attention.num_heads
-    return type(attention) in (Attention, AttentionRope, EvaAttention) and not shared
-
-
-def _project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
-    """Return keys, queries or values (B, N, D) of an attention module, heads concatenated, before norms and RoPE."""
-    short = facet[0]
-    separate = getattr(attention, f"{short}_proj", None)
-    if separate is not None:
-        return separate(x)
-    weight = attention.qkv.weight
-    width = weight.shape[0] // 3
-    part = slice(*(width * i for i in {"q": (0, 1), "k": (1, 2), "v": (2, 3)}[short]))
-    bias = attention.qkv.bias
-    # Eva keeps bias vectors beside the projection; keys have a zero buffer
-    bias = bias[part] if bias is not None else getattr(attention, f"{short}_bias", None)
-    return F.linear(x, weight[part], bias)
+def _final_norm(net: Any) -> tuple[str, str]:
+    """Return the name of the norm that ends every token, and what to say of it; see the module's docstring."""
+    kinds = {name: type(getattr(net, name, nn.Identity())).__name__ for name in ("norm", "fc_norm")}
+    if kinds["norm"] != "Identity":
+        return "norm", f"norm ({kinds['norm']})"
+    if kinds["fc_norm"] == "Identity":
+        return "norm", "none"
+    if str(net.pretrained_cfg.get("architecture", "")).startswith("eva"):
+        return "fc_norm", f"fc_norm ({kinds['fc_norm']}), as in its authors' code; timm itself gives tokens without"
+    return "norm", f"none; fc_norm ({kinds['fc_norm']}) belongs to the mean over patches"
 
 
 class FixedSizeError(ModelError):
@@ -200,6 +175,8 @@ def load(spec: ModelSpec) -> Backbone:
         net = _from_hub(spec) if from_hub else create(spec.name, spec.random_seed or 0)
     except FixedSizeError:
         return cnn.load(spec)
+    if not hasattr(net, "blocks"):  # Swin takes any size, and has stages
+        return cnn.load(spec)
     if spec.weights is not None:
         load_weights(net, spec.weights, spec.text)
     return TimmBackbone(net, spec.text)
@@ -220,13 +197,16 @@ def _build(make: Callable[..., nn.Module], name: str) -> nn.Module:
     except TypeError as error:
         raise FixedSizeError(
             f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "
-            "Wrap it in an adapter of your own (docs/models.md) to evaluate it at its native size."
+            "Wrap it in an adapter of your own (docs/adapters.md) to evaluate it at its native size."
         ) from error
 
 
 def _from_hub(spec: ModelSpec) -> nn.Module:
     import timm
 
+    from densebench.model_zoo.fetch import ask_for_timm
+
+    ask_for_timm(spec.text, spec.name)
     try:
         return _build(partial(timm.create_model, spec.name, pretrained=True), spec.name)
     except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError without weights

@@ -2,14 +2,15 @@
 
 `pip install 'densebench[hf]'`. Block outputs and projections are read by hooks, because what `hidden_states` holds of
 the last block, before or after the final norm, differs between models and versions. Keys and queries are those before
-rotary embeddings. Mean, deviation and native size come from the repository's image processor, the number of prefix
-tokens from a table of model types below.
+rotary embeddings (DINOv3); attention is what they give after them, as the library's eager attention computes it. Mean,
+deviation and native size come from the repository's image processor, the number of prefix tokens from a table of model
+types below.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.model_zoo.fetch import forbid_hub
 
 CLASS_TOKENS = {
@@ -41,6 +42,7 @@ PROJECTIONS: dict[Facet, tuple[str, ...]] = {
     "key": ("key", "k_proj"),
     "value": ("value", "v_proj"),
 }
+QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
@@ -66,6 +68,7 @@ class HfBackbone(Backbone):
             has_class_token=first > 0,
             facets=("token", *found),
             any_layer=True,
+            attention=all(facet in found for facet in QUERY_AND_KEY),
             **info,
         )
         accepted = inspect.signature(model.forward).parameters
@@ -73,27 +76,68 @@ class HfBackbone(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
         """Return block outputs, or the attention's projections, of the requested layers."""
-        found: dict[int, Tensor] = {}
+        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
 
-        def keep(index: int, module: nn.Module, inputs: Any, output: Any) -> None:
-            found[index] = output[0] if isinstance(output, tuple) else output
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+        """Return block outputs and projections of all reads from one forward pass."""
+        end = Read(self.info.depth - 1)
+        last, found = self._forward(pixels, {(read.layer, read.facet) for read in reads})
+        own = OWN_NORM.get(self.model.config.model_type)
+        if own and end in reads:
+            last = self.model.get_submodule(own)(last)
+        return [last if read == end else found[read.layer, read.facet] for read in reads]
 
-        unique = sorted(set(layers))
-        watched = [self.blocks[i] if facet == "token" else _projection(self.blocks[i], facet) for i in unique]
-        handles = [
-            module.register_forward_hook(partial(keep, index))
-            for index, module in zip(unique, watched, strict=True)
-            if module is not None
-        ]
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
+        return next(self.attentions(images, [layer]))
+
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the attention of each layer; one forward pass gives the queries and keys of all of them."""
+        if not self.info.attention:
+            raise ModelError(f"{self.info.name} has no queries and keys that this adapter finds, hence no attention.")
+        indices = [layer % self.info.depth for layer in layers]
+        pixels = self.normalise(images)
+        _, found = self._forward(pixels, {(index, facet) for index in indices for facet in QUERY_AND_KEY})
+        rope = getattr(self.model, "rope_embeddings", None)
+        places = rope(pixels) if rope is not None else None
+        for index in indices:
+            query, key = (
+                found[index, facet].unflatten(2, (self.info.heads, -1)).transpose(1, 2) for facet in QUERY_AND_KEY
+            )
+            if places is not None:
+                query, key = (_rotate(part, *places) for part in (query, key))
+            yield (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _forward(
+        self, pixels: Tensor, wanted: Collection[tuple[int, Facet]]
+    ) -> tuple[Tensor, dict[tuple[int, Facet], Tensor]]:
+        """Run the model once; return what it calls its last hidden state, and what was wanted, (B, N, D) each."""
+        found: dict[tuple[int, Facet], Tensor] = {}
+
+        def keep(key: tuple[int, Facet], module: nn.Module, inputs: Any, output: Any) -> None:
+            tokens = output[0] if isinstance(output, tuple) else output
+            found[key] = tokens.reshape(len(pixels), -1, self.info.width)
+
+        handles = []
         try:
-            last = self.model(pixel_values=pixels, **self._more).last_hidden_state
+            for index, facet in wanted:
+                module = self.blocks[index] if facet == "token" else _projection(self.blocks[index], facet)
+                if module is not None:
+                    handles.append(module.register_forward_hook(partial(keep, (index, facet))))
+            return self.model(pixel_values=pixels, **self._more).last_hidden_state, found
         finally:
             for handle in handles:
                 handle.remove()
-        if facet == "token" and norm and self.info.depth - 1 in found:
-            own = OWN_NORM.get(self.model.config.model_type)
-            found[self.info.depth - 1] = self.model.get_submodule(own)(last) if own else last
-        return [found[layer].reshape(len(pixels), -1, self.info.width) for layer in layers]
+
+
+def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Return queries or keys (B, heads, N, d) whose last tokens, the patches, are turned by angles (h*w, d).
+
+    Channels c and c + d/2 are a pair.
+    """
+    first, patches = x[:, :, : -len(sines)], x[:, :, -len(sines) :]
+    left, right = patches.chunk(2, dim=-1)
+    return torch.cat([first, patches * cosines + torch.cat([-right, left], dim=-1) * sines], dim=2)
 
 
 def _blocks(model: nn.Module, depth: int, name: str) -> list[nn.Module]:
@@ -180,7 +224,7 @@ def _refuse(config: Any, name: str) -> None:
     if kind not in CLASS_TOKENS:
         raise ModelError(
             f"{name} is a {kind!r}; this adapter knows {', '.join(CLASS_TOKENS)}. Others may be there as timm/NAME or "
-            "open_clip/ARCH:TAG, or take an adapter of your own (docs/models.md)."
+            "open_clip/ARCH:TAG, or take an adapter of your own (docs/adapters.md)."
         )
 
 

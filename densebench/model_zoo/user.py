@@ -12,7 +12,7 @@ import densebench
 from densebench.errors import DensebenchError, ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
-from densebench.registry import import_file, unknown_name
+from densebench.registry import import_file
 
 
 def load(spec: ModelSpec) -> Backbone:
@@ -39,13 +39,16 @@ def load(spec: ModelSpec) -> Backbone:
     except Exception as error:
         raise _failure(spec.text, path, error) from error
     if backbone is None:
-        raise unknown_name("model", f"{file}:{name}", [f"{file}:{n}" for n in vars(module) if not n.startswith("_")])
+        found = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, Backbone)]
+        adapters = ", ".join(n for n in found if n != "Backbone") or "none"
+        raise UsageError(f"{file} has no {name!r}; its adapters (subclasses of densebench.Backbone) are: {adapters}.")
     if not isinstance(backbone, Backbone):
         raise ModelError(
-            f"{spec.name} is a {type(backbone).__name__}; expected a subclass of densebench.Backbone (docs/models.md)."
+            f"{spec.name} is a {type(backbone).__name__}; "
+            "expected a subclass of densebench.Backbone (docs/adapters.md)."
         )
     if not hasattr(backbone, "info"):
-        raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/models.md).")
+        raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/adapters.md).")
     files = dict.fromkeys(filter(None, (path, _file_of(backbone))))
     return _with_code(backbone, ",".join([name, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)]))
 

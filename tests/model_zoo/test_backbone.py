@@ -149,6 +149,10 @@ def test_a_cnn_answers_with_its_last_stage():
     assert load_model("timm/resnet18?random").info.patch == 32
 
 
+def test_a_pyramid_that_takes_any_size_answers_with_its_last_stage():
+    assert load_model("timm/swin_tiny_patch4_window7_224?random").info.patch == 32
+
+
 def test_a_registered_adapter_is_a_model():
     register_model("my-color", toys.ColorBackbone)
     assert load_model("my-color").info.name == "color"
@@ -159,7 +163,7 @@ def test_an_adapter_in_a_users_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from tests.toys import ColorBackbone\nclass Plain: pass\n")
     assert load_model(f"{file}:ColorBackbone").dense(torch.rand(1, 3, 16, 16)).maps[0].shape == (1, 4, 2, 2)
-    with pytest.raises(UsageError, match="did you mean"):
+    with pytest.raises(UsageError, match=r"has no 'ColorBackbon'; its adapters .* are: ColorBackbone\."):
         load_model(f"{file}:ColorBackbon")
     with pytest.raises(ModelError, match="is a Plain; expected a subclass"):
         load_model(f"{file}:Plain")

@@ -1,9 +1,12 @@
 """The two encoders of the catalogue that are no plain ViT of timm."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from densebench.errors import ModelError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.capi import CapiBackbone, _edge, random_capi
 from densebench.model_zoo.conformance import check
 from densebench.model_zoo.sam import SamBackbone
@@ -64,14 +67,38 @@ def test_capi_facets_layers_and_seeds():
     assert CapiBackbone(random_capi(4, **SIZES), "capi").weights_digest() != backbone.weights_digest()
 
 
-def test_sam_gives_the_outputs_of_its_blocks():
+def test_capi_gives_layers_facets_and_attention_of_one_forward_pass():
+    backbone, images, calls = tiny(), torch.rand(2, 3, 28, 42), []
+    backbone.net.patch_embed.register_forward_hook(lambda *_: calls.append(1))
+    assert_one_pass(backbone, images, calls)
+    calls.clear()
+    attentions = list(backbone.attentions(images, [-1, 0, 1]))
+    assert len(calls) == 1
+    assert torch.equal(attentions[0], attentions[2])
+    assert torch.equal(attentions[1], backbone.attention(images, 0))
+
+
+def assert_one_pass(backbone, images, calls):
+    """All reads are those of `dense` and come from one forward pass, which `calls` counts."""
+    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(0, "key")]
+    found = backbone.dense_many(images, reads)
+    assert len(calls) == 1
+    for read, maps in zip(reads, found, strict=True):
+        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
+
+
+def tiny_sam():
     import timm
 
     net = timm.create_model(
         "samvit_base_patch16", num_classes=0, embed_dim=48, depth=2, num_heads=3, img_size=64, window_size=2,
         global_attn_indexes=(1,),
     ).eval()  # fmt: skip
-    backbone = SamBackbone(net, "sam")
+    return net, SamBackbone(net, "sam")
+
+
+def test_sam_gives_the_outputs_of_its_blocks():
+    net, backbone = tiny_sam()
     images = torch.rand(2, 3, 96, 64)  # another grid than 4 x 4, and windows that do not divide it
     seen = []
     for block in net.blocks:
@@ -81,7 +108,29 @@ def test_sam_gives_the_outputs_of_its_blocks():
         torch.testing.assert_close(got, out.permute(0, 3, 1, 2))
     assert maps[1].shape == (2, 48, 6, 4)
     assert not [f for f in check(backbone) if f.outcome == "failed"]
-    assert backbone.info.facets == ("token",)
+
+
+def test_sam_gives_keys_of_patches_whatever_their_windows():
+    net, backbone = tiny_sam()
+    images, calls, seen = torch.rand(2, 3, 80, 48), [], {}  # 5 x 3 patches: windows of 2 x 2 are padded
+    net.patch_embed.register_forward_hook(lambda *_: calls.append(1))
+    assert_one_pass(backbone, images, calls)
+    for index, block in enumerate(net.blocks):
+        block.attn.qkv.register_forward_hook(lambda _, args, out, index=index: seen.update({index: out}))
+    values = backbone.dense(images, (0, 1), "value").maps
+    whole = seen[1].unflatten(1, (5, 3))[..., 96:].permute(0, 3, 1, 2)  # attends to all patches
+    torch.testing.assert_close(values[1], whole)
+    windows = seen[0].unflatten(1, (2, 2)).unflatten(0, (2, 3, 2))[..., 96:]  # (B, rows, columns, 2, 2, D)
+    padded = windows.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    torch.testing.assert_close(values[0], padded[:, :, :5, :3])
+
+
+def test_sam_says_why_it_gives_no_attention():
+    _, backbone = tiny_sam()
+    assert backbone.info.attention is False
+    assert not backbone.has_attention
+    with pytest.raises(ModelError, match="within windows, padded at the border"):
+        next(backbone.attentions(torch.rand(1, 3, 64, 64), [0]))
 
 
 def test_sam_of_the_catalogue_is_built_by_its_adapter():

@@ -1,5 +1,6 @@
 """Every entry of the catalogue: declared geometry, architecture, and the keys that its authors' code saves."""
 
+import argparse
 import dataclasses
 import re
 import shlex
@@ -16,10 +17,13 @@ from densebench import listing
 from densebench.config import apply_overrides
 from densebench.errors import ModelError, UsageError
 from densebench.methods import METHODS
+from densebench.model_zoo import fetch as fetching
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.catalog import ENTRIES, loading
 from densebench.model_zoo.catalog.pages import page, status
-from tests.model_zoo.layouts import capi, dino, dinov2, fill, prefixed
+from densebench.model_zoo.checkpoint import by_timm
+from tests.model_zoo import layouts
+from tests.model_zoo.layouts import capi, dino, dinov2, fill, linear, optimiser, prefixed
 
 HUB = [name for name, entry in ENTRIES.items() if entry.hub]
 FILES = [name for name, entry in ENTRIES.items() if entry.file]
@@ -31,7 +35,8 @@ KINDS = (
 )  # fmt: skip
 """One per block of rules."""
 SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "g": (1536, 40)}
-HEADS = fill({"head.mlp.0.weight": (8, 8), "head.last_layer.weight_g": (8, 1)})
+HEADS = fill({"mlp.0.weight": (8, 8), "last_layer.weight_g": (8, 1)})
+ARGUMENTS = argparse.Namespace(arch="vit_small", lr=5e-4)
 
 
 def published(name: str):
@@ -41,13 +46,13 @@ def published(name: str):
     plain = fill(dino(width, depth, int(patch), 224 // int(patch)))
     student = prefixed("module.backbone.", plain) | prefixed("module.head.", HEADS)
     teacher = prefixed("backbone.", plain) | prefixed("head.", HEADS)
-    trained = {"student": student, "teacher": teacher, "epoch": 800, "optimizer": {"state": {}}}
+    trained = {"student": student, "teacher": teacher, "epoch": 800, "optimizer": optimiser(student), "args": ARGUMENTS}
     if family in ("dinov2", "dinov2r", "dinov2xr"):
         return fill(dinov2(width, depth, 37, registers=0 if family == "dinov2" else 4, gated=letter == "g"))
     if family == "neco":
-        if patch == "16":
-            return plain
-        return fill(dinov2(width, depth, 37, registers=4 if "dinov2r_" in name else 0))
+        head = fill({"projection_head.0.weight": (8, width)})
+        own = plain if patch == "16" else fill(dinov2(width, depth, 37, registers=4 if "dinov2r_" in name else 0))
+        return own | head
     if family == "dip":
         encoder = fill(dinov2(width, depth, 37, registers=4))
         heads = fill({"projector.fc1.weight": (8, 8), "enc_norm.weight": (8,)})
@@ -55,12 +60,19 @@ def published(name: str):
     if family == "franca":
         grid = 16 if name.endswith("_224") or letter == "g" else 37
         teacher = fill(dinov2(width, depth, grid, gated=True, chunks=4))
-        return {"teacher": prefixed("module.backbone.", teacher) | prefixed("module.dino_head.", HEADS)}
+        # the files of v1.1.0 hold the backbone alone, without a prefix; their loader knows more
+        bare = name in ("franca_vitb14_224", "franca_vitl14")
+        heads = prefixed("dino_head.", HEADS) | fill({"rasa_head.pos_pred.weight": (2, width)})
+        return {
+            "teacher": teacher | heads if bare else prefixed("module.backbone.", teacher) | prefixed("module.", heads)
+        }
     if family == "capi":
-        return prefixed("backbone.", fill(capi())) | fill({"head.layer.weight": (8, 8)})
+        return prefixed("backbone.", fill(capi())) | fill({"head.last_layer.weight_g": (8, 1)})
     if family == "mocov3":
         momentum = prefixed("module.momentum_encoder.", plain)
-        return {"state_dict": prefixed("module.base_encoder.", plain | HEADS) | momentum, "epoch": 300}
+        mlp = fill({"head.0.weight": (8, width), "head.1.weight": (8,), "head.1.running_mean": (8,)})
+        both = prefixed("module.base_encoder.", plain | mlp) | momentum
+        return {"state_dict": both | fill({"module.predictor.0.weight": (8, 8)}), "epoch": 300, "arch": "vit_small"}
     if family == "mugs":
         return {"state_dict": plain | fill({"relation_blocks.0.norm1.weight": (width,)})}
     if family == "ibot":
@@ -69,12 +81,14 @@ def published(name: str):
         return trained
     if family == "selfpatch":
         trunk = fill(dino(width, depth, 16, 14, class_token=False))
-        head = fill({"cls_token": (1, 1, width), "norm.weight": (width,)})
-        return {"teacher": prefixed("backbone.", trunk) | prefixed("head.", head)}
+        head = fill({"cls_token": (1, 1, width), "norm.weight": (width,), "cls_blocks.0.attn.q.weight": (8, 8)})
+        return {**trained, "teacher": prefixed("backbone.", trunk) | prefixed("head.", head)}
     if family == "leopart":
-        return prefixed("model.", plain | HEADS) | prefixed("teacher.", plain)
+        whole = plain | fill({"projection_head.0.weight": (8, width), "prototypes.weight": (8, 8)})
+        return prefixed("teacher.", whole) | prefixed("model.", whole)
     if family == "timet":
-        return prefixed("module.feature_extractor.", plain) | fill({"module.prototypes": (200, 256)})
+        heads = fill({"feature_extractor.head.0.weight": (8, width), "prototypes": (200, 256)})
+        return heads | prefixed("feature_extractor.backbone.", plain)
     assert family == "dino"
     return plain
 
@@ -96,9 +110,9 @@ def test_a_key_too_few_or_too_many_is_an_error(name, monkeypatch, tmp_path):
     entry = ENTRIES[name]
     whole = published(name)
     state = whole.get((entry.file.entry or "?").removesuffix("?"), whole)
-    weight = next(
-        key for key in state if key.endswith("blocks.0.residual2.fn.fc2.weight" if "capi" in name else "norm2.bias")
-    )
+    last = "blocks.0.residual2.fn.fc2.weight" if "capi" in name else "blocks.0.norm2.bias"
+    last = last.replace("blocks.0", "blocks.0.0") if "franca" in name else last
+    weight = next(key for key in state if key.endswith(last) and not key.startswith("teacher."))
     monkeypatch.setattr(loading, "read", lambda path: whole)
     value = state.pop(weight)
     with pytest.raises(ModelError, match=r"1 missing \("):
@@ -125,8 +139,48 @@ def test_hub_entries_are_what_timm_says(name):
     info = backbone.info
     assert (info.patch, info.prefix, info.native_size) == (entry.patch, entry.prefix, net.native_size)
     assert (info.mean, info.std, info.licence) == (tuple(net.mean), tuple(net.std), entry.licence)
+    assert entry.hub == timm.get_pretrained_cfg(net.timm).hf_hub_id
     said = timm.get_pretrained_cfg(net.timm).license.lower()
     assert said in re.sub("[ -]+", "-", entry.licence.lower()) or said == "nvidia-open-model-license"
+
+
+def of_hub(name: str):
+    """What the file of an entry holds whose weights timm has, by its authors' code; by timm where theirs is in JAX."""
+    family, letter, patch = re.match(r"([a-z0-9]+)_vit([a-z]+?)(\d+)", name).groups()
+    width, depth = {**SIZES, "h": (1280, 32), "bigg": (1664, 48), "hplus": (1280, 32)}[letter]
+    heads = {"s": 6, "b": 12, "hplus": 20}.get(letter, 16)
+    plain = dino(width, depth, int(patch), 224 // int(patch))
+    if family == "mae":
+        return {"model": fill(plain)}
+    if family == "augreg":
+        return fill(plain | linear("head", 21843, width))
+    if family == "deit":
+        return {"model": fill(plain | linear("head", 1000, width))}
+    if family == "deit3":
+        return {"model": fill(layouts.deit3(width, depth, 14))}
+    if family in ("openclip", "clip"):
+        return fill(layouts.clip(width, depth, int(patch), 224 // int(patch), 8192 if letter == "bigg" else 4 * width))
+    if family in ("siglip", "siglip2"):
+        return fill(layouts.siglip(width, depth, 16 if letter == "l" else 14))
+    if family == "dinov3":
+        state = fill(layouts.dinov3(width, depth, heads, gated=letter == "hplus"))
+        zeros = {key: torch.zeros(value.shape) for key, value in state.items() if key.endswith("qkv.bias")}
+        return state | zeros
+    if family == "radio":
+        return fill(layouts.radio(width, depth, scaled=letter != "h"))
+    assert family == "sam"
+    everywhere = {"b": (2, 5, 8, 11), "l": (5, 11, 17, 23), "h": (7, 15, 23, 31)}[letter]
+    return fill(layouts.sam(width, depth, heads, everywhere=everywhere))
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_keys_of_hub_entries_reach_the_architecture(name):
+    with torch.device("meta"):
+        net = timm.create_model(ENTRIES[name].architecture.timm, num_classes=0)
+    named, left_out = by_timm(of_hub(name), net)
+    assert {key: value.shape for key, value in named.items()} == {k: v.shape for k, v in net.state_dict().items()}
+    classified = name.startswith(("augreg", "deit", "clip", "openclip"))
+    assert sorted(left_out) == (["head.bias", "head.weight"] if classified else [])
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -167,6 +221,41 @@ def test_the_papers_models_are_all_there():
     assert set(papers.split()) <= ENTRIES.keys()
 
 
+P_POS = {
+    "augreg": ("b l", "ImageNet-21k", "learned", "supervised"),
+    "openclip": ("b l h bigg", "LAION-2B", "learned", "supervised"),
+    "mae": ("b l h", "ImageNet-1k", "fixed sines and cosines", "MIM"),
+    "mocov3": ("b", "ImageNet-1k", "fixed sines and cosines", "CL"),
+    "mugs": ("b l", "ImageNet-1k", "learned", "CL"),
+    "ibot": ("b l", "ImageNet-1k", "learned", "MIM"),
+    "dino": ("b", "ImageNet-1k", "learned", "CL"),
+    "dinov2": ("b l g", "LVD-142M", "learned", "MIM"),
+    "dinov2r": ("b l g", "LVD-142M", "learned", "MIM"),
+    "dinov3": ("b l hplus", "LVD-1689M", "rotary, along both axes", "MIM"),
+}
+"""Table 1 of the paper: sizes (but for DINOv3's 7B), training data, position embeddings, category."""
+
+
+@pytest.mark.parametrize("family", P_POS)
+def test_what_the_table_of_p_pos_says_of_a_model(family):
+    sizes, data, embedding, paradigm = P_POS[family]
+    for size in sizes.split():
+        entry = next(entry for name, entry in ENTRIES.items() if re.fullmatch(rf"{family}_vit{size}\d+", name))
+        assert (entry.data.partition(",")[0].partition(" ")[0], entry.embedding) == (data, embedding)
+        assert entry.paradigm == paradigm
+    text = page(entry)
+    assert f"position embeddings: {embedding}" in text
+    assert f"category in P-POS: {paradigm}" in text
+    assert ("positions on other grids" in text) == (family != "dinov3")
+
+
+def test_what_is_made_here_has_the_net_and_the_preprocessing_of_its_base():
+    for name in MADE:
+        entry = ENTRIES[name]
+        base = ENTRIES[entry.make.split()[4]]
+        assert (entry.architecture, entry.patch, entry.prefix) == (base.architecture, base.patch, base.prefix)
+
+
 def test_list_and_show_need_no_torch_and_no_network():
     code = (
         "import sys; from pathlib import Path; from densebench import listing; "
@@ -188,7 +277,7 @@ def test_status_is_ready_fetchable_made_or_by_hand(monkeypatch, tmp_path):
         assert status(ENTRIES[name]) == "ready"
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
     assert status(ENTRIES["dino_vits16"]) == "fetchable, but DENSEBENCH_OFFLINE is set"
-    monkeypatch.setattr(loading, "hub_file", lambda repository: None)
+    monkeypatch.setattr(fetching, "hub_file", lambda repository, names: None)
     with pytest.raises(ModelError, match=r"DENSEBENCH_OFFLINE forbids fetching timm/vit_base_patch16_224\.mae"):
         load_model("mae_vitb16")
     with pytest.raises(ModelError, match=r"DENSEBENCH_OFFLINE forbids fetching it from https://dl\.fbai"):

@@ -20,7 +20,7 @@ from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
 from densebench.model_zoo.positions import OffsetBackbone, resample
 from densebench.model_zoo.timm import create
 from tests.methods import toy
-from tests.model_zoo.layouts import dino, dinov2, fill, prefixed
+from tests.model_zoo.layouts import dino, dinov2, fill, optimiser, prefixed
 
 WIDTH, DEPTH, HEADS, GRID = 48, 2, 3, 4
 BODY = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "img_size": 14 * GRID}
@@ -221,6 +221,30 @@ def test_arguments_of_a_training_script_are_harmless(tmp_path):
     assert read(tmp_path / "w.pth")["args"].lr == 1e-3
 
 
+@pytest.mark.parametrize("written_by", ["numpy 2", "numpy 1"])
+def test_a_checkpoint_of_dinos_training_code_is_read(written_by, tmp_path):
+    """With its optimiser, whose rates are numpy's: so are the files of CrOC, CrIBo and SelfPatch."""
+    state = fill(dino(8, 1, 16, 2), "cpu")
+    whole = {"teacher": state, "optimizer": optimiser(state), "args": argparse.Namespace(lr=1e-3), "epoch": 3}
+    torch.save(whole, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    names = {"numpy 1": b"numpy.core.multiarray", "numpy 2": b"numpy._core.multiarray"}
+    saved = (tmp_path / "w.pth").read_bytes()
+    assert any(name in saved for name in names.values())
+    for name in names.values():
+        saved = saved.replace(name, names[written_by])
+    (tmp_path / "w.pth").write_bytes(saved)
+    found = read(tmp_path / "w.pth")
+    assert found["optimizer"]["param_groups"][0]["lr"] == 5e-4
+    assert torch.equal(found["teacher"]["pos_embed"], state["pos_embed"])
+
+
+def test_an_array_of_objects_is_no_way_in(tmp_path):
+    torch.save({"teacher": {}, "x": np.array([Evil(tmp_path / "ran")], dtype=object)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"runs code of its own"):
+        read(tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("keep", [0, 3, 40, 700])
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "old"])
 def test_a_truncated_file_is_one_clear_line(suffix, keep, tmp_path):
@@ -248,6 +272,26 @@ def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path):
         read(file)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     with pytest.raises(ModelError, match="pointer of Git LFS"):
+        read(file)
+    file.write_text("hello")
+    with pytest.raises(ModelError, match=r"checkpoint \(neither safetensors nor a file of torch\.save\)"):
+        read(file)
+    np.savez(tmp_path / "w.npz", a=np.ones(2))
+    with pytest.raises(ModelError, match=r"w\.npz is an archive of a\.npy; unpack it"):
+        read(tmp_path / "w.npz")
+    with pytest.raises(ModelError, match="are a folder; give the file in it"):
+        read(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_one_clear_line(tmp_path, monkeypatch):
+    file = tmp_path / "w.pth"
+    file.write_bytes(b"x")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(file), "open", refuse)
+    with pytest.raises(ModelError, match=r"w\.pth cannot be read \(Permission denied\)"):
         read(file)
 
 
@@ -288,6 +332,11 @@ def test_a_misfit_loads_nothing():
     with pytest.raises(ModelError, match=r"f does not hold the weights of n: of 2 expected keys, 1 missing \(bias\)"):
         fit(net, {"weight": torch.zeros(2, 2)}, "n", "f")
     assert torch.equal(net.weight, before)
+
+
+def test_weights_that_were_quantised_are_refused():
+    with pytest.raises(ModelError, match=r"1 quantised \(weight int8\)"):
+        fit(torch.nn.Linear(2, 2, bias=False), {"weight": torch.ones(2, 2, dtype=torch.int8)}, "n", "f")
 
 
 def test_grids_are_read_from_square_positions_only():

@@ -412,3 +412,51 @@ def test_the_report_names_what_to_do():
     read = json.loads(as_json("mine", found))
     assert read["ok"] is False
     assert [f["check"] for f in read["findings"]] == list(CHECKS)
+
+
+class NeverRuns(Colours):
+    def tokens(self, pixels, layers, facet, norm):
+        return [pixels / 0, 1 / 0]
+
+
+class GivesAMap(Colours):
+    def tokens(self, pixels, layers, facet, norm):
+        return [nn.functional.avg_pool2d(pixels, 8)]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "found", "mend"),
+    [
+        (NeverRuns, r"ZeroDivisionError: division by zero (test_conformance.py, line", "run for one image first"),
+        (GivesAMap, "returned features (1, 3, 4, 6)", "flatten(2).transpose(1, 2)"),
+    ],
+)
+def test_where_no_size_works_one_line_stands_for_all_other_checks(adapter, found, mend):
+    every = check(adapter())
+    console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        console.print(*report("mine", every))
+    text = capture.get()
+    assert len(every) == len(CHECKS)
+    assert "no size works" in text
+    assert found in text
+    assert mend in text
+    assert text.count("not applicable") == 1  # in the last line, which counts
+    assert f"The {len(CHECKS) - 2} other checks need a size that works." in text
+
+
+class HiddenInADict(Colours):
+    """Nothing but hidden weights, and cut off from them: no gradient could tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = {"mean": nn.Conv2d(3, 3, 8, 8)}
+
+    def tokens(self, pixels, layers, facet, norm):
+        with torch.no_grad():
+            return [self.parts["mean"](pixels).flatten(2).transpose(1, 2)]
+
+
+def test_modules_in_a_plain_dict_are_found_without_gradients():
+    finding = failed(check(HiddenInADict()))["weights"]
+    assert finding.found == "state_dict() does not hold the modules in HiddenInADict.parts, a dict"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -16,8 +17,10 @@ from rich.console import Console
 
 from densebench import download as fetching
 from densebench.errors import ModelError, StorageError
+from densebench.model_zoo import fetch as fetch_module
 from densebench.model_zoo import load_model
-from densebench.model_zoo.catalog import Published
+from densebench.model_zoo.catalog import ENTRIES, Published
+from densebench.model_zoo.catalog.pages import status
 from densebench.model_zoo.fetch import fetch, local_file, weights_dir
 from densebench.progress import Progress
 from tests.model_zoo.layouts import dinov2, fill
@@ -45,6 +48,9 @@ class Server(ThreadingHTTPServer):
         """Path -> (code, Location)."""
         self.lie = 0
         self.asked = []
+
+    def handle_error(self, request, client_address):
+        """Say nothing of a client that has gone."""
 
     @property
     def url(self):
@@ -330,3 +336,70 @@ def test_weights_of_timms_hub_come_from_the_mirror_where_there_is_one(server, mo
     with pytest.raises(ModelError, match=r"mae_vitb16\.safetensors is no readable"):
         load_model("mae_vitb16")  # the server's bytes are no weights, but they were asked for here
     assert [path for path, *_ in server.asked] == ["/mae_vitb16.safetensors"]
+
+
+# Hugging Face's hub, from which libraries fetch by themselves
+
+OF_HUB = ("timm/vit_tiny_patch16_224", "timm/resnet18", "timm/resnet18:2", "mae_vitb16", "sam_vitb16")
+
+
+@pytest.fixture
+def nothing_cached(monkeypatch):
+    for name in ("DENSEBENCH_OFFLINE", "DENSEBENCH_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fetch_module, "hub_file", lambda repository, names=(): None)
+    monkeypatch.setattr(fetch_module.urllib.request, "getproxies", dict)
+
+
+@pytest.mark.parametrize("name", OF_HUB)
+def test_a_hub_out_of_reach_is_said_at_once(name, nothing_cached, monkeypatch):
+    """huggingface_hub alone would try for three quarters of a minute."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(
+            ModelError, match=r"127\.0\.0\.1:\d+ is out of reach \(Connection refused\)\. .*--weights FILE"
+        ):
+            load_model(name)
+
+
+@pytest.mark.parametrize("name", OF_HUB)
+def test_offline_forbids_the_hub_too(name, nothing_cached, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(ModelError, match=r"is not on this machine and DENSEBENCH_OFFLINE forbids fetching timm/"):
+        load_model(name)
+
+
+def test_a_slow_hub_and_one_behind_a_proxy_are_left_to_the_library(monkeypatch):
+    asked = []
+
+    def slow(address, timeout):
+        asked.append(address)
+        raise TimeoutError
+
+    monkeypatch.setattr(fetch_module.socket, "create_connection", slow)
+    monkeypatch.setattr(fetch_module.urllib.request, "getproxies", dict)
+    assert fetch_module._out_of_reach("https://example.invalid") == ""
+    assert asked == [("example.invalid", 443)]
+    monkeypatch.setattr(fetch_module.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+    assert fetch_module._out_of_reach("https://example.invalid") == ""
+    assert len(asked) == 1
+
+
+def test_files_in_the_hubs_cache_are_found_whichever_name_clip_has(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    seen = []
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name: seen.append((repo, name)))
+    assert status(ENTRIES["clip_vitb16"]) == "fetchable"
+    assert seen[0] == ("timm/vit_base_patch16_clip_224.openai", "model.safetensors")
+
+
+def test_a_mirrored_file_of_the_hub_is_checked_at_every_load(server, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_WEIGHTS", server.url)
+    with pytest.raises(ModelError, match="is no readable"):
+        load_model("mae_vitb16")
+    (weights_dir() / "mae_vitb16.safetensors").write_bytes(b"others")
+    with pytest.raises(ModelError, match="the file that was fetched first of mae_vitb16"):
+        load_model("mae_vitb16")

@@ -121,6 +121,9 @@ def test_attention_of_several_layers_comes_from_one_forward_pass_layer_by_layer(
         ("vit_pe_core_tiny_patch16_384", TINY),
         ("vit_small_patch16_rope_224", {**TINY, "qk_norm": True}),
         ("vit_base_patch16_siglip_224", TINY),
+        ("vit_base_patch16_radio_v3", TINY),  # eight tokens before the patches
+        ("vit_base_patch16_rpn_224", TINY),  # norms after the attention
+        ("beit3_base_patch16_224", TINY),  # a norm within it
     ],
 )
 def test_attention_is_the_modules_own(name, arguments):
@@ -143,6 +146,35 @@ def test_attention_is_the_modules_own(name, arguments):
         out = module.proj(module.norm(mixed.transpose(1, 2).flatten(2)))
     torch.testing.assert_close(out, seen["out"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
+
+
+def test_keys_that_several_heads_share_give_attention_and_are_no_facet():
+    net = create("vit_base_patch16_sapiens2", depth=2, embed_dim=48, num_heads=6, num_kv_heads=[6, 3]).eval()
+    backbone = TimmBackbone(net, "shared")
+    assert backbone.info.facets == ("token", "query")
+    seen, module = {}, net.blocks[1].attn
+    handle = module.register_forward_hook(lambda _, args, out: seen.update(x=args[0], out=out))
+    image = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        attention = backbone.attention(image, 1)
+        backbone.dense(image)
+        handle.remove()
+        shared = module.v_proj(seen["x"]).unflatten(2, (3, -1)).transpose(1, 2)
+        mixed = torch.stack([attention[:, head] @ shared[:, head // 2] for head in range(6)], dim=2)
+        torch.testing.assert_close(module.proj(module.norm(mixed.flatten(2))), seen["out"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match="no facet 'key'"):
+        backbone.dense(image, facet="key")
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_xp_224", "vit_small_patch16_18x2_224"])
+def test_blocks_without_an_attention_of_their_own_give_tokens(name):
+    """One projection for attention and MLP, or two attentions side by side."""
+    backbone = TimmBackbone(create(name, **TINY).eval(), name)
+    assert backbone.info.facets == ("token",)
+    assert not backbone.has_attention
+    assert backbone.dense(torch.rand(1, 3, 32, 48), (0, 1)).maps[0].shape == (1, 48, 2, 3)
+    with pytest.raises(ModelError, match=r"attention of a kind \(Parallel\w+Block\)"):
+        backbone.attention(torch.rand(1, 3, 32, 32), 0)
 
 
 def test_attention_of_another_kind_is_declared_and_refused():

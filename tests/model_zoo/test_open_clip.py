@@ -15,6 +15,7 @@ from torch import nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
 
@@ -142,6 +143,23 @@ def test_tokens_facets_and_layers_are_the_towers_own(library):
         torch.testing.assert_close(backbone.dense(images, facet=facet).maps[0].flatten(2).transpose(1, 2), want[:, 1:])
     q, k = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (q, k))
     torch.testing.assert_close(backbone.attention(images, 1), (q @ k.transpose(2, 3) / 8**0.5).softmax(-1))
+
+
+def test_layers_facets_and_attention_come_from_one_forward_pass(library):
+    backbone = load_model("open_clip/ViT-B-16:openai")
+    calls, images = [], torch.rand(2, 3, SIZE, SIZE)
+    backbone.tower.conv1.register_forward_hook(lambda *_: calls.append(1))
+    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(0, "key")]
+    found = backbone.dense_many(images, reads)
+    assert len(calls) == 1
+    for read, maps in zip(reads, found, strict=True):
+        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
+    calls.clear()
+    attentions = list(backbone.attentions(images, [-1, 0, 1]))
+    assert len(calls) == 1
+    assert torch.equal(attentions[0], attentions[2])
+    assert torch.equal(attentions[1], backbone.attention(images, 0))
+    assert not torch.equal(attentions[0], attentions[1])
 
 
 def test_it_keeps_the_contract(library):

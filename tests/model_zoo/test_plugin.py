@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.conformance import CHECKS, check
 from tests import toys
@@ -143,3 +144,17 @@ def test_packages_are_listed_with_their_name(session):
     code, text = session[1]["list models"]
     assert code == 0
     assert "acme-colours  from acme-vision" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("Nowhere", UsageError, r"mine\.py has no 'Nowhere'; its adapters .* are: Colours\."),
+        ("load", ModelError, r"raised TypeError: load\(\) missing 1 required"),
+        ("torch", ModelError, r"raised TypeError"),
+    ],
+)
+def test_what_is_no_adapter_in_a_file_is_said(name, kind, words, tmp_path):
+    (tmp_path / "mine.py").write_text(ADAPTER)
+    with pytest.raises(kind, match=words):
+        load_model(f"{tmp_path / 'mine.py'}:{name}")

@@ -10,14 +10,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.conformance import check
 
 WIDTH, HEADS, DEPTH, PATCH = 24, 3, 2, 8
+
+
+def turned(x, angles):
+    """Rotate the last tokens of x (B, heads, N, d) by angles (n, d / 2), channels c and c + d / 2 being one number."""
+    parts = x.unflatten(3, (2, -1))
+    numbers = torch.complex(parts[..., 0, :], parts[..., 1, :])
+    full = torch.cat([torch.zeros(x.shape[2] - len(angles), angles.shape[1]), angles])
+    numbers = numbers * torch.polar(torch.ones_like(full), full)
+    return torch.cat([numbers.real, numbers.imag], dim=3)
 
 
 class Projections(nn.Module):
@@ -29,9 +38,24 @@ class Projections(nn.Module):
         for name in names:
             self.add_module(name, nn.Linear(WIDTH, WIDTH))
 
-    def forward(self, x):
+    def forward(self, x, angles=None):
         q, k, v = (getattr(self, name)(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for name in self.names)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if angles is not None:
+            q, k = turned(q, angles), turned(k, angles)
+        self.attended = (torch.einsum("bhqd,bhkd->bhqk", q, k) / (WIDTH / HEADS) ** 0.5).softmax(-1)
+        return (self.attended @ v).transpose(1, 2).flatten(2)
+
+
+class Rope(nn.Module):
+    """Angles that grow along the rows, as cosines and sines of each pair of channels, twice."""
+
+    def angles(self, pixels):
+        count = (pixels.shape[2] // PATCH) * (pixels.shape[3] // PATCH)
+        return torch.arange(count)[:, None] * torch.tensor([1.0, 0.5, 0.25, 0.125])
+
+    def forward(self, pixels):
+        angles = self.angles(pixels).tile(2)
+        return angles.cos(), angles.sin()
 
 
 class Layer(nn.Module):
@@ -43,8 +67,8 @@ class Layer(nn.Module):
         self.mlp = nn.Linear(WIDTH, WIDTH)
         self.tuples = tuples
 
-    def forward(self, x):
-        x = x + self.attention.attention(self.norm1(x))
+    def forward(self, x, angles=None):
+        x = x + self.attention.attention(self.norm1(x), angles)
         x = x + self.mlp(self.norm2(x))
         return (x,) if self.tuples else x
 
@@ -70,13 +94,16 @@ class Model(nn.Module):
         self.layernorm = nn.LayerNorm(WIDTH)
         self.pooler = nn.Linear(WIDTH, WIDTH)
         self.interpolated = []
+        if kind == "dinov3_vit":
+            self.rope_embeddings = Rope()
 
     def forward(self, pixel_values=None, interpolate_pos_encoding=None, **kwargs):
         self.interpolated.append(interpolate_pos_encoding)
         x = self.patches(pixel_values).flatten(2).transpose(1, 2)
         x = torch.cat([self.first.expand(len(x), -1, -1), x], dim=1)
+        rope = getattr(self, "rope_embeddings", None)
         for layer in self.encoder.layer:
-            out = layer(x)
+            out = layer(x, rope.angles(pixel_values) if rope else None)
             x = out[0] if layer.tuples else out
         return SimpleNamespace(last_hidden_state=self.layernorm(x))
 
@@ -133,7 +160,7 @@ def test_tokens_and_facets_are_the_models_own(kind, registers, prefix, names, tu
     assert (info.interpolation, info.native_size) == ("bicubic", 32)
     assert info.has_class_token is (prefix > 0)
     assert info.notes["revision"] == "abc123"
-    assert not backbone.has_attention
+    assert backbone.has_attention
 
     model, images = backbone.model, torch.rand(2, 3, 24, 32)
     pixels = backbone.normalise(images)
@@ -153,8 +180,34 @@ def test_tokens_and_facets_are_the_models_own(kind, registers, prefix, names, tu
     for facet, name in zip(("query", "key", "value"), names, strict=True):
         want = getattr(layer.attention.attention, name)(seen["x"])[:, prefix:]
         torch.testing.assert_close(flat(backbone.dense(images, facet=facet)), want)
+    for index, attention in enumerate(backbone.attentions(images, range(DEPTH))):
+        torch.testing.assert_close(attention, model.encoder.layer[index].attention.attention.attended)
     assert model.interpolated[1] is True  # `model(...)` of this test apart, positions are asked to be interpolated
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_layers_facets_and_attention_come_from_one_forward_pass(library):
+    backbone = load_model("hf/someone/model")
+    calls, images = backbone.model.interpolated, torch.rand(2, 3, 24, 32)
+    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(1)]
+    found = backbone.dense_many(images, reads)
+    assert len(calls) == 1
+    for read, maps in zip(reads, found, strict=True):
+        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
+    calls.clear()
+    attentions = list(backbone.attentions(images, [-1, 0, 1]))
+    assert len(calls) == 1
+    assert torch.equal(attentions[0], attentions[2])
+    assert torch.equal(attentions[1], backbone.attention(images, 0))
+
+
+def test_a_model_whose_queries_are_not_found_has_no_attention(library):
+    library.model = lambda: Model("dinov2", names=("both", "key", "value"))
+    backbone = load_model("hf/someone/model")
+    assert backbone.info.facets == ("token", "key", "value")
+    assert not backbone.has_attention
+    with pytest.raises(ModelError, match="no queries and keys that this adapter finds"):
+        backbone.attention(torch.rand(1, 3, 16, 16), 0)
 
 
 def test_it_keeps_the_contract(library):
@@ -257,6 +310,13 @@ def save(transformers, folder, family, config):
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
+def dinov3_angles(h, w):
+    """Angles (h*w, d / 2) by the paper: patch centres in [-1, 1], rows before columns, periods of base 100."""
+    rows, columns = ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1 for n in (h, w))
+    speeds = 2 * torch.pi * 100 ** (-torch.arange(2, dtype=torch.float64) / 2)  # d / 4 = 2 of them
+    return torch.cat([torch.outer(rows.repeat_interleave(w), speeds), torch.outer(columns.repeat(h), speeds)], dim=1)
+
+
 @pytest.mark.parametrize("kind", REAL)
 def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
@@ -285,14 +345,23 @@ def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
             raw = backbone.dense(images, layers=range(DEPTH), norm=False).maps
             for maps, hidden in zip(raw, expected.hidden_states[1:], strict=True):
                 torch.testing.assert_close(flat(maps), hidden[:, prefix:])
-            if kind != "dinov3_vit":  # its attention rotates keys and queries
-                own.set_attn_implementation("eager")
-                attention = own(pixel_values=pixels, output_attentions=True, **more).attentions[-1]
+            for model in (own, backbone.model):
+                model.set_attn_implementation("eager")
+            attentions = own(pixel_values=pixels, output_attentions=True, **more).attentions
+            for layer, attention in enumerate(backbone.attentions(images, range(DEPTH))):
+                assert torch.equal(attention, attentions[layer])  # to the last bit
                 query, key = (
-                    backbone.tokens(pixels, [DEPTH - 1], facet, False)[0].unflatten(2, (HEADS, -1)).transpose(1, 2)
+                    backbone.tokens(pixels, [layer], facet, False)[0].double().unflatten(2, (HEADS, -1)).transpose(1, 2)
                     for facet in ("query", "key")
                 )
-                torch.testing.assert_close((query @ key.mT / (WIDTH // HEADS) ** 0.5).softmax(-1), attention)
+                if kind == "dinov3_vit":
+                    angles = dinov3_angles(height // PATCH, width // PATCH)
+                    query, key = turned(query, angles), turned(key, angles)
+                expected = torch.einsum("bhqd,bhkd->bhqk", query, key) / (WIDTH // HEADS) ** 0.5
+                torch.testing.assert_close(attention.double(), expected.softmax(-1), rtol=1e-4, atol=1e-6)
+            backbone.model.set_attn_implementation("sdpa")
+            for layer, attention in enumerate(backbone.attentions(images, range(DEPTH))):
+                torch.testing.assert_close(attention, attentions[layer])
     assert not [f for f in check(backbone) if f.outcome == "failed"]
 
 

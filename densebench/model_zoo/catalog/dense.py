@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from densebench.model_zoo.catalog import pretrained
 from densebench.model_zoo.catalog.entry import (
     BASE,
-    LARGE,
     LETTER,
     SMALL,
-    Architecture,
     Entry,
     Published,
     dinov2_vit,
@@ -104,7 +103,7 @@ def _earlier() -> Iterator[Entry]:
             title=f"CrOC ViT-S/16, {data}",
             data=f"{data}, no labels",
             file=replace(croc.file, url=f"{rdr}/{number}"),
-            notes="The address is NeCo's; CrOC's README does not offer this file.",
+            notes="",
         )
     for tag, number, size, data in (
         ("cribo_vits16", 159665, SMALL, "ImageNet-1k"),
@@ -116,7 +115,7 @@ def _earlier() -> Iterator[Entry]:
             name=tag,
             title=f"CrIBo ViT-{LETTER[size].upper()}/16, {data}",
             architecture=plain_vit(size),
-            licence="not stated",
+            licence="Apache-2.0 (of the code; nothing is said of the weights)",
             citation="Lebailly et al., CrIBo: Self-Supervised Learning via Cross-Image Object-Level Bootstrapping, "
             "ICLR 2024",
             data=f"{data}, no labels",
@@ -193,13 +192,12 @@ def _neco() -> Iterator[Entry]:
                 if "kept" in base and size == BASE
                 else "",
             )
-    for tag, base in (("ibot", "ibot_vits16"), ("cribo", "cribo_vits16")):
+    for title, base in (("iBOT", "ibot_vits16"), ("CrIBo", "cribo_vits16")):
         yield _made(
-            f"neco_{tag}_vits16",
-            f"NeCo ViT-S/16 on {tag.replace('ibot', 'iBOT').replace('cribo', 'CrIBo')}",
-            plain_vit(SMALL),
-            "densebench train neco --base {base} --data coco --name {name} --set global_size=224 --set local_size=96",
+            f"neco_{base}",
+            f"NeCo ViT-S/16 on {title}",
             base,
+            "global_size=224 local_size=96",
             notes="In NeCo's table 3; nobody published the weights. Crops of 224 and 96 pixels, for a patch of 16.",
         )
 
@@ -229,86 +227,57 @@ def _dip() -> Iterator[Entry]:
             ),
         )
     rows = (
-        ("dip_vitl14", "DIP ViT-L/14 on DINOv2R", dinov2_vit(LARGE, True), "dinov2r_vitl14"),
-        ("dip_mae_vitb16", "DIP ViT-B/16 on MAE", plain_vit(BASE), "mae_vitb16"),
-        ("dip_clip_vitb16", "DIP ViT-B/16 on CLIP", plain_vit(BASE), "clip_vitb16"),
+        ("dip_vitl14", "DIP ViT-L/14 on DINOv2R", "dinov2r_vitl14"),
+        ("dip_mae_vitb16", "DIP ViT-B/16 on MAE", "mae_vitb16"),
+        ("dip_clip_vitb16", "DIP ViT-B/16 on CLIP", "clip_vitb16"),
     )
-    for name, title, net, base in rows:
+    for name, title, base in rows:
         yield _made(
             name,
             title,
-            net,
-            "densebench train dip --base {base} --data coco --name {name} --set labels=LABELS",
             base,
+            "labels=LABELS",
             notes="In DIP's tables; nobody published the weights. LABELS: `densebench pseudolabel --model "
             f"{base} --data coco --out LABELS`.",
         )
 
 
 def _paka() -> Iterator[Entry]:
+    crops = "global_size=224 local_size=96 lr=1e-6"
     rows = (
-        ("paka_vits14", "PaKA ViT-S/14 on DINOv2-XR", dinov2_vit(SMALL, False), "dinov2xr_vits14", ""),
-        (
-            "paka_vitb14",
-            "PaKA ViT-B/14 on DINOv2-XR",
-            dinov2_vit(BASE, False),
-            "dinov2xr_vitb14",
-            "lr=1e-6",
-        ),
-        (
-            "paka_dino_vits16",
-            "PaKA ViT-S/16 on DINO",
-            plain_vit(SMALL),
-            "dino_vits16",
-            "global_size=224 local_size=96 lr=1e-6",
-        ),
-        (
-            "paka_ibot_vits16",
-            "PaKA ViT-S/16 on iBOT",
-            plain_vit(SMALL),
-            "ibot_vits16",
-            "global_size=224 local_size=96 lr=1e-6",
-        ),
-        (
-            "paka_cribo_vits16",
-            "PaKA ViT-S/16 on CrIBo",
-            plain_vit(SMALL),
-            "cribo_vits16",
-            "global_size=224 local_size=96 lr=1e-6",
-        ),
+        ("paka_vits14", "PaKA ViT-S/14 on DINOv2-XR", "dinov2xr_vits14", ""),
+        ("paka_vitb14", "PaKA ViT-B/14 on DINOv2-XR", "dinov2xr_vitb14", "lr=1e-6"),
+        ("paka_dino_vits16", "PaKA ViT-S/16 on DINO", "dino_vits16", crops),
+        ("paka_ibot_vits16", "PaKA ViT-S/16 on iBOT", "ibot_vits16", crops),
+        ("paka_cribo_vits16", "PaKA ViT-S/16 on CrIBo", "cribo_vits16", crops),
     )
-    for name, title, net, base, settings in rows:
-        yield _made(
-            name,
-            title,
-            net,
-            " ".join(
-                ["densebench train paka --base {base} --data coco --name {name}"]
-                + [f"--set {setting}" for setting in settings.split()]
-            ),
-            base,
-            notes="Nobody published the weights."
-            + (
-                " The paper does not state the crops of this base; 224 and 96 pixels are NeCo's."
-                if "16" in name
-                else ""
-            ),
+    for name, title, base, settings in rows:
+        assumed = (
+            " The paper does not state the crops of this base; 224 and 96 pixels are NeCo's." if "16" in name else ""
         )
+        yield _made(name, title, base, settings, notes=f"Nobody published the weights.{assumed}")
 
 
-def _made(name: str, title: str, net: Architecture, command: str, base: str, notes: str) -> Entry:
-    patch = 14 if "patch14" in net.timm else 16
+def _bases() -> dict[str, Entry]:
+    return {entry.name: entry for family in (*pretrained.FAMILIES, _earlier) for entry in family()}
+
+
+def _made(name: str, title: str, base: str, settings: str, notes: str) -> Entry:
+    """Return what a method of ours makes of another entry, with that one's net and preprocessing."""
+    method, found = name.partition("_")[0], _bases()[base]
+    command = [f"densebench train {method} --base {base} --data coco --name {name}"]
     return Entry(
         name=name,
         title=title,
-        architecture=net,
-        patch=patch,
-        prefix=5 if "reg4" in net.timm else 1,
+        architecture=found.architecture,
+        patch=found.patch,
+        prefix=found.prefix,
         licence="that of the base and of the images",
-        citation=CITATIONS[name.partition("_")[0]],
-        data="COCO train2017, no labels, after the base",
-        objective=f"see `densebench show method {name.partition('_')[0]}`",
-        make=command.format(base=base, name=name),
+        citation=CITATIONS[method],
+        data=f"COCO train2017, no labels, after {base} ({found.data})",
+        objective=f"see `densebench show method {method}`",
+        embedding=found.embedding,
+        make=" ".join(command + [f"--set {setting}" for setting in settings.split()]),
         notes=notes,
     )
 

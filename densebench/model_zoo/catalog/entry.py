@@ -52,6 +52,10 @@ class Entry:
     data: str
     """What it was trained on, as its authors say."""
     objective: str
+    paradigm: str = ""
+    """What table 1 of P-POS calls the method: supervised, CL (contrast, self-distillation) or MIM (masked images)."""
+    embedding: str = "learned"
+    """What tells the patches their place."""
     file: Published | None = None
     make: str = ""
     adapter: str = "timm"
@@ -61,10 +65,12 @@ class Entry:
     @property
     def hub(self) -> str:
         """The Hugging Face repository of timm's weights; empty where the weights come from elsewhere."""
-        return "" if self.file or self.make else f"timm/{self.architecture.timm}"
+        # one file serves both names of a CLIP, of which one has the activation that OpenAI's was trained with
+        return "" if self.file or self.make else f"timm/{self.architecture.timm.replace('_quickgelu', '')}"
 
 
 SMALL, BASE, LARGE, HUGE, GIANT = "small", "base", "large", "huge", "giant"
+SINES = "fixed sines and cosines"
 LETTER = {SMALL: "s", BASE: "b", LARGE: "l", HUGE: "h", GIANT: "g"}
 
 

@@ -51,12 +51,11 @@ def _franca() -> Iterator[Entry]:
             file=Published(
                 url=f"{releases}/{path}" if path else "",
                 page="https://github.com/valeoai/Franca",
-                entry="teacher?",
+                entry="teacher",
                 prefix="**",
                 others=True,
                 layout="dinov2",
-                drop=("mask_token",),
-                inferred="the entry of the v1.1.0 files; that of v1.0.0 is what its loader reads",
+                drop=("mask_token", "dino_head.*", "ibot_head.*", "rasa_head.*"),
             ),
             notes="The tokens before the RASA head."
             + ("" if path else " Published in three parts: join them, unpack, and give the file with --weights."),
@@ -81,6 +80,7 @@ def _capi() -> Iterator[Entry]:
             citation="Darcet et al., Cluster and Predict Latent Patches for Improved Masked Image Modeling, 2025",
             data=f"{data}, no labels",
             objective="prediction of the clusters of masked patches",
+            embedding="rotary, along both axes",
             file=Published(
                 url=f"https://dl.fbaipublicfiles.com/capi/capi_vitl14_{file}.pth",
                 page="https://github.com/facebookresearch/capi",
@@ -105,9 +105,12 @@ def _radio() -> Iterator[Entry]:
             licence="NVIDIA Open Model License",
             citation="Heinrich et al., RADIOv2.5: Improved Baselines for Agglomerative Vision Foundation Models, "
             "CVPR 2025",
-            data="not known here",
-            objective="distillation of several foundation models",
-            notes="C-RADIO v3; DIP's table has RADIOv2.5, which timm does not have.",
+            data="not stated; its README calls it commercially viable",
+            objective="distillation of CLIP, SigLIP 2, DINOv2 and SAM",
+            embedding="learned on 128 x 128 places",
+            notes="Exact on images of 512 x 512: timm has resampled the positions to that grid and goes on from there, "
+            "RADIO's own code resamples the 128 x 128 places for every size. C-RADIO v3; DIP's table has RADIOv2.5, "
+            "which timm does not have.",
         )
 
 
@@ -124,6 +127,7 @@ def _sam() -> Iterator[Entry]:
                 citation="Kirillov et al., Segment Anything, ICCV 2023",
                 data="SA-1B with masks",
                 objective="masks from prompts; this is the image encoder, which began as an MAE",
+                embedding="learned; relative ones in every attention besides",
                 notes="Tokens of the last block, before the neck (256 channels) that feeds the mask decoder. "
                 "No class token.",
             ),

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
-from densebench.model_zoo.fetch import fetch, forbid_hub, hub_file, is_web, local_file, mirror
+from densebench.model_zoo.checkpoint import arrange, by_timm, fit, grid_of, read
+from densebench.model_zoo.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
 from densebench.model_zoo.zoo import Architecture, build, wrap
 
 
@@ -86,17 +85,19 @@ def published_file(entry: Entry) -> Path:
 
 def _from_hub(entry: Entry, spec: ModelSpec, told: dict[str, Any]) -> Backbone:
     """Return a model whose weights timm's hub has, through timm's own adapter; a local file comes first."""
-    weights = spec.weights or (None if spec.random else local_file(entry.name))
-    if weights is None and not spec.random and is_web(mirror()):
-        weights = fetch(entry.name, f"https://huggingface.co/{entry.hub}/resolve/main/model.safetensors")
-    if weights is None and not spec.random and offline():
-        if not hub_file(entry.hub):
-            raise ModelError(
-                f"{entry.name} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {entry.hub}. Put its "
-                f"model.safetensors into the folder DENSEBENCH_WEIGHTS as {entry.name}.safetensors."
-            )
-        forbid_hub()
-    there = replace(spec, family="timm", name=entry.architecture.timm, weights=weights)
+    weights = spec.weights
+    if weights is None and not spec.random and (local_file(entry.name) or is_web(mirror())):
+        weights = fetch(entry.name, f"{hub_address()}/{entry.hub}/resolve/main/{HUB_FILES[0]}")
+    if weights is not None:
+        return _from_file(entry, spec, weights, told)
+    if not spec.random:
+        ask_hub(
+            entry.name,
+            entry.hub,
+            f"Put its {HUB_FILES[0]} into the folder DENSEBENCH_WEIGHTS as {entry.name}.safetensors, "
+            "or give --weights FILE.",
+        )
+    there = replace(spec, family="timm", name=entry.architecture.timm)
     if entry.adapter == "sam":
         from densebench.model_zoo.sam import load as load_sam
 
@@ -106,3 +107,21 @@ def _from_hub(entry: Entry, spec: ModelSpec, told: dict[str, Any]) -> Backbone:
     backbone = load_timm(there)
     backbone.info = replace(backbone.info, **told)
     return backbone
+
+
+def _from_file(entry: Entry, spec: ModelSpec, path: Path, told: dict[str, Any]) -> Backbone:
+    """Return a model of timm's with the weights of a file, as timm's hub or their authors have them."""
+    import timm
+
+    from densebench.model_zoo.sam import SamBackbone
+    from densebench.model_zoo.timm import TimmBackbone
+
+    found, architecture, sam = read(path), entry.architecture, entry.adapter == "sam"
+    with torch.random.fork_rng(devices=[]):
+        net: Any = (
+            timm.create_model(architecture.timm, num_classes=0, **architecture.kwargs) if sam else build(architecture)
+        )
+    state, left_out = by_timm(found, net)
+    fit(net, state, spec.text, path.name)
+    told["notes"] = {"left out": left_out}
+    return (SamBackbone if sam else TimmBackbone)(net, spec.text, **told)

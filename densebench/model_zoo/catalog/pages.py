@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from densebench.download import offline
-from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.catalog.entry import Entry, Published
 from densebench.model_zoo.fetch import hub_file, local_file
 
 
@@ -32,12 +32,14 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "title", entry.title
     yield "status", status(entry)
     yield "source", f"Hugging Face {entry.hub}, by timm" if entry.hub else entry.file.url if entry.file else ""
+    if entry.hub:
+        here = hub_file(entry.hub)
+        yield "revision", here.parent.name if here else "main: the newest when it is fetched"
     if entry.file:
         yield "page", entry.file.page
         yield "sha256", entry.file.sha256 or _recorded(entry) or "none known; that of the first fetch is recorded"
-        where = [part for part in (entry.file.entry and f"entry {entry.file.entry}", entry.file.prefix) if part]
-        yield "keys", f"{entry.file.layout} names" + (f" under {', '.join(where)}" if where else "")
-        yield "left out", ", ".join(entry.file.drop) + (" and other modules" if entry.file.others else "")
+        yield "keys", _keys(entry, entry.file)
+        yield "left out", ", ".join((*entry.file.drop, *(["other modules"] if entry.file.others else [])))
         yield "inferred, not stated anywhere", entry.file.inferred
     arguments = ", ".join(f"{key}={value}" for key, value in net.kwargs.items())
     yield "architecture", f"{net.timm}({arguments})" if net.timm else entry.adapter
@@ -47,12 +49,23 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "std", net.std
     yield "interpolation", net.interpolation
     yield "native size", net.native_size
-    yield "positions on other grids", net.positions if entry.adapter == "timm" else ""
+    yield "position embeddings", entry.embedding
+    yield "positions on other grids", "" if "rotary" in entry.embedding or entry.adapter != "timm" else net.positions
     yield "training data", entry.data
     yield "objective", entry.objective
+    yield "category in P-POS", entry.paradigm
     yield "licence", entry.licence
     yield "citation", entry.citation
     yield "notes", entry.notes
+
+
+def _keys(entry: Entry, file: Published) -> str:
+    """Return whose names the keys are, and what lies around them."""
+    names = "its own" if entry.adapter == "capi" else {"timm": "timm's", "dinov2": "DINOv2's"}[file.layout]
+    around = [f"entry {file.entry.replace('?', ', where there is one')}"] if file.entry else []
+    if file.prefix:
+        around.append(f"prefix {file.prefix}" + " (* is one component, ** any number)" * ("*" in file.prefix))
+    return "; ".join([f"{names} names", *around])
 
 
 def _recorded(entry: Entry) -> str:

@@ -13,6 +13,7 @@ from densebench.model_zoo.catalog.entry import (
     HUGE,
     LARGE,
     LETTER,
+    SINES,
     SMALL,
     Entry,
     Published,
@@ -20,6 +21,11 @@ from densebench.model_zoo.catalog.entry import (
     hub_entry,
     plain_vit,
 )  # fmt: skip
+
+TANH = (
+    "timm computes GELU exactly, the authors' JAX code approximates it by a tanh; with random weights that moves "
+    "features by 2e-4 of their norm."
+)
 
 
 def _dino() -> Iterator[Entry]:
@@ -40,6 +46,7 @@ def _dino() -> Iterator[Entry]:
             citation="Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021",
             data="ImageNet-1k, no labels",
             objective="self-distillation between crops (image level)",
+            paradigm="CL",
             file=Published(
                 url=f"https://dl.fbaipublicfiles.com/dino/{folder}/{folder}.pth",
                 page="https://github.com/facebookresearch/dino",
@@ -68,6 +75,7 @@ def _ibot() -> Iterator[Entry]:
             citation="Zhou et al., iBOT: Image BERT Pre-Training with Online Tokenizer, ICLR 2022",
             data=f"{data}, no labels",
             objective="self-distillation and masked image modelling",
+            paradigm="MIM",
             file=Published(
                 url=f"https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot/{path}.pth",
                 page="https://github.com/bytedance/ibot",
@@ -75,8 +83,8 @@ def _ibot() -> Iterator[Entry]:
                 prefix="**",
                 drop=("masked_embed", "head.*"),
             ),
-            notes="P-POS and NeCo do not say whether their iBOT had block-wise or random masks."
-            if size == BASE
+            notes="The papers do not say whether their iBOT had block-wise or random masks."
+            if size != SMALL and data == "ImageNet-1k"
             else "",
         )
 
@@ -92,7 +100,8 @@ def _mae() -> Iterator[Entry]:
             citation="He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022",
             data="ImageNet-1k, no labels",
             objective="reconstruction of masked pixels; this is the encoder",
-            notes="Positions are fixed sines and cosines.",
+            paradigm="MIM",
+            embedding=SINES,
         )
 
 
@@ -110,6 +119,8 @@ def _moco() -> Iterator[Entry]:
             citation="Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers, ICCV 2021",
             data="ImageNet-1k, no labels",
             objective="contrast of augmented views with a momentum encoder",
+            paradigm="CL",
+            embedding=SINES,
             file=Published(
                 url=f"https://dl.fbaipublicfiles.com/moco-v3/vit-{letter}-300ep/vit-{letter}-300ep.pth.tar",
                 page="https://github.com/facebookresearch/moco-v3/blob/main/CONFIG.md",
@@ -118,7 +129,7 @@ def _moco() -> Iterator[Entry]:
                 others=True,
                 drop=("head.*",),
             ),
-            notes="Positions are fixed sines and cosines at 14 x 14; its code has no other input size.",
+            notes="Its code takes images of 224 x 224 only: positions on other grids are ours to choose.",
         )
 
 
@@ -135,6 +146,7 @@ def _mugs() -> Iterator[Entry]:
             citation="Zhou et al., Mugs: A Multi-Granular Self-Supervised Learning Framework, 2022",
             data="ImageNet-1k, no labels",
             objective="instance, local-group and group discrimination",
+            paradigm="CL",
             file=Published(
                 url="https://huggingface.co/zhoupans/Mugs/resolve/main/pretrained%20models/"
                 f"{folder}/vit_{size}_backbone_{epochs}ep.pth",
@@ -158,7 +170,8 @@ def _supervised() -> Iterator[Entry]:
             citation="Steiner et al., How to train your ViT?, TMLR 2022; Dosovitskiy et al., ICLR 2021",
             data="ImageNet-21k with labels",
             objective="classification",
-            notes="The supervised ViT of P-POS is one trained on ImageNet-21k; which of them it does not say.",
+            paradigm="supervised",
+            notes="The supervised ViT of P-POS is one trained on ImageNet-21k; which of them it does not say. " + TANH,
         )
     citation = "Touvron et al., Training data-efficient image transformers, ICML 2021"
     for size in (SMALL, BASE):
@@ -204,6 +217,7 @@ def _language() -> Iterator[Entry]:
             citation=citation,
             data="LAION-2B (images with captions)",
             objective="contrast of images and captions; this is the image tower",
+            paradigm="supervised",
             notes="Mean and deviation are 0.5 for L/14 alone, in open_clip as in timm." if title == "L/14" else "",
         )
     yield hub_entry(
@@ -240,7 +254,7 @@ def _language() -> Iterator[Entry]:
             data="WebLI (images with captions), unpublished",
             objective="sigmoid loss on images and captions"
             + (", self-distillation, masked prediction" if second else ""),
-            notes="No class token.",
+            notes="No class token. " + TANH,
         )
 
 
@@ -260,6 +274,7 @@ def _dinov2() -> Iterator[Entry]:
             data="LVD-142M, no labels, unpublished",
             objective="self-distillation, masked image modelling and KoLeo"
             + ("" if letter == "g" else "; distilled from the ViT-g"),
+            paradigm="MIM",
             file=Published(
                 url=f"{base}/{arch}/{arch}_pretrain.pth",
                 page="https://github.com/facebookresearch/dinov2",
@@ -285,6 +300,7 @@ def _dinov2() -> Iterator[Entry]:
             name=f"dinov2xr_vit{letter}14",
             title=f"{plain.title}, registers removed (DINOv2-XR)",
             citation=registers.citation,
+            paradigm="",
             file=replace(registers.file, drop=("mask_token", "register_tokens")),
             notes="The checkpoint with registers in a net without: where PaKA and the main NeCo models begin. It is "
             "not plain DINOv2: all its other weights were trained beside registers.",
@@ -309,7 +325,9 @@ def _dinov3() -> Iterator[Entry]:
             citation="Siméoni et al., DINOv3, 2025",
             data="LVD-1689M, no labels, unpublished",
             objective="self-distillation, masked image modelling and Gram anchoring; distilled from the 7B model",
-            notes="Rotary positions, 4 registers. The authors' own files need a request; timm has converted them.",
+            paradigm="MIM",
+            embedding="rotary, along both axes",
+            notes="4 registers. The authors' own files need a request; timm has converted them.",
         )
 
 

@@ -8,12 +8,9 @@ and deviation of other weights give features that look like any others. `docs/ad
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from densebench.errors import ModelError, UsageError
@@ -117,14 +114,7 @@ def _outcome(run: Callable[[Probe], str], probe: Probe) -> tuple[Outcome, str, s
     except Failed as mistake:
         return "failed", mistake.found, mistake.mend
     except Exception as error:  # an adapter may raise anything; that is a finding, and the other checks go on
-        return "failed", said(error) + _where(error, probe.backbone), ""
-
-
-def _where(error: Exception, backbone: Backbone) -> str:
-    """Return the innermost line of the adapter's own file that an error passed through, "" where there is none."""
-    file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+        return "failed", said(error, probe.backbone), ""
 
 
 __all__ = ["CHECKS", "Finding", "Outcome", "check", "findings"]

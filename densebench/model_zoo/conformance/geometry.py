@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from densebench.errors import DensebenchError
 from densebench.model_zoo.conformance.probe import GRID, Failed, NotApplicable, Probe, differ, difference, said
 
 RANK = 0.7
@@ -42,13 +43,14 @@ def sizes(probe: Probe) -> str:
     height, width = probe.native
     beyond = (height + probe.info.patch, width)
     wanted = [probe.pixels((rows, columns)), probe.pixels((columns, rows)), probe.native, beyond]
-    works, refused = [], {}
+    works: list[tuple[int, int]] = []
+    refused: dict[tuple[int, int], Exception] = {}
     for size in dict.fromkeys([probe.asked] if probe.asked else wanted):
         try:
             probe.features(probe.images(1, size))
             works.append(size)
         except Exception as error:
-            refused[size] = said(error)
+            refused[size] = error
     probe.usable = bool(works)
     if works:
         probe.size = works[0]
@@ -56,10 +58,19 @@ def sizes(probe: Probe) -> str:
     named = ", ".join(f"{h}x{w}" for h, w in works)
     if refused:
         size, why = next(iter(refused.items()))
+        if isinstance(why, DensebenchError):
+            mend = (
+                "Correct `prefix` (class token + registers), `patch` (the stride) or `width`; "
+                "`x.flatten(2).transpose(1, 2)` makes tokens of a map (B, D, h, w)."
+            )
+        elif works:
+            mend = "Interpolate the position embedding where a size is refused (timm: dynamic_img_size=True)."
+        else:
+            mend = "Let `tokens` run for one image first; whatever is looked at after this needs it."
         raise Failed(
-            f"{'works for ' + named + ' only' if works else 'no size works'}; {size[0]}x{size[1]}: {why}",
-            "Where the count is wrong, correct `prefix` (class token + registers), `patch` (the stride) and `width`. "
-            "Where a size is refused, interpolate the position embedding (timm: dynamic_img_size=True).",
+            f"{'works for ' + named + ' only' if works else 'no size works'}; "
+            f"{size[0]}x{size[1]}: {said(why, probe.backbone)}",
+            mend,
         )
     return f"{named} pixels"
 

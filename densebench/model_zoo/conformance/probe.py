@@ -7,8 +7,11 @@ line of its docstring is what is expected.
 
 from __future__ import annotations
 
+import sys
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,9 +105,13 @@ def differ(a: Tensor, b: Tensor, tolerance: float = SAME) -> bool:
     return not difference(a, b) <= tolerance
 
 
-def said(error: Exception) -> str:
-    """Return what stopped an adapter: our own errors speak for themselves."""
-    return str(error) if isinstance(error, DensebenchError) else f"{type(error).__name__}: {error}"
+def said(error: Exception, backbone: Backbone) -> str:
+    """Return what stopped an adapter, and in which line of its own file; our own errors speak for themselves."""
+    if isinstance(error, DensebenchError):
+        return str(error)
+    file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{type(error).__name__}: {error}" + (f" ({Path(file).name}, line {lines[-1]})" if file and lines else "")
 
 
 def layer_inputs(backbone: Backbone, call: Callable[[], Any], most: int = 12) -> list[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from densebench.model_zoo.conformance import Finding, Outcome
+from densebench.model_zoo.conformance import NO_SIZE, Finding, Outcome
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,9 +26,13 @@ def report(name: str, found: Iterable[Finding]) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), title=f"check-model {name}", title_justify="left")
     for head in ("check", "outcome", "found"):
         table.add_column(head, overflow="fold", no_wrap=head != "found")
+    left = [each for each in found if (each.outcome, each.found) == NO_SIZE[:2]]
     for each in found:
-        table.add_row(Text(each.check), Text(each.outcome, STYLES[each.outcome]), Text(each.found))
+        if each not in left:
+            table.add_row(Text(each.check), Text(each.outcome, STYLES[each.outcome]), Text(each.found))
     parts: list[RenderableType] = [table]
+    if left:
+        parts.append(Text(f"The {len(left)} other checks need a size that works.", STYLES[left[0].outcome]))
     for each in found:
         if each.outcome in ("failed", "note"):
             parts.append(Text(f"\n{each.outcome}: {each.check}", STYLES[each.outcome]))

@@ -6,6 +6,7 @@ import copy
 import time
 
 import torch
+from torch import nn
 
 from densebench.model_zoo.conformance.probe import Failed, Noted, PeakTensors, Probe, differ
 
@@ -52,6 +53,16 @@ def gradients(probe: Probe) -> str:
 
 def weights(probe: Probe) -> str:
     """All weights are registered, so that the digest covers them and the cache never takes one model for another."""
+    registered = set(probe.backbone.modules())
+    for module in registered:
+        for name, value in vars(module).items():
+            parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            if name != "_modules" and any(isinstance(part, nn.Module) and part not in registered for part in parts):
+                raise Failed(
+                    "state_dict() does not hold the modules in "
+                    f"{type(module).__name__}.{name}, a {type(value).__name__}",
+                    "Keep modules as attributes or in nn.ModuleList; the digest and .to(device) miss these.",
+                )
     state = probe.backbone.state_dict()
     if not state:
         raise Noted(
