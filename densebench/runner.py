@@ -120,8 +120,9 @@ class _Run:
         self._rate = 0.0
 
     def go(self) -> Outcome:
-        if self.request.weights is not None and not Path(self.request.weights).is_file():
-            raise UsageError(f"--weights {self.request.weights}: there is no such file.")
+        if self.request.weights is not None and not (weights := Path(self.request.weights)).is_file():
+            found = "it is a folder; give the file in it" if weights.is_dir() else "there is no such file"
+            raise UsageError(f"--weights {weights}: {found}.")
         for model in self.request.models:
             parse_spec(model, self.request.weights)
         cells = list(self._cells())

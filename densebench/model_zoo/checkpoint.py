@@ -213,7 +213,8 @@ def _as_is(state: State) -> State:
 
 
 def by_timm(found: Any, net: nn.Module) -> tuple[Any, list[str]]:
-    """Return the weights of a file under the names of a timm net, and which keys were left out: its classifier's.
+    """Return the weights of a file under the names of a timm net, and which keys were left out: its classifier's,
+    and what RADIO has beside its backbone.
 
     The file is one of timm's hub or of the authors, whose layout timm itself converts. What timm cannot convert, or
     would change beyond its names, comes back as it is; `fit` then says what is wrong with it.
@@ -221,14 +222,14 @@ def by_timm(found: Any, net: nn.Module) -> tuple[Any, list[str]]:
     named = _converted(found, net)
     if not isinstance(named, Mapping):
         return named, []
-    left_out = [key for key in named if str(key).startswith("head.")]
-    return {key: value for key, value in named.items() if key not in left_out}, left_out
+    heads = [key for key in named if str(key).startswith("head.")]
+    others = [key for key in found if re.match(r"radio_model\.(?!model\.(patch_generator|blocks)\.)", str(key))]
+    return {key: value for key, value in named.items() if key not in heads}, heads + others
 
 
 def _converted(found: Any, net: nn.Module) -> Any:
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    # RADIO's positions lie on a grid that timm resamples by a rule which this function is not told
-    if convert is None or not isinstance(found, dict) or any("patch_generator." in str(key) for key in found):
+    if convert is None or not isinstance(found, dict):
         return found
     more = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
     try:

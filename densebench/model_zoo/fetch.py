@@ -56,24 +56,26 @@ def local_file(name: str) -> Path | None:
     return None
 
 
-def hub_file(repository: str, names: tuple[str, ...] = HUB_FILES) -> Path | None:
-    """Return the weights of a Hugging Face repository that are in its own cache on this machine."""
+def hub_file(repository: str, names: tuple[str, ...] = HUB_FILES, revision: str | None = None) -> Path | None:
+    """Return the first file of a Hugging Face repository that is in its own cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in names:
-        found = try_to_load_from_cache(repository, name)
+        found = try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(found, str):
             return Path(found)
     return None
 
 
-def ask_hub(model: str, repository: str, by_hand: str, names: tuple[str, ...] = HUB_FILES) -> None:
+def ask_hub(
+    model: str, repository: str, by_hand: str, names: tuple[str, ...] = HUB_FILES, revision: str | None = None
+) -> None:
     """Let a library take a model's weights from Hugging Face, or say at once why it cannot.
 
     huggingface_hub alone tries each file for half a minute where its host has no name or refuses. Raises ModelError
     where none of the files is here and DENSEBENCH_OFFLINE forbids fetching them or the host cannot be reached.
     """
-    here = hub_file(repository, names)
+    here = hub_file(repository, names, revision)
     if offline():
         if here is None:
             raise ModelError(

@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
 from densebench.model_zoo.checkpoint import fit, read
-from densebench.model_zoo.fetch import forbid_hub
+from densebench.model_zoo.fetch import ask_hub
 from densebench.registry import unknown_name
 
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 """A text tower in place of one that is not read and may have to be fetched."""
 
@@ -166,9 +166,9 @@ def load(spec: ModelSpec) -> Backbone:
     if tag not in tags and (tag or not local):
         have = ", ".join(f"open_clip/{arch}:{known}" for known in tags) or "none"
         raise UsageError(f"{spec.text!r} names no weights of {arch}; there are {have}.")
-    if offline():
-        forbid_hub()
     trained = library.get_pretrained_cfg(arch, tag) if tag else {}
+    if not local and (place := trained.get("hf_hub")):
+        ask_hub(spec.text, "/".join(place.split("/")[:2]), "Give a local file with --weights FILE.", HUB_FILES)
     # open_clip itself only warns where a tag was trained with the activation of the architecture's other name
     more: dict[str, Any] = {"force_quick_gelu": True} if trained.get("quick_gelu") else {}
     more |= {"text_cfg": NO_TEXT} if local else {"pretrained": tag}

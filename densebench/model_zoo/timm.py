@@ -28,11 +28,12 @@ from densebench.registry import unknown_name
 
 
 class TimmBackbone(Backbone):
-    """A timm VisionTransformer (or Eva: DINOv3, EVA-02) behind the backbone contract."""
+    """A timm VisionTransformer, Eva (DINOv3, EVA-02) or NaFlexVit (C-RADIO) behind the backbone contract."""
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
         super().__init__()
-        for needed in ("blocks", "patch_embed", "num_prefix_tokens", "forward_intermediates"):
+        embeds: Any = getattr(net, "embeds", net)  # of NaFlexVit, which has patches and class token in one module
+        for needed in ("blocks", "num_prefix_tokens", "forward_intermediates"):
             if not hasattr(net, needed):
                 raise ModelError(
                     f"{name} has no `{needed}`: it is not a plain ViT with patch tokens. "
@@ -46,12 +47,12 @@ class TimmBackbone(Backbone):
         self.final, told = _final_norm(net)
         declared: dict[str, Any] = {
             "name": name,
-            "patch": int(net.patch_embed.feat_ratio()),
+            "patch": int(embeds.patch_size[0] if embeds is not net else net.patch_embed.feat_ratio()),
             "width": int(net.embed_dim),
             "depth": len(net.blocks),
             "heads": int(attentions[0].num_heads) if attentions else 1,
             "prefix": int(net.num_prefix_tokens),
-            "has_class_token": getattr(net, "cls_token", None) is not None,
+            "has_class_token": getattr(embeds, "cls_token", None) is not None,
             "mean": tuple(config["mean"]),
             "std": tuple(config["std"]),
             "interpolation": config["interpolation"],
@@ -192,8 +193,9 @@ def create(architecture: str, seed: int = 0, **kwargs: Any) -> nn.Module:
 
 
 def _build(make: Callable[..., nn.Module], name: str) -> nn.Module:
+    free = {} if name.startswith("naflexvit") else {"dynamic_img_size": True}  # which takes any size as it is
     try:
-        return make(num_classes=0, dynamic_img_size=True)
+        return make(num_classes=0, **free)
     except TypeError as error:
         raise FixedSizeError(
             f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "

@@ -23,7 +23,7 @@ from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
-from densebench.model_zoo.fetch import forbid_hub
+from densebench.model_zoo.fetch import ask_hub
 
 CLASS_TOKENS = {
     "vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "dinov3_vit": 1, "ijepa": 0,
@@ -170,13 +170,13 @@ def load(spec: ModelSpec) -> Backbone:
             f"{spec.text!r} takes no --weights; give the folder that `save_pretrained` wrote: hf/./FOLDER."
         )
     library = _library()
-    if offline():
-        forbid_hub()
     repository, _, revision = (spec.name, "", "") if Path(spec.name).is_dir() else spec.name.partition("@")
     if repository.startswith((".", "/", "~")):
         if not Path(repository).expanduser().is_dir():
             raise ModelError(f"there is no folder {repository}; {spec.text} asks for the one `save_pretrained` wrote.")
         repository = str(Path(repository).expanduser())
+    if not Path(repository).is_dir():
+        ask_hub(spec.text, repository, "A local folder is hf/./FOLDER.", ("config.json",), revision or None)
     where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline()}
     where |= {"revision": revision} if revision else {}
     try:

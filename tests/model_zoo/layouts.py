@@ -167,11 +167,18 @@ def siglip(width: int, depth: int, grid: int) -> dict[str, tuple[int, ...]]:
 
 
 def radio(width: int, depth: int, scaled: bool) -> dict[str, tuple[int, ...]]:
-    """C-RADIO v3 as timm's hub has it: positions resampled to 32 x 32, seven registers, no final norm."""
-    shapes = dino(width, depth, 16, 32)
-    shapes |= {"pos_embed": (1, 32**2, width), "reg_token": (1, 7, width)}
-    shapes |= {f"blocks.{i}.ls{k}.gamma": (width,) for i in range(depth if scaled else 0) for k in (1, 2)}
-    return {name: shape for name, shape in shapes.items() if not name.startswith("norm.")}
+    """C-RADIO v3: positions on 128 x 128 places, four class tokens and four registers in one, no final norm."""
+    shapes = {
+        "patch_generator.embedder.weight": (width, 3 * 16**2),
+        "patch_generator.pos_embed": (1, 128**2, width),
+        "patch_generator.cls_token.token": (8, width),
+        **{name: shape for name, shape in dino(width, depth, 16, 1).items() if name.startswith("blocks.")},
+        **{f"blocks.{i}.ls{k}.grandma": (width,) for i in range(depth if scaled else 0) for k in (1, 2)},
+    }
+    beside = {"input_conditioner.norm_mean": (3, 1, 1), "input_conditioner.norm_std": (3, 1, 1), "summary_idxs": (2,)}
+    return {f"radio_model.model.{name}": shape for name, shape in shapes.items()} | {
+        f"radio_model.{name}": shape for name, shape in beside.items()
+    }
 
 
 def optimiser(state: State) -> dict[str, object]:

@@ -11,7 +11,7 @@ from densebench.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.catalog.entry import vit
-from tests.model_zoo.layouts import clip, dino, dinov3, fill, linear, sam
+from tests.model_zoo.layouts import clip, dino, dinov3, fill, linear, radio, sam
 
 WIDTH, DEPTH, HEADS, GRID = 48, 2, 3, 4
 
@@ -142,6 +142,34 @@ def test_sam(monkeypatch, tmp_path):
     same(backbone, images, x.flatten(1, 2), 0)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (48, 112), (112, 48)])
+def test_radio(size, monkeypatch, tmp_path):
+    """Positions: bilinear from 128 x 128 to a square as wide as the longer side, corners on corners, then cut."""
+    state = fill(radio(WIDTH, DEPTH, True), "cpu")
+    own = {name.removeprefix("radio_model.model."): value for name, value in state.items()}
+    small = vit("naflexvit_base_patch16_radio_v3", 512, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS)
+    monkeypatch.setitem(ENTRIES, "tiny", dataclasses.replace(ENTRIES["radio_vitb16"], name="tiny", architecture=small))
+    torch.save(state, tmp_path / "w.pth")
+    backbone = load_model("tiny", tmp_path / "w.pth")
+    assert "radio_model.summary_idxs" in backbone.info.notes["left out"]
+    images = torch.rand(2, 3, *size)
+    norm, lin = parts(own, 1e-6)
+    h, w = (side // 16 for side in size)
+    x = F.unfold(backbone.normalise(images), 16, stride=16).mT @ own["patch_generator.embedder.weight"].T
+    places = own["patch_generator.pos_embed"].unflatten(1, (128, 128)).permute(0, 3, 1, 2)
+    places = F.interpolate(places, (max(h, w),) * 2, mode="bilinear", align_corners=True)[:, :, :h, :w]
+    first = own["patch_generator.cls_token.token"].expand(2, -1, -1)
+    x = torch.cat([first, x + places.flatten(2).mT], dim=1)
+    for i in range(DEPTH):
+        block = f"blocks.{i}"
+        q, k, v = split(lin(norm(x, f"{block}.norm1"), f"{block}.attn.qkv"))
+        y = ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + lin(y, f"{block}.attn.proj") * own[f"{block}.ls1.grandma"]
+        y = F.gelu(lin(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        x = x + lin(y, f"{block}.mlp.fc2") * own[f"{block}.ls2.grandma"]
+    same(backbone, images, x, 8)
+
+
 def test_a_classifier_is_left_out_and_said(monkeypatch, tmp_path):
     state = fill(dino(WIDTH, DEPTH, 16, GRID) | linear("head", 7, WIDTH), "cpu")
     backbone = loaded(monkeypatch, tmp_path, "deit_vits16", "deit_small_patch16_224", {"model": state})
@@ -150,15 +178,15 @@ def test_a_classifier_is_left_out_and_said(monkeypatch, tmp_path):
 
 
 def test_what_a_conversion_would_change_is_refused(monkeypatch, tmp_path):
-    """A bias that timm's net has not, positions of another grid, RADIO's own file: timm goes on, we do not."""
+    """A bias that timm's net has not, positions of another grid: timm goes on, we do not."""
     state = fill(dinov3(WIDTH, DEPTH, HEADS), "cpu")
     with pytest.raises(ModelError, match=r"unexpected \(blocks\.0\.attn\.qkv\.bias"):
         loaded(monkeypatch, tmp_path, "dinov3_vitb16", "vit_base_patch16_dinov3", state)
     state = fill(dino(WIDTH, DEPTH, 16, 6), "cpu")
     with pytest.raises(ModelError, match=r"1 of another shape \(pos_embed \(1, 37, 48\) for \(1, 17, 48\)"):
         loaded(monkeypatch, tmp_path, "mae_vitb16", "vit_base_patch16_224", state)
-    state = fill({"radio_model.model.patch_generator.pos_embed": (1, 16384, WIDTH)}, "cpu")
-    with pytest.raises(ModelError, match=r"1 unexpected \(radio_model\.model\.patch_generator\.pos_embed\)"):
+    state = fill(radio(WIDTH, DEPTH, True), "cpu")
+    with pytest.raises(ModelError, match=r"33 missing .*; 34 unexpected \(radio_model\."):
         loaded(monkeypatch, tmp_path, "radio_vitb16", "vit_base_patch16_radio_v3", state)
 
 

@@ -180,7 +180,9 @@ def test_keys_of_hub_entries_reach_the_architecture(name):
     named, left_out = by_timm(of_hub(name), net)
     assert {key: value.shape for key, value in named.items()} == {k: v.shape for k, v in net.state_dict().items()}
     classified = name.startswith(("augreg", "deit", "clip", "openclip"))
-    assert sorted(left_out) == (["head.bias", "head.weight"] if classified else [])
+    beside = ["radio_model.input_conditioner.norm_mean", "radio_model.input_conditioner.norm_std"]
+    beside = [*beside, "radio_model.summary_idxs"] if name.startswith("radio") else []
+    assert sorted(left_out) == (["head.bias", "head.weight"] if classified else beside)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -277,7 +279,7 @@ def test_status_is_ready_fetchable_made_or_by_hand(monkeypatch, tmp_path):
         assert status(ENTRIES[name]) == "ready"
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
     assert status(ENTRIES["dino_vits16"]) == "fetchable, but DENSEBENCH_OFFLINE is set"
-    monkeypatch.setattr(fetching, "hub_file", lambda repository, names: None)
+    monkeypatch.setattr(fetching, "hub_file", lambda repository, names, revision=None: None)
     with pytest.raises(ModelError, match=r"DENSEBENCH_OFFLINE forbids fetching timm/vit_base_patch16_224\.mae"):
         load_model("mae_vitb16")
     with pytest.raises(ModelError, match=r"DENSEBENCH_OFFLINE forbids fetching it from https://dl\.fbai"):

@@ -347,7 +347,7 @@ OF_HUB = ("timm/vit_tiny_patch16_224", "timm/resnet18", "timm/resnet18:2", "mae_
 def nothing_cached(monkeypatch):
     for name in ("DENSEBENCH_OFFLINE", "DENSEBENCH_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(fetch_module, "hub_file", lambda repository, names=(): None)
+    monkeypatch.setattr(fetch_module, "hub_file", lambda repository, names=(), revision=None: None)
     monkeypatch.setattr(fetch_module.urllib.request, "getproxies", dict)
 
 
@@ -391,7 +391,7 @@ def test_files_in_the_hubs_cache_are_found_whichever_name_clip_has(monkeypatch, 
     import huggingface_hub
 
     seen = []
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name: seen.append((repo, name)))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name, revision: seen.append((repo, name)))
     assert status(ENTRIES["clip_vitb16"]) == "fetchable"
     assert seen[0] == ("timm/vit_base_patch16_clip_224.openai", "model.safetensors")
 

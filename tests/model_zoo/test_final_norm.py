@@ -63,7 +63,7 @@ def test_capi_ends_in_a_norm_without_weights():
     [
         ("vit_small_patch16_dinov3", "norm (LayerNorm)"),
         ("vit_base_patch16_siglip_gap_224", "norm (LayerNorm)"),
-        ("vit_base_patch16_radio_v3", "none"),
+        ("naflexvit_base_patch16_radio_v3", "none"),
         ("vit_base_patch16_reg4_gap_256", "none; fc_norm (LayerNorm) belongs to the mean over patches"),
         ("beit3_base_patch16_224", "none; fc_norm (LayerNorm) belongs to the mean over patches"),
     ],

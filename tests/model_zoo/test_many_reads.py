@@ -122,6 +122,7 @@ def test_attention_of_several_layers_comes_from_one_forward_pass_layer_by_layer(
         ("vit_small_patch16_rope_224", {**TINY, "qk_norm": True}),
         ("vit_base_patch16_siglip_224", TINY),
         ("vit_base_patch16_radio_v3", TINY),  # eight tokens before the patches
+        ("naflexvit_base_patch16_radio_v3", TINY),  # the same in one module
         ("vit_base_patch16_rpn_224", TINY),  # norms after the attention
         ("beit3_base_patch16_224", TINY),  # a norm within it
     ],

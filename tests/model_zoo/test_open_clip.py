@@ -249,6 +249,19 @@ def test_towers_of_another_layout_are_refused(library, monkeypatch):
         load_model("open_clip/ViT-B-16:openai")
 
 
+def test_the_hub_is_asked_for_where_the_tag_lies(library, monkeypatch):
+    asked = []
+    monkeypatch.setattr("densebench.model_zoo.open_clip.ask_hub", lambda *what: asked.append(what[1]))
+    for place in ("laion/CLIP/", "laion/CLIP/pytorch_model.bin"):
+        monkeypatch.setattr(
+            library, "get_pretrained_cfg", lambda *_, at=place: {"mean": MEAN, "std": STD, "hf_hub": at}
+        )
+        load_model("open_clip/ViT-B-16:openai")
+    assert asked == ["laion/CLIP"] * 2
+    load_model("open_clip/ViT-B-16:openai?random")
+    assert len(asked) == 2
+
+
 def test_what_cannot_be_fetched_is_an_error(library, monkeypatch):
     def fail(*_, **__):
         raise OSError("no route to host\nmore")

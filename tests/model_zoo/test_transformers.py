@@ -135,6 +135,8 @@ def library(monkeypatch):
     module.AutoConfig = Automatic(lambda: module.model().config)
     module.AutoModel = Automatic(lambda: module.model())
     monkeypatch.setitem(sys.modules, "transformers", module)
+    module.hub = []
+    monkeypatch.setattr("densebench.model_zoo.transformers.ask_hub", lambda *asked: module.hub.append(asked))
     return module
 
 
@@ -261,12 +263,10 @@ def test_random_weights_come_from_the_seed(library):
 
 
 def test_offline_asks_local_files_only(library, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
-    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", SimpleNamespace(HF_HUB_OFFLINE=False))
-    load_model("hf/someone/model")
+    load_model("hf/someone/model@v1")
     assert all(where["local_files_only"] for _, where in library.asked)
-    assert sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE
+    assert [(asked[1], asked[3:]) for asked in library.hub] == [("someone/model", (("config.json",), "v1"))]
 
 
 def test_weights_and_a_missing_package_are_explained(library, monkeypatch, tmp_path):

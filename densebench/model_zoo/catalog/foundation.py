@@ -98,7 +98,7 @@ def _radio() -> Iterator[Entry]:
         yield hub_entry(
             f"radio_vit{letter}16",
             f"C-RADIOv3 ViT-{letter.upper()}/16",
-            f"vit_{size}_patch16_radio_v3.c_radio",
+            f"naflexvit_{size}_patch16_radio_v3.c_radio",
             prefix=8,
             size=512,
             colour=CLIP,
@@ -107,10 +107,8 @@ def _radio() -> Iterator[Entry]:
             "CVPR 2025",
             data="not stated; its README calls it commercially viable",
             objective="distillation of CLIP, SigLIP 2, DINOv2 and SAM",
-            embedding="learned on 128 x 128 places",
-            notes="Exact on images of 512 x 512: timm has resampled the positions to that grid and goes on from there, "
-            "RADIO's own code resamples the 128 x 128 places for every size. C-RADIO v3; DIP's table has RADIOv2.5, "
-            "which timm does not have.",
+            embedding="learned on 128 x 128 places, bilinear to a square as wide as the longer side, then cut",
+            notes="C-RADIO v3; DIP's table has RADIOv2.5, which timm does not have.",
         )
 
 

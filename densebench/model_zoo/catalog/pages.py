@@ -50,7 +50,8 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "interpolation", net.interpolation
     yield "native size", net.native_size
     yield "position embeddings", entry.embedding
-    yield "positions on other grids", "" if "rotary" in entry.embedding or entry.adapter != "timm" else net.positions
+    own_rule = entry.adapter != "timm" or "rotary" in entry.embedding or net.timm.startswith("naflexvit")
+    yield "positions on other grids", "" if own_rule else net.positions
     yield "training data", entry.data
     yield "objective", entry.objective
     yield "category in P-POS", entry.paradigm

@@ -51,7 +51,9 @@ def final_norm(probe: Probe) -> str:
             f"norm=False changes nothing, yet the network ends in {ran[-1][0]} ({kind})",
             "Leave the final norm out where `norm` is False.",
         )
-    raise Noted("norm=False changes nothing", "That is right for a network without a final norm only.")
+    told = probe.info.notes.get("final norm")
+    why = f" (final norm: {told})" if told else ""
+    raise Noted(f"norm=False changes nothing{why}", "That is right for a network without a final norm only.")
 
 
 def facets(probe: Probe) -> str:
