@@ -391,7 +391,8 @@ def test_files_in_the_hubs_cache_are_found_whichever_name_clip_has(monkeypatch, 
     import huggingface_hub
 
     seen = []
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name, revision: seen.append((repo, name)))
+    found = lambda repo, name, revision: seen.append((repo, name))  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
     assert status(ENTRIES["clip_vitb16"]) == "fetchable"
     assert seen[0] == ("timm/vit_base_patch16_clip_224.openai", "model.safetensors")
 
