@@ -10,9 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from densebench.datasets import DATASETS
-from densebench.datasets.dataset import DenseDataset
+from densebench.datasets import DATASETS, load_dataset, resolve_dataset
+from densebench.datasets.checks import check
+from densebench.datasets.dataset import DenseDataset, data_root
+from densebench.datasets.fetch import REMOTES
+from densebench.datasets.images import load_images
+from densebench.datasets.user import is_whole
 from densebench.errors import DatasetError, DensebenchError
+from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 
 
@@ -68,9 +73,6 @@ def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
 
 def _dataset_status(name: str, root: Path | None) -> str:
     """Return whether a dataset is ready, fetchable, or to be got by hand."""
-    from densebench.datasets import load_dataset
-    from densebench.datasets.fetch import REMOTES
-
     info = DATASETS[name].info
     missing = []
     for split in dict.fromkeys((info.val, info.train)):
@@ -158,8 +160,6 @@ def _config_lines(config: type) -> Iterator[str]:
 
 
 def _dataset_page(name: str) -> str:
-    from densebench.datasets import resolve_dataset
-
     info = DATASETS[resolve_dataset(name)].info
     lines = [f"{info.title} ({info.name})", f"ground truth: {', '.join(sorted(info.targets)) or 'none, images alone'}"]
     if info.classes:
@@ -179,9 +179,6 @@ def _method_page(name: str) -> str:
 
 def data_where(name: str, root: Path | None) -> str:
     """Return where a dataset is, or how to get it."""
-    from densebench.datasets import load_dataset, resolve_dataset
-    from densebench.datasets.dataset import data_root
-
     name = resolve_dataset(name)
     info = DATASETS[name].info
     lines = [f"data root: {data_root(root) or 'none given; use --data-root DIR or set DENSEBENCH_DATA'}"]
@@ -198,14 +195,9 @@ def data_where(name: str, root: Path | None) -> str:
 
 def data_report(name: str, root: Path | None, split: str | None) -> int:
     """Check splits of a dataset, or what else `--data` takes, print what was found, and return the exit code."""
-    from densebench.datasets import load_dataset, resolve_dataset
-    from densebench.datasets.checks import check
-    from densebench.datasets.images import load_images
-    from densebench.progress import Progress
-
-    name = resolve_dataset(name)
     parts: list[Callable[[], DenseDataset]] = [partial(load_images, name, split, root)]
-    if name in DATASETS:
+    if name in DATASETS or is_whole(name):
+        name = resolve_dataset(name)
         info = DATASETS[name].info
         splits = [split] if split else dict.fromkeys((info.train, info.val))
         parts = [partial(load_dataset, name, part, root) for part in splits]

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densebench.datasets.augment import Augment
-from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.views import check_same_size
+from densebench.datasets.dataset import DenseDataset, check_same_size
 from densebench.errors import DensebenchError
 from densebench.ops.resize import nearest_index
 

@@ -60,7 +60,10 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dense
 
 
 def resolve_dataset(spec: str) -> str:
-    """Return the registered name of a dataset; one of the user's own (FILE.toml, FILE.py:Class) is registered first."""
+    """Return the registered name of a dataset; one of the user's own (FILE.toml, FILE.py:Class) is registered first.
+
+    Raises UsageError for a file that describes no dataset; other texts are returned as they are.
+    """
     if ".toml" in spec or ".py" in spec:
         from densebench.datasets.user import adopt
 

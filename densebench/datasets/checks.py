@@ -6,15 +6,13 @@ The answers are remembered in the cache by the dataset's digest, so that a datas
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, check_same_size, remembered
 from densebench.errors import CorruptFileError, DatasetError
-from densebench.paths import cache_dir, write_atomically
 from densebench.progress import Progress
 
 
@@ -67,12 +65,11 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
             report.problems.append(str(error))
             continue
         for name, target in (("mask", sample.mask), ("depth", sample.depth)):
-            if target is not None and target.shape != sample.image.size[::-1]:
-                wide, high = sample.image.size
-                report.problems.append(
-                    f"{sample.id}: the image is {wide}x{high} px and its {name} {target.shape[1]}x{target.shape[0]}; "
-                    "expected the same. Get the original files."
-                )
+            try:
+                if target is not None:
+                    check_same_size(data, index, sample.image, target, name)
+            except DatasetError as error:
+                report.problems.append(str(error))
         if sample.mask is not None:
             counts = np.bincount(sample.mask.ravel(), minlength=256)
             pixels += counts
@@ -116,7 +113,7 @@ def without_corrupt(data: DenseDataset, progress: Progress) -> tuple[DenseDatase
                 bad.append(index)
         return bad
 
-    bad = set(json.loads(_remembered(data, "corrupt", lambda: json.dumps(find()))))
+    bad = set(json.loads(remembered(f"corrupt/{data.digest()}.json", lambda: json.dumps(find()))))
     if not bad:
         return data, ()
     left_out = tuple(data.ids[i] for i in sorted(bad))
@@ -135,15 +132,6 @@ def label_presence(data: DenseDataset, progress: Progress) -> NDArray[np.bool_]:
         return json.dumps([np.flatnonzero(row).tolist() for row in held])
 
     presence = np.zeros((len(data), n_classes), dtype=bool)
-    for row, classes in zip(presence, json.loads(_remembered(data, "presence", find)), strict=True):
+    for row, classes in zip(presence, json.loads(remembered(f"presence/{data.digest()}.json", find)), strict=True):
         row[classes] = True
     return presence
-
-
-def _remembered(data: DenseDataset, kind: str, find: Callable[[], str]) -> str:
-    memo = cache_dir() / kind / f"{data.digest()}.json"
-    if memo.exists():
-        return memo.read_text()
-    answer = find()
-    write_atomically(memo, answer)
-    return answer

@@ -10,12 +10,10 @@ The masks of `labelTrainIds` that other tools make are not needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from densebench.datasets.dataset import Color, DatasetInfo
+from densebench.datasets.dataset import Color, DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, Tree, find_tree, table
 
 PLACES = ("cityscapes", "Cityscapes", ".")
@@ -60,9 +58,7 @@ class Cityscapes(FileDataset):
     )
     labels = TABLE
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, f"leftImg8bit/{split}", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, f"gtFine/{split}", ARCHIVES)

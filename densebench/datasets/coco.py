@@ -8,13 +8,11 @@ archives train2017.zip and val2017.zip as they are:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, find_tree
-from densebench.errors import DatasetError
 
 PLACES = ("coco", "COCO", "coco2017", "cocostuff", "coco_stuff164k", ".")
 
@@ -35,18 +33,11 @@ class COCO(Archived):
         "cocodataset.org and put both, packed or not, in a folder coco/ below the data root.",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         needed = (f"{split}2017", f"images/{split}2017")
         self._tree = find_tree(self.info, root, PLACES, needed, (f"{split}2017.zip",))
-        self.ids = [name.removesuffix(".jpg") for name in self._tree.names(".jpg")]
-        if not self.ids:
-            raise DatasetError(
-                f"{self.info.name}: {self._tree.folder} holds no .jpg file. {self.info.how_to_get} "
-                f"Then run `densebench data check {self.info.name}`."
-            )
+        self.ids = [name.removesuffix(".jpg") for name in self._tree.some(self.info, ".jpg")]
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the image of one sample."""

@@ -11,12 +11,9 @@ which no source prescribes; pixels in no polygon are void.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from densebench.datasets import coco_index
 from densebench.datasets.coco_classes import THINGS_12, THINGS_80, ClassMerge
 from densebench.datasets.coco_masks import PLACES, find_images, merged_info
+from densebench.datasets.dataset import Root, Transforms, json_digest
 from densebench.datasets.files import Archived, find_tree
 from densebench.errors import DatasetError
 
@@ -37,9 +35,7 @@ class CocoThingsInstances(Archived):
     info = merged_info("coco_things_instances", "COCO-things from instances, 12 super-categories", THINGS_12, HOW)
     merge: ClassVar[ClassMerge] = THINGS_12
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._tree = find_images(self.info, root, split)
         name = f"instances_{split}2017.json"
@@ -67,8 +63,7 @@ class CocoThingsInstances(Archived):
 
     def digest(self) -> str:
         """Return the digest of images and annotations."""
-        state = [super().digest(), coco_index.file_digest(self._json)]
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return json_digest([super().digest(), coco_index.file_digest(self._json)])
 
 
 class CocoThings80Instances(CocoThingsInstances):

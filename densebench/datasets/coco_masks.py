@@ -15,21 +15,17 @@ classes with stuffthingmaps (STEGO `src/data.py`; COCO-Stuff-164K of the Segment
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densebench.datasets import coco_index
-from densebench.datasets.archives import opened
 from densebench.datasets.coco import PLACES
 from densebench.datasets.coco_classes import STUFF_15, STUFF_27, STUFF_171, THINGS_12, THINGS_80, ClassMerge
-from densebench.datasets.dataset import VOID, DatasetInfo, decoding
+from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms, decoding, json_digest
 from densebench.datasets.files import WRONG, FileDataset, Tree, find_tree, read_split
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
@@ -54,7 +50,7 @@ def merged_info(name: str, title: str, merge: ClassMerge, how_to_get: str) -> Da
     )
 
 
-def find_images(info: DatasetInfo, root: str | Path | None, split: str) -> Tree:
+def find_images(info: DatasetInfo, root: Root, split: str) -> Tree:
     """Return the images of a split."""
     return find_tree(info, root, PLACES, (f"{split}2017", f"images/{split}2017"), (f"{split}2017.zip",))
 
@@ -70,9 +66,7 @@ class CocoMaps(FileDataset):
     """Values that a label file may hold, beside 255."""
     archives: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         folders, archives = ([name.format(self._half) for name in names] for names in (self.folders, self.archives))
         masks = find_tree(self.info, root, PLACES, folders, archives)
@@ -115,9 +109,7 @@ class CocoThings(CocoMaps):
     folders = ("annotations/panoptic_{}2017", "panoptic_{}2017", *converted)
     archives = (PANOPTIC,)
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._segments: coco_index.Segments | None = None
         folder = self.files(0)[1].parent
@@ -137,7 +129,7 @@ class CocoThings(CocoMaps):
         if self._segments is None:
             return super().mask(index)
         path = self.files(index)[1]
-        with decoding(opened(path), "a panoptic mask", index) as image:
+        with decoding(path, "a panoptic mask", index) as image:
             if image.mode != "RGB":
                 raise DatasetError(f"{path} is a {image.mode} image; expected an RGB PNG of panoptic segment ids.")
             colours = np.array(image).astype(np.uint32)
@@ -153,7 +145,7 @@ class CocoThings(CocoMaps):
         own = super().digest()
         if self._segments is None:
             return own
-        return hashlib.sha256(json.dumps([own, coco_index.file_digest(self._json)]).encode()).hexdigest()
+        return json_digest([own, coco_index.file_digest(self._json)])
 
 
 class CocoThings80(CocoThings):
@@ -223,9 +215,7 @@ class CocoStuff27(CocoStuff164K):
     )
     merge = STUFF_27
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         if self.split != self._half:
             listed = read_split(self.info, root, PLACES, f"curated/{self._half}2017", CURATED)

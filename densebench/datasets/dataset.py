@@ -19,15 +19,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from densebench.config import user_settings
+from densebench.datasets.archives import opened
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.paths import cache_dir, write_atomically
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Values of EXIF's orientation tag that exchange width and height."""
 
 Color = tuple[int, int, int]
+Root = str | Path | None
+"""The data root; None where none is given, or nothing is read from it."""
+Transforms = Callable[[Any, Any], Any] | None
+"""As torchvision's datasets take them: from (image, mask) to (image, mask)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +102,7 @@ class DenseDataset(ABC):
     source: str = ""
     """The file of the user's that describes it, if one does."""
 
-    def __init__(
-        self, root: str | Path | None, split: str, transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str, transforms: Transforms = None) -> None:
         if split not in self.info.splits:
             raise UsageError(f"{self.info.name}: unknown split {split!r}; it has {', '.join(self.info.splits)}.")
         self.root = None if root is None else Path(root)
@@ -146,7 +152,7 @@ class DenseDataset(ABC):
 
     def select(self, indices: Iterable[int]) -> DenseDataset:
         """Return a view on some of the samples, with a digest of its own."""
-        return _View(self, tuple(indices))
+        return View(self, tuple(indices))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -160,7 +166,7 @@ class DenseDataset(ABC):
         return self.transforms(image, mask) if self.transforms else (image, mask)
 
 
-class _View(DenseDataset):
+class View(DenseDataset):
     """Some samples of another dataset, in the order given."""
 
     def __init__(self, base: DenseDataset, indices: tuple[int, ...]) -> None:
@@ -172,35 +178,39 @@ class _View(DenseDataset):
         self.ids = [base.ids[i] for i in indices]
 
     def image(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
         return self.base.image(self.indices[index])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
+        """Decode one label map, (H, W)."""
         return self.base.mask(self.indices[index])
 
     def depth(self, index: int) -> NDArray[np.float32]:
+        """Decode one depth map, (H, W) in metres."""
         return self.base.depth(self.indices[index])
 
     def keypoints(self, index: int) -> Sequence[Keypoints]:
+        """Return the annotated objects of one image."""
         return self.base.keypoints(self.indices[index])
 
     def files(self, index: int) -> tuple[Path, ...]:
+        """Return the files of one sample."""
         return self.base.files(self.indices[index])
 
     def digest(self) -> str:
+        """Return a digest of the whole dataset's and of which samples these are."""
         return json_digest({"base": self.base.digest(), "ids": self.ids})
 
 
 @contextmanager
 def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
-    """Open an image file to be decoded in the block as `what` ("an image").
+    """Open an image file, on disk or in an archive, to be decoded in the block as `what` ("an image").
 
     Raises DatasetError for a file that is missing, CorruptFileError with its path for one that cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             yield image
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing. Run `densebench data check` on its dataset.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         raise CorruptFileError(
@@ -212,7 +222,11 @@ def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path, index: int = -1) -> Image.Image:
-    """Decode an image file as RGB; raises as `decoding`, and for pixels that 8 bits per channel cannot hold."""
+    """Decode an image file as RGB; raises as `decoding`, and for pixels that 8 bits per channel cannot hold.
+
+    Pixels are as they are stored: an orientation tag (EXIF) turns nothing, here and in published code
+    (but in TIFF, where Pillow applies it).
+    """
     with decoding(path, "an image", index) as image:
         if image.mode[0] in "IF":  # as RGB all that is above 255 would be white
             raise CorruptFileError(
@@ -240,6 +254,22 @@ def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8
     return check_labels(labels, n_classes, path)
 
 
+def read_mat(path: Path, index: int, **options: Any) -> dict[str, Any]:
+    """Return the variables of a MATLAB file, on disk or in an archive; raises CorruptFileError for a broken one."""
+    from scipy.io import loadmat
+
+    file = opened(path)
+    try:
+        return loadmat(file, **options)  # type: ignore[arg-type]  # its stubs do not know that it takes open files
+    except Exception as error:  # scipy lets out whatever a broken file leads it to
+        raise CorruptFileError(
+            f"{path} cannot be read as a MATLAB file ({error}). Replace it, or leave such images out with "
+            "--skip-corrupt.",
+            str(path),
+            index,
+        ) from error
+
+
 def check_labels(labels: NDArray[np.uint8], n_classes: int, where: Path | str) -> NDArray[np.uint8]:
     """Return `labels` if all are below `n_classes` or 255; else raise DatasetError with file and value."""
     wrong = labels[(labels >= n_classes) & (labels != VOID)]
@@ -252,6 +282,27 @@ def check_labels(labels: NDArray[np.uint8], n_classes: int, where: Path | str) -
     return labels
 
 
+def check_same_size(data: DenseDataset, index: int, image: Image.Image, truth: NDArray[Any], what: str) -> None:
+    """Raise DatasetError where the ground truth (H, W) has not the size of its image."""
+    if truth.shape == image.size[::-1]:
+        return
+    mend = "Get the original files."
+    if truth.shape == image.size and _is_sideways(image):
+        mend = "The image has an orientation tag, which is not applied: save it turned, without the tag."
+    raise DatasetError(
+        f"{data.info.name} image {data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
+        f"{what} {truth.shape[1]}x{truth.shape[0]}; expected the same. {mend}"
+    )
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    """Tell whether an image has an orientation tag that exchanges width and height."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    except Exception:  # Pillow lets out whatever a broken tag leads it to, and no tag is told by it then
+        return False
+
+
 def json_digest(state: object) -> str:
     """Return the SHA-256 of what JSON can hold."""
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=list).encode()).hexdigest()
@@ -261,20 +312,28 @@ def _contents(dataset: DenseDataset) -> str:
     """Hash the bytes of all files once; remembered by path, size and modification time."""
     files = [(id_, path) for i, id_ in enumerate(dataset.ids) for path in dataset.files(i)]
     stats = [(id_, str(path), (s := path.stat()).st_size, s.st_mtime_ns) for id_, path in files]
-    memo = cache_dir() / "digests" / f"{json_digest(stats)}.txt"
+
+    def find() -> str:
+        whole = hashlib.sha256()
+        for id_, path in files:
+            with open(path, "rb") as file:
+                whole.update(f"{id_}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+    return remembered(f"digests/{json_digest(stats)}.txt", find)
+
+
+def remembered(name: str, find: Callable[[], str]) -> str:
+    """Return what `find` returns, or what it returned the last time: the cache keeps it in a file of this name."""
+    memo = cache_dir() / name
     if memo.exists():
-        return memo.read_text().strip()
-    whole = hashlib.sha256()
-    for id_, path in files:
-        with open(path, "rb") as file:
-            whole.update(f"{id_}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    write_atomically(memo, whole.hexdigest())
-    return whole.hexdigest()
+        return memo.read_text()
+    answer = find()
+    write_atomically(memo, answer)
+    return answer
 
 
 def data_root(given: str | Path | None = None) -> Path | None:
     """Return where datasets live: `--data-root`, else DENSEBENCH_DATA, else the config file's `data_root`."""
-    from densebench.config import user_settings
-
     found = given or os.environ.get("DENSEBENCH_DATA") or user_settings().get("data_root")
     return Path(found).expanduser() if found else None

@@ -23,6 +23,9 @@ from PIL import Image
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DenseDataset, Sample
 from densebench.datasets.folder import ImageFolder
+from densebench.datasets.pascal_part import CLASSES as PARTS
+from densebench.datasets.pf_willow import GROUPS
+from densebench.datasets.spair import CATEGORIES
 from densebench.errors import StorageError, UsageError
 from densebench.registry import unknown_name
 
@@ -200,28 +203,25 @@ def _parts(data: DenseDataset, folder: Path, split: str) -> None:
     """Annotations of Pascal-Part: each image a cat whose parts are the classes."""
     from scipy.io import savemat
 
-    from densebench.datasets.pascal_part import CLASSES
-
     for sample in _samples(data):
         assert sample.mask is not None
         parts = [
             {"part_name": name, "mask": (sample.mask == label).astype(np.uint8)}
-            for label, name in enumerate(CLASSES)
+            for label, name in enumerate(PARTS)
             if (sample.mask == label).any()
         ]
-        thing = {"class": "cat", "class_ind": 8, "mask": (sample.mask < len(CLASSES)).astype(np.uint8), "parts": parts}
+        thing = {"class": "cat", "class_ind": 8, "mask": (sample.mask < len(PARTS)).astype(np.uint8), "parts": parts}
         path = folder / _VOC10 / "Annotations_Part" / f"{sample.id}.mat"
         path.parent.mkdir(parents=True, exist_ok=True)
         savemat(path, {"anno": {"imname": sample.id, "objects": [thing]}}, do_compression=True)
 
 
 def _nyu(data: DenseDataset, folder: Path, split: str) -> None:
-    """Depth in millimetres and the list of pairs; what is farther than 10 m counts as not measured."""
+    """Depth in millimetres and the list of pairs."""
     lines = []
     for sample in _samples(data):
         assert sample.depth is not None
-        millimetres = np.where(sample.depth <= 10, np.round(sample.depth * 1000), 0).astype(np.uint16)
-        _save(Image.fromarray(millimetres), folder / f"nyu/scenes/{sample.id}_depth.png")
+        _save(_millimetres(sample.depth), folder / f"nyu/scenes/{sample.id}_depth.png")
         lines.append(f"scenes/{sample.id}.jpg scenes/{sample.id}_depth.png 518.8579\n")
     _write(folder / f"nyu/nyu_{split}.txt", "".join(lines))
 
@@ -232,17 +232,14 @@ def _seven_scenes(data: DenseDataset, folder: Path, split: str) -> None:
     scene = folder / "7scenes" / "chess"
     for frame, sample in enumerate(_samples(data)):
         assert sample.depth is not None
-        millimetres = np.where(sample.depth <= 10, np.round(sample.depth * 1000), 0).astype(np.uint16)
         name = scene / f"seq-{number:02d}" / f"frame-{frame:06d}"
         _save(sample.image, name.with_name(f"{name.name}.color.png"))
-        _save(Image.fromarray(millimetres), name.with_name(f"{name.name}.depth.png"))
+        _save(_millimetres(sample.depth), name.with_name(f"{name.name}.depth.png"))
     _write(scene / f"{split.capitalize()}Split.txt", f"sequence{number}\n")
 
 
 def _spair(data: DenseDataset, folder: Path, split: str) -> None:
     """The first thing of each class in an image, under the category with its class's number; neighbours are pairs."""
-    from densebench.datasets.spair import CATEGORIES
-
     root = folder / "SPair-71k"
     images: dict[str, list[str]] = {}
     for sample in _samples(data):
@@ -280,8 +277,6 @@ def _pf_willow(data: DenseDataset, folder: Path, split: str) -> None:
     """
     from scipy.io import savemat
 
-    from densebench.datasets.pf_willow import GROUPS
-
     whole: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in data.info.classes}
     for index in range(len(data)):
         for thing in data.keypoints(index):
@@ -308,6 +303,11 @@ _MORE: Mapping[str, Callable[[DenseDataset, Path, str], None]] = {
     "spair": _spair,
     "pf_willow": _pf_willow,
 }
+
+
+def _millimetres(depth: NDArray[np.float32]) -> Image.Image:
+    """Return a depth map of 16 bits; what is farther than 10 m counts as not measured."""
+    return Image.fromarray(np.where(depth <= 10, np.round(depth * 1000), 0).astype(np.uint16))
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,27 @@ from PIL import Image
 
 from densebench.datasets import archives as packing
 from densebench.datasets.archive_index import COMPRESSED, SUFFIXES, unpacking
-from densebench.datasets.archives import opened, read_bytes, read_text, split
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, json_digest, read_image, read_labels
+from densebench.datasets.archives import read_bytes, read_text, split
+from densebench.datasets.dataset import (
+    VOID,
+    DatasetInfo,
+    DenseDataset,
+    Root,
+    Transforms,
+    json_digest,
+    read_image,
+    read_labels,
+    remembered,
+)
 from densebench.datasets.layout import existing_root, parse_list
 from densebench.errors import CorruptFileError, DatasetError
-from densebench.paths import cache_dir, write_atomically
 
 WRONG = 254
 """In a table: a value that a label file must not hold."""
+
+
+class MissingError(DatasetError):
+    """A folder or list of a dataset is in none of the places that it is looked for in."""
 
 
 class Tree:
@@ -37,7 +50,7 @@ class Tree:
         self._inside = packing.names(folder) if packing.is_folder(folder) else None
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, which `archives.opened` can open."""
+        """Return the path of a file, which may lead through an archive."""
         return self.folder / name
 
     def holds(self, name: str) -> bool:
@@ -50,6 +63,16 @@ class Tree:
             return []
         names = _walk(self.folder) if self._inside is None else self._inside
         return sorted(name for name in names if name.endswith(suffix) and not name.rpartition("/")[2].startswith("."))
+
+    def some(self, info: DatasetInfo, suffix: str) -> list[str]:
+        """Return `names(suffix)`; raises DatasetError, with how to get the dataset, where there are none."""
+        names = self.names(suffix)
+        if not names:
+            raise DatasetError(
+                f"{info.name}: {self.folder} holds no {suffix} file. {info.how_to_get} Then run `densebench data check "
+                f"{info.name}`."
+            )
+        return names
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return which of these files are not there; only the folders that they should lie in are looked into."""
@@ -93,7 +116,7 @@ def trees(base: Path, below: str = ".") -> Iterator[Tree]:
 
 def find_tree(
     info: DatasetInfo,
-    root: str | Path | None,
+    root: Root,
     places: Sequence[str],
     needed: str | Sequence[str],
     archives: Sequence[str] = (),
@@ -102,8 +125,8 @@ def find_tree(
     """Return the first folder that is there, as `trees` finds it: one of `needed` in one of `places` below `root`.
 
     Archives with other names than the folders' are looked for in the places and in the root; inside, a folder may lie
-    in any of the places too. With `holding`, a file of that name must be in it. Raises DatasetError with all that was
-    tried and how to get the dataset, or how to unpack a compressed tar.
+    in any of the places too. With `holding`, a file of that name must be in it. Raises MissingError with all that was
+    tried and how to get the dataset, DatasetError with how to unpack a compressed tar.
     """
     base = existing_root(info, root)
     wanted = [needed] if isinstance(needed, str) else list(needed)
@@ -124,12 +147,10 @@ def find_tree(
     also = f", and in {', '.join(archives)}" if archives else ""
     what = holding or f"folder {'/ or '.join(wanted)}/"
     what += f" in {wanted[0]}/" if holding and wanted[0] != "." else ""
-    raise DatasetError(f"{info.name}: no {what} below {base} (looked in {tried}{also}). {info.how_to_get} {check}")
+    raise MissingError(f"{info.name}: no {what} below {base} (looked in {tried}{also}). {info.how_to_get} {check}")
 
 
-def find_trees(
-    info: DatasetInfo, root: str | Path | None, places: Sequence[str], wanted: Sequence[str]
-) -> dict[str, Tree]:
+def find_trees(info: DatasetInfo, root: Root, places: Sequence[str], wanted: Sequence[str]) -> dict[str, Tree]:
     """Return which of the folders `wanted` lie in the first of `places` that has one; raises as `find_tree` does."""
     base = existing_root(info, root)
     for place in places:
@@ -156,7 +177,7 @@ class Archived(DenseDataset):
 
     def image(self, index: int) -> Image.Image:
         """Decode one image, the first file of a sample, as RGB."""
-        return read_image(opened(self.files(index)[0]), index)
+        return read_image(self.files(index)[0], index)
 
     def digest(self) -> str:
         """Return a digest of ids, contents, classes and ignored labels."""
@@ -173,8 +194,8 @@ class Archived(DenseDataset):
         loose = [path for paths in files for path in paths if path.parent not in holders]
         archives = sorted({*holders.values()})
         stats = [[str(path), (s := path.stat()).st_size, s.st_mtime_ns] for path in (*archives, *loose)]
-        memo = cache_dir() / "digests" / f"{json_digest([list(self.ids), [str(p) for p in files[0]], stats])}.txt"
-        if not memo.exists():
+
+        def find() -> str:
             whole = hashlib.sha256()
             for id_, paths in zip(self.ids, files, strict=True):
                 for path in paths:
@@ -183,8 +204,9 @@ class Archived(DenseDataset):
                     except CorruptFileError:  # for --skip-corrupt to leave out
                         found = "corrupt"
                     whole.update(f"{id_}:{found}\n".encode())
-            write_atomically(memo, whole.hexdigest())
-        return memo.read_text().strip()
+            return whole.hexdigest()
+
+        return remembered(f"digests/{json_digest([list(self.ids), [str(p) for p in files[0]], stats])}.txt", find)
 
 
 class FileDataset(Archived):
@@ -193,9 +215,7 @@ class FileDataset(Archived):
     labels: ClassVar[NDArray[np.uint8]]
     """From the values in a label file to classes, (256,); see `table`."""
 
-    def __init__(
-        self, root: str | Path | None, split: str, transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str, transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._trees: tuple[Tree, ...] = ()
         self._names: list[tuple[str, ...]] = []  # no paths: COCO has 118,287 samples, and every worker a copy
@@ -227,7 +247,7 @@ class FileDataset(Archived):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode one label map, (H, W) with class ids and 255 = ignore; other stored values raise DatasetError."""
         path = self.files(index)[1]
-        return self._as_classes(read_labels(opened(path), 256, index), path)
+        return self._as_classes(read_labels(path, 256, index), path)
 
     def _as_classes(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
         labels = self.labels[stored]
@@ -247,7 +267,7 @@ class FileDataset(Archived):
 
 def read_split(
     info: DatasetInfo,
-    root: str | Path | None,
+    root: Root,
     places: Sequence[str],
     folders: str | Sequence[str],
     name: str,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from PIL import Image
 
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, read_image
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, Transforms, read_image
 from densebench.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -33,9 +33,7 @@ class ImageFolder(DenseDataset):
         how_to_get="any folder of images",
     )
 
-    def __init__(
-        self, root: str | Path, split: str = "all", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, split: str = "all", transforms: Transforms = None) -> None:
         """Raises DatasetError for a folder that is missing, unreadable or without images, and for links to nothing."""
         super().__init__(root, split, transforms)
         self.folder = Path(os.path.expanduser(root))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.archives import opened
 from densebench.datasets.dataset import decoding
 from densebench.errors import DatasetError
 
@@ -32,7 +31,7 @@ def read_metres(
     Raises DatasetError for another kind of image and for values that are no metres at this scale, CorruptFileError for
     a broken file.
     """
-    with decoding(opened(path), "a depth map", index) as image:
+    with decoding(path, "a depth map", index) as image:
         if image.mode not in ("I;16", "I;16B", "I"):
             raise DatasetError(
                 f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root
 from densebench.errors import DatasetError
 
 
-def existing_root(info: DatasetInfo, root: str | Path | None) -> Path:
+def existing_root(info: DatasetInfo, root: Root) -> Path:
     """Return the data root; raises DatasetError where none is given or it does not exist."""
     if root is None:
         raise DatasetError(
@@ -22,14 +23,20 @@ def existing_root(info: DatasetInfo, root: str | Path | None) -> Path:
 
 
 def parse_list(info: DatasetInfo, path: Path, text: str) -> list[str]:
-    """Return the sorted ids that the lines of a split file begin with; raises DatasetError for none and for one twice.
+    """Return the sorted ids that the lines of a split file begin with; raises as `listed` does.
 
     `path` is what errors call the file.
     """
-    ids = sorted(line.split()[0] for line in text.splitlines() if line.strip())
-    if not ids:
-        raise DatasetError(f"{info.name}: the split list {path} is empty; expected one image id per line.")
-    repeated = {a for a, b in itertools.pairwise(ids) if a == b}
-    if repeated:
-        raise DatasetError(f"{info.name}: {path} lists {len(repeated)} ids twice (first: {min(repeated)}).")
-    return ids
+    first_words = (line.split()[0] for line in text.splitlines() if line.strip())
+    return listed(first_words, f"{info.name}: the split list {path}")
+
+
+def listed(ids: Iterable[str], where: str) -> list[str]:
+    """Return the ids of a list, sorted; raises DatasetError, which begins with `where`, for none and for one twice."""
+    found = sorted(ids)
+    if not found:
+        raise DatasetError(f"{where} is empty; expected one image id per line.")
+    twice = sorted({a for a, b in itertools.pairwise(found) if a == b})
+    if twice:
+        raise DatasetError(f"{where} lists {len(twice)} ids twice (first: {twice[0]}); list each once.")
+    return found

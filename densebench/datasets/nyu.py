@@ -17,18 +17,17 @@ Where what a test list names, or `labeled/`, is absent, nyu_depth_v2_labeled.mat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from densebench.datasets.archives import read_text
-from densebench.datasets.dataset import DatasetInfo, json_digest
-from densebench.datasets.files import Archived, Tree, find_tree
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms, json_digest
+from densebench.datasets.files import Archived, MissingError, Tree, find_tree
 from densebench.datasets.kinect import checked_metres, read_metres
 from densebench.datasets.nyu_mat import NAME, SPLITS, LabelledFrames, array, hdf5
 from densebench.errors import DatasetError
@@ -70,9 +69,7 @@ class NYU(Archived):
         f"{OFFICIAL}.",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "test", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "test", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._tree = Tree(Path())
         self._names: list[tuple[str, str]] = []
@@ -104,10 +101,10 @@ class NYU(Archived):
         return json_digest({"info": self.info.name, "split": self.split, "files": self._mat.digest()})
 
     def _find(self) -> None:
-        """Find the export of the split, or else the official file."""
+        """Find the export of the split, or the official file where there is none; a broken export is an error."""
         try:
             self._tree, self._names = self._labeled() if self.split == "labeled" else self._listed()
-        except DatasetError:
+        except MissingError:
             places = [self.root / place / NAME for place in PLACES] if self.root else []
             official = next(filter(Path.is_file, places), None)
             if official is None or self.split not in PARTS:
@@ -179,15 +176,11 @@ class NYUFrames(Archived):
         "and unpack it below the data root.",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         places = ("nyudepthv2", "nyu/nyudepthv2", ".")
         self._tree = find_tree(self.info, root, places, split)
-        self.ids = [name.removesuffix(".h5") for name in self._tree.names(".h5")]
-        if not self.ids:
-            raise DatasetError(f"{self.info.name}: {self._tree.folder} holds no .h5 file. {self.info.how_to_get}")
+        self.ids = [name.removesuffix(".h5") for name in self._tree.some(self.info, ".h5")]
 
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB."""

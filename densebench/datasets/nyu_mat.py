@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densebench.datasets.archives import opened
-from densebench.datasets.dataset import DatasetInfo, json_digest
+from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat, remembered
 from densebench.datasets.kinect import checked_metres
-from densebench.datasets.pascal_context import read_mat
 from densebench.errors import CorruptFileError, DatasetError
-from densebench.paths import cache_dir, write_atomically
 
 NAME, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NUMBERS = {"train": "trainNdxs", "test": "testNdxs"}
@@ -85,12 +83,13 @@ class LabelledFrames:
     def digest(self) -> str:
         """Return the SHA-256 of the file, and of which frames and depth are read; remembered by size and date."""
         state = self.path.stat()
-        key = json_digest([str(self.path), state.st_size, state.st_mtime_ns])
-        memo = cache_dir() / "digests" / f"{key}.txt"
-        if not memo.exists():
+
+        def find() -> str:
             with open(self.path, "rb") as file:
-                write_atomically(memo, hashlib.file_digest(file, "sha256").hexdigest())
-        return json_digest([self.ids, self.depths, self.exported, memo.read_text().strip()])
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        key = json_digest([str(self.path), state.st_size, state.st_mtime_ns])
+        return json_digest([self.ids, self.depths, self.exported, remembered(f"digests/{key}.txt", find)])
 
     def _chosen(self, part: str, n: int) -> list[int]:
         """Return the numbers of the frames of a part, from 0 on."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.dataset import DenseDataset, json_digest
 from densebench.datasets.files import Archived
 
 
@@ -20,8 +18,7 @@ class PairedDataset(Archived):
 
     def digest(self) -> str:
         """Return a digest of images, annotations and pairs."""
-        state = [super().digest(), [(self.ids[a], self.ids[b]) for a, b in self.pairs()]]
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return json_digest([super().digest(), [(self.ids[a], self.ids[b]) for a, b in self.pairs()]])
 
 
 def listed_pairs(data: DenseDataset) -> list[tuple[int, int]] | None:

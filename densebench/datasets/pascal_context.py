@@ -10,19 +10,16 @@ Expected below the data root (the root itself, `VOCdevkit/VOC2010/` or `VOC2010/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.archives import opened
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms, read_mat
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
 from densebench.datasets.voc import voc_palette
-from densebench.errors import CorruptFileError, DatasetError
+from densebench.errors import DatasetError
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_context", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)
@@ -64,9 +61,7 @@ class PascalContext(FileDataset):
     )
     labels = table(60)
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, ("SegmentationClassContext", "trainval"))
@@ -100,19 +95,3 @@ class PascalContext59(PascalContext):
         background=(),
     )
     labels = table(59, {i + 1: i for i in range(59)}, void=(0,))
-
-
-def read_mat(path: Path, index: int, **options: Any) -> dict[str, Any]:
-    """Return the variables of a MATLAB file, on disk or in an archive; raises CorruptFileError for a broken one."""
-    from scipy.io import loadmat
-
-    file = opened(path)
-    try:
-        return loadmat(file, **options)
-    except Exception as error:  # scipy lets out whatever a broken file leads it to
-        raise CorruptFileError(
-            f"{path} cannot be read as a MATLAB file ({error}). Replace it, or leave such images out with "
-            "--skip-corrupt.",
-            str(path),
-            index,
-        ) from error

@@ -12,22 +12,26 @@ those of VOC 2010's train and val lists with such a part. Lists of your own in I
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.archives import opened
-from densebench.datasets.dataset import VOID, DatasetInfo, read_image
+from densebench.datasets.dataset import (
+    VOID,
+    DatasetInfo,
+    Root,
+    Transforms,
+    json_digest,
+    read_image,
+    read_mat,
+    remembered,
+)
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
-from densebench.datasets.pascal_context import read_mat
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
-from densebench.paths import cache_dir, write_atomically
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_part", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)
@@ -62,9 +66,7 @@ class PascalPart(FileDataset):
     )
     labels = table(6)
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, "JPEGImages", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, "Annotations_Part", ("trainval.tar",))
@@ -77,7 +79,7 @@ class PascalPart(FileDataset):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Draw one label map, (H, W): 0..5 parts, 255 = all else."""
         path = self.files(index)[1]
-        labels = np.full(read_image(opened(self.files(index)[0]), index).size[::-1], VOID, dtype=np.uint8)
+        labels = np.full(read_image(self.files(index)[0], index).size[::-1], VOID, dtype=np.uint8)
         parts = sorted(self._parts(index), key=lambda part: part[0])
         for label, inside in parts:
             if inside.shape != labels.shape:
@@ -104,11 +106,11 @@ class PascalPart(FileDataset):
     def _with_animals(self) -> list[int]:
         """Return which samples show a part of an animal; remembered by the annotation files."""
         stats = [(str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in (self.files(i)[1] for i in range(len(self)))]
-        key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-        memo = cache_dir() / "pascal_part" / f"{key[:16]}.json"
-        if not memo.exists():
+
+        def find() -> str:
             found = [i for i in range(len(self)) if next(self._parts(i), None) is not None]
             if not found:
                 raise DatasetError(f"{self.info.name}: no image of split {self.split} shows an animal with parts.")
-            write_atomically(memo, json.dumps(found))
-        return json.loads(memo.read_text())
+            return json.dumps(found)
+
+        return json.loads(remembered(f"pascal_part/{json_digest(stats)[:16]}.json", find))

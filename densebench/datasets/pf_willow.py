@@ -9,16 +9,15 @@ or the published PF-dataset.zip as it is:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from densebench.datasets.dataset import DatasetInfo, Keypoints
+from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms, read_mat
 from densebench.datasets.files import find_trees
 from densebench.datasets.pairs import PairedDataset
-from densebench.datasets.pascal_context import read_mat
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
 
@@ -53,17 +52,13 @@ class PFWillow(PairedDataset):
         "(www.di.ens.fr/willow/research/proposalflow) and put it, packed or not, below the data root.",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "test", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "test", transforms: Transforms = None) -> None:
         """Raises DatasetError for a folder without groups and for images without key points."""
         super().__init__(root, split, transforms)
         self._groups = find_trees(self.info, root, PLACES, GROUPS)
         self.ids = []
         for group, tree in self._groups.items():
-            names = [name.removesuffix(".png") for name in tree.names(".png")]
-            if not names:
-                raise DatasetError(f"{self.info.name}: {tree.folder} holds no .png file. {self.info.how_to_get}")
+            names = [name.removesuffix(".png") for name in tree.some(self.info, ".png")]
             tree.require(self.info, split, [f"{name}.mat" for name in names])
             self.ids += [f"{group}/{name}" for name in names]
 

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
 
 from densebench.datasets.augment import Augment
-from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.views import Key, check_same_size
+from densebench.datasets.dataset import DenseDataset, check_same_size
+from densebench.datasets.views import Key
 from densebench.errors import DensebenchError
 
 

@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densebench.datasets.archives import read_text
-from densebench.datasets.dataset import DatasetInfo
-from densebench.datasets.files import Archived, Tree, find_trees, trees
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
+from densebench.datasets.files import Archived, MissingError, Tree, find_trees, trees
 from densebench.datasets.kinect import read_metres
 from densebench.errors import DatasetError
 
@@ -58,9 +58,7 @@ class SevenScenes(Archived):
         "put them, packed or not, in a folder 7scenes/ below the data root.",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "test", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "test", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._frames = self._find()
         if not self._frames:
@@ -85,7 +83,7 @@ class SevenScenes(Archived):
         """Return id, folder and ending of the image of each frame, of all scenes or else of a sequence alone."""
         try:
             scenes = find_trees(self.info, self.root, PLACES, SCENES)
-        except DatasetError:
+        except MissingError:
             for folder in (self.root / place for place in PLACES) if self.root else ():
                 if folder.is_dir() and (frames := _frames(os.listdir(folder))):
                     part = len(frames) * 3 // 4

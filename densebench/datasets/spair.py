@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from densebench.datasets.archives import read_bytes, read_text
-from densebench.datasets.dataset import DatasetInfo, Keypoints
+from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms
 from densebench.datasets.files import find_tree
 from densebench.datasets.layout import parse_list
 from densebench.datasets.pairs import PairedDataset
@@ -57,9 +57,7 @@ class SPair(PairedDataset):
         "below the data root (`tar -xzf`), or only decompress it (`gunzip`).",
     )
 
-    def __init__(
-        self, root: str | Path | None, split: str = "test", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "test", transforms: Transforms = None) -> None:
         """Raises DatasetError for missing files and for pairs that are not named NUMBER-SOURCE-TARGET:CATEGORY."""
         super().__init__(root, split, transforms)
         lists = find_tree(self.info, root, PLACES, "Layout/large", ARCHIVES, holding=f"{split}.txt")

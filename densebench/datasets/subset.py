@@ -12,34 +12,34 @@ others are whole. Whatever a protocol does by its own rule for a dataset, it doe
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from densebench.datasets import DATASETS
-from densebench.datasets import dataset as contract
-from densebench.datasets.dataset import DenseDataset
+from densebench.datasets import DATASETS, load_dataset, resolve_dataset
+from densebench.datasets.dataset import Root, Transforms, View
+from densebench.datasets.layout import listed
 from densebench.errors import DatasetError, UsageError
 
 KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
+WORDS: Mapping[type, str] = {str: "text", list: "list", dict: "table"}
 
 
-class Subset(contract._View):
+class Subset(View):
     """What a TOML file with `base` describes; `subset` makes the class, with the file's `info`.
 
     An instance has the `info` of the dataset that it shows, as every view has.
     """
 
-    file: ClassVar[Path]
     of: ClassVar[str]
+    """The registered name of the dataset that it is a subset of."""
     lists: ClassVar[Mapping[str, Path]]
+    """The file of ids of each split that is cut."""
 
-    def __init__(
-        self, root: str | Path | None, split: str | None = None, transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str | None = None, transforms: Transforms = None) -> None:
         """Raises DatasetError for a list that is missing, empty, repeats an id or names one that is not there."""
         base = DATASETS[self.of](root, self.info.val if split is None else split, transforms)
         self.whole = base.split not in self.lists
@@ -59,19 +59,15 @@ class Subset(contract._View):
         return self.base.digest() if self.whole else super().digest()
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
-        return _again, (str(self.file), self.root, self.split, self.transforms)
+        return load_dataset, (type(self).source, self.split, self.root), {"transforms": self.transforms}
 
 
-def _again(file: str, root: Path | None, split: str, transforms: Callable[[Any, Any], Any] | None) -> DenseDataset:
-    from densebench.datasets.user import from_toml
+def subset(path: Path, state: Mapping[str, Any]) -> type[Subset]:
+    """Return the dataset that the contents of a TOML file with `base` describe.
 
-    return from_toml(Path(file))(root, split, transforms)
-
-
-def subset(path: Path, state: Mapping[str, Any], adopt: Callable[[str], str]) -> type[Subset]:
-    """Return the dataset that the contents of a TOML file with `base` describe; `adopt` registers FILE.py:Class."""
-    wrong = [f"{key} = {value!r}" for key, value in state.items() if not isinstance(value, KEYS.get(key, ()))]
-    wrong += [f"{key} is missing" for key in KEYS if key not in state]
+    Raises UsageError for contents that describe none, and for a `base` that is none.
+    """
+    wrong = misfits(state, KEYS, tuple(KEYS))
     if not wrong and not re.fullmatch(r"[\w-]+", state["name"]):
         wrong = [f"name = {state['name']!r}: expected letters, digits, _ and -"]
     if wrong:
@@ -80,7 +76,7 @@ def subset(path: Path, state: Mapping[str, Any], adopt: Callable[[str], str]) ->
             "ids per split; see docs/datasets.md."
         )
     of, lists = state["base"], state["lists"]
-    of = adopt(str(path.parent / of)) if ".py:" in of else of
+    of = resolve_dataset(str(path.parent / of)) if ".py:" in of else of
     base = DATASETS[of].info
     wrong = [split for split, file in lists.items() if split not in base.splits or not isinstance(file, str)]
     if wrong or not lists:
@@ -97,7 +93,18 @@ def subset(path: Path, state: Mapping[str, Any], adopt: Callable[[str], str]) ->
     )
     path = path.absolute()
     files = {split: path.parent / file for split, file in lists.items()}
-    return type(info.name, (Subset,), {"file": path, "source": str(path), "info": info, "of": of, "lists": files})
+    return type(info.name, (Subset,), {"source": str(path), "info": info, "of": of, "lists": files})
+
+
+def misfits(state: Mapping[str, Any], types: Mapping[str, type], needed: Sequence[str]) -> list[str]:
+    """Return, in words, which keys of a TOML file are unknown, have a value of another type, or are missing."""
+    wrong = []
+    for key, value in state.items():
+        if key not in types:
+            wrong.append(f"{key} = {reprlib.repr(value)} (it knows {', '.join(types)})")
+        elif not isinstance(value, types[key]):
+            wrong.append(f"{key} = {reprlib.repr(value)} is no {WORDS[types[key]]}")
+    return wrong + [f"{key} is missing" for key in needed if key not in state]
 
 
 def read_ids(path: Path, known: Callable[[str], bool]) -> list[str]:
@@ -113,10 +120,4 @@ def read_ids(path: Path, known: Callable[[str], bool]) -> list[str]:
         ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"the list of ids {path} is no UTF-8 text ({error}); save it as such.") from error
-    ids = sorted(line if known(line) else line.split()[0] for line in lines if line)
-    if not ids:
-        raise DatasetError(f"the list {path} is empty; expected one image id per line.")
-    twice = {a for a, b in itertools.pairwise(ids) if a == b}
-    if twice:
-        raise DatasetError(f"{path} lists {len(twice)} ids twice (first: {min(twice)}); list each once.")
-    return ids
+    return listed((line if known(line) else line.split()[0] for line in lines if line), f"the list {path}")

@@ -20,12 +20,9 @@ a file must be is checked in `user_class.py`.
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,12 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.config import read_toml
-from densebench.datasets import DATASETS
-from densebench.datasets.archives import opened
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, decoding
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, decoding, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.folder import check_names
-from densebench.datasets.subset import read_ids, subset
+from densebench.datasets.subset import misfits, read_ids, subset
 from densebench.datasets.user_class import from_file
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError, UsageError
@@ -58,9 +54,7 @@ class UserDataset(FileDataset):
     file: ClassVar[Path]
     state: ClassVar[Mapping[str, Any]]
 
-    def __init__(
-        self, root: str | Path | None, split: str | None = None, transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str | None = None, transforms: Transforms = None) -> None:
         """`root` is not used: paths begin at the TOML file's folder."""
         super().__init__(root, self.info.val if split is None else split, transforms)
         folder = self.file.parent
@@ -85,7 +79,7 @@ class UserDataset(FileDataset):
         Raises DatasetError for pixels that are no class numbers of 8 bits, and for numbers that the file does not list.
         """
         path = self.files(index)[1]
-        with decoding(opened(path), "a label image", index) as image:
+        with decoding(path, "a label image", index) as image:
             mode, stored = image.mode, np.array(image)
         if mode not in ("P", "L", "1"):
             wide = "Save the numbers with 8 bits" if mode[0] in "IF" else "Colours are no numbers: save these"
@@ -104,10 +98,10 @@ class UserDataset(FileDataset):
         files, background = super().digest(), self.info.background
         if not background and np.array_equal(self.labels, table(self.info.n_classes)):
             return files
-        return hashlib.sha256(json.dumps([files, self.labels.tolist(), background]).encode()).hexdigest()
+        return json_digest([files, self.labels.tolist(), background])
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
-        return _again, (str(self.file), self.split, self.transforms)
+        return load_dataset, (self.source, self.split), {"transforms": self.transforms}
 
 
 def _below(folder: Path, pattern: str) -> tuple[Tree, str]:
@@ -124,12 +118,6 @@ def _found(tree: Tree, pattern: str) -> list[str]:
     return [name[len(before) : len(name) - len(after)] for name in names if before or not name.startswith(".")]
 
 
-def _again(file: str, split: str, transforms: Callable[[Any, Any], Any] | None) -> UserDataset:
-    found = from_toml(Path(file))
-    assert issubclass(found, UserDataset)
-    return found(None, split, transforms)
-
-
 def split_spec(spec: str) -> tuple[str, str | None] | None:
     """Return (FILE.toml or FILE.py:Class, its split or None) of a spec that is one of these, else None."""
     found = SPEC.fullmatch(spec)
@@ -137,13 +125,14 @@ def split_spec(spec: str) -> tuple[str, str | None] | None:
 
 
 def adopt(spec: str) -> str:
-    """Register what `spec` describes, PATH.toml or FILE.py:Class, and return its name; other specs are names already.
+    """Register the dataset that FILE.toml or FILE.py:Class describes, and return its name.
 
-    Raises UsageError for files that are not there, that say nonsense, or that take the name of another dataset.
+    Raises UsageError for another `spec`, for files that are not there or describe no dataset, and for the name of
+    another dataset.
     """
     own = split_spec(spec)
-    if own is None or own[1] is not None or ("," in spec and not is_there(spec)):
-        return spec
+    if own is None or own[1] is not None:
+        raise UsageError(f"{spec} is no dataset: expected a name, FILE.toml or FILE.py:Class, with no split behind it.")
     found = from_toml(Path(spec).expanduser()) if spec.endswith(".toml") else from_file(spec)
     name = found.info.name
     source = str(Path(spec).expanduser().absolute())
@@ -160,23 +149,21 @@ def is_there(spec: str) -> bool:
     return own is not None and Path(re.sub(r"(\.py):\w+$", r"\1", own[0])).expanduser().is_file()
 
 
+def is_whole(spec: str) -> bool:
+    """Tell whether `spec` is one FILE.toml or FILE.py:Class, without a split and not one of several."""
+    own = split_spec(spec)
+    return own is not None and own[1] is None and ("," not in spec or is_there(spec))
+
+
 def from_toml(path: Path) -> type[DenseDataset]:
-    """Return the dataset that a TOML file describes."""
+    """Return the dataset that a TOML file describes; raises UsageError where it describes none."""
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
         raise UsageError(f"{path} {found}; expected a dataset's name, FILE.toml or FILE.py:Class.")
     state = read_toml(path)
     if "base" in state:
-        return subset(path, state, adopt)
-    wrong = [
-        f"{key} = {reprlib.repr(value)} (it knows {', '.join(KEYS)})"
-        if key not in KEYS
-        else f"{key} = {reprlib.repr(value)} is no {KEYS[key].__name__}"
-        for key, value in state.items()
-        if key not in KEYS or not isinstance(value, KEYS[key])
-    ] + [f"{key} is missing" for key in NEEDED if key not in state]
-    if not wrong:
-        wrong = [message for message, fine in _checks(**state).items() if not fine]
+        return subset(path, state)
+    wrong = misfits(state, KEYS, NEEDED) or [message for message, kept in _rules(**state).items() if not kept]
     if wrong:
         raise UsageError(f"{path} describes no dataset: {'; '.join(wrong)}. See docs/datasets.md for an example.")
     classes, ignore, splits = state["classes"], state.get("ignore", []), state.get("splits", ["train", "val"])
@@ -199,7 +186,7 @@ def from_toml(path: Path) -> type[DenseDataset]:
     return type(state["name"], (UserDataset,), {**where, "info": info, "labels": labels, "state": state})
 
 
-def _checks(
+def _rules(
     *,
     name: str,
     classes: Sequence[Any],
@@ -212,7 +199,7 @@ def _checks(
     licence: str = "",
     citation: str = "",
 ) -> dict[str, bool]:
-    """Return which of the rules for a TOML file's values are kept, each with what it says."""
+    """Return the rules for the values of a TOML file, and which of them are kept."""
     return {
         f"name = {name!r}: expected letters, digits, _ and -": bool(re.fullmatch(r"[\w-]+", name)),
         "classes: expected 1 to 254 different names": _texts(classes) and 0 < len(set(classes)) == len(classes) < VOID,

@@ -256,20 +256,27 @@ def _checked_info(info: Any) -> tuple[DatasetInfo, list[str]]:
         return info, [f"info.{first['loc'][0]}: {first['msg'].lower()}, got {reprlib.repr(first['input'])}"]
     n, masks = info.n_classes, "mask" in info.targets
     colours = [colour for colour in info.palette if all(0 <= v <= 255 for v in colour)]
-    rules = {
-        f"name={info.name!r}: expected letters, digits, _ and -": re.fullmatch(r"[\w-]+", info.name),
-        f"targets={sorted(info.targets)}: expected some of {', '.join(sorted(TARGETS))}": info.targets <= TARGETS,
-        "classes: expected different names, 1 to 254 of them where there are masks": len(set(info.classes)) == n < VOID
-        and (n or not masks),
-        f"palette: expected {n} colours, (red, green, blue) of 0 to 255, got {reprlib.repr(info.palette)}": n
-        <= len(info.palette)
-        == len(colours),
-        f"train={info.train!r}, val={info.val!r}: expected splits, {', '.join(info.splits)}": {info.train, info.val}
-        <= set(info.splits),
-        f"background={info.background}: expected numbers of classes": not masks
-        or all(0 <= label < n for label in info.background),
-    }
-    return info, [message for message, kept in rules.items() if not kept]
+    rules = (
+        (re.fullmatch(r"[\w-]+", info.name), f"name={info.name!r}: expected letters, digits, _ and -"),
+        (info.targets <= TARGETS, f"targets={sorted(info.targets)}: expected some of {', '.join(sorted(TARGETS))}"),
+        (
+            len(set(info.classes)) == n < VOID and (n or not masks),
+            "classes: expected different names, 1 to 254 of them where there are masks",
+        ),
+        (
+            n <= len(info.palette) == len(colours),
+            f"palette: expected {n} colours, (red, green, blue) of 0 to 255, got {reprlib.repr(info.palette)}",
+        ),
+        (
+            {info.train, info.val} <= set(info.splits),
+            f"train={info.train!r}, val={info.val!r}: expected splits, {', '.join(info.splits)}",
+        ),
+        (
+            not masks or all(0 <= label < n for label in info.background),
+            f"background={info.background}: expected numbers of classes",
+        ),
+    )
+    return info, [message for kept, message in rules if not kept]
 
 
 def _lacking(found: type[DenseDataset], info: DatasetInfo) -> list[str]:

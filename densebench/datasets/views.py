@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError, DensebenchError
+from densebench.errors import DensebenchError
 
 Key = tuple[int, int]
 """(epoch, image index)."""
@@ -34,15 +32,6 @@ def batches(n_images: int, batch: int, seed: int, steps: range) -> Iterator[list
     for step in steps:
         places = (divmod(p, n_images) for p in range(step * batch, (step + 1) * batch))
         yield [(epoch, order(epoch)[place]) for epoch, place in places]
-
-
-def check_same_size(data: DenseDataset, index: int, image: Image.Image, truth: Any, what: str) -> None:
-    """Raise DatasetError where the ground truth (H, W) has not the size of its image."""
-    if truth.shape != image.size[::-1]:
-        raise DatasetError(
-            f"{data.info.name} image {data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-            f"{what} {truth.shape[1]}x{truth.shape[0]}; expected the same. Get the original files."
-        )
 
 
 def load_views(

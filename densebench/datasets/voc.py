@@ -12,13 +12,11 @@ or the package that HBIRD and NeCo read, in which all of these are:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from densebench.datasets.dataset import DatasetInfo
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
 
 PLACES = ("VOCdevkit/VOC2012", "VOC2012", "voc", ".")
@@ -62,9 +60,7 @@ class VOC(FileDataset):
 
     labels = table(len(CLASSES))
 
-    def __init__(
-        self, root: str | Path | None, split: str = "val", transforms: Callable[[Any, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         named = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
         images = find_tree(self.info, root, PLACES, ("JPEGImages", "VOCSegmentation/images"), ARCHIVES)

@@ -12,9 +12,7 @@ from PIL import Image
 
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
-from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.export import LAYOUTS, as_stored, export, export_splits
-from densebench.datasets.files import FileDataset, find_tree, table
 from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import CATEGORIES
@@ -473,7 +471,7 @@ def test_colour_masks_and_odd_sizes_are_problems_of_the_check(scenes, tmp_path):
     )
     first, second = check(load_dataset("ade20k", "val", tmp_path), QUIET).problems
     assert "is a RGB image; expected a palette or grey PNG" in first
-    assert f"{scenes.ids[1]}: the image is 64x48 px and its mask 32x32" in second
+    assert f"{scenes.ids[1]} is 64x48 px but its mask 32x32" in second
 
 
 def test_depth_of_another_scale_is_a_problem_of_the_check(scenes, tmp_path):
@@ -504,8 +502,8 @@ def test_exports_that_cannot_be_are_refused(scenes, tmp_path):
 def test_the_class_of_the_docs_works(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
     (source,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    names: dict[str, type] = {"DatasetInfo": DatasetInfo, "FileDataset": FileDataset}
-    exec(source, {**names, "find_tree": find_tree, "table": table}, names)
+    names: dict[str, type] = {}
+    exec(source, names)
     for folder, ending, stored in (("images", "jpg", (0, 0, 0)), ("masks", "png", 7)):
         path = tmp_path / "mine" / folder / "val" / f"x.{ending}"
         path.parent.mkdir(parents=True)

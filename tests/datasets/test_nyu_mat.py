@@ -116,6 +116,10 @@ def test_the_test_is_what_its_export_holds(root, frames, tmp_path_factory):
     shutil.rmtree(folder / "bathroom")  # a list without its images
     shutil.copy(root / "nyu" / "splits.mat", folder)
     assert NYU(folder, "test").digest() == official.digest()
+    for text, message in (("", "is empty"), ("bathroom/rgb_00001.png\n", "line 1 is .*expected IMAGE DEPTH FOCAL")):
+        (folder / "nyu_test.txt").write_text(text)
+        with pytest.raises(DatasetError, match=message):  # what is broken is said, whatever lies beside it
+            NYU(folder, "test")
 
 
 def test_the_official_split_trains_and_tests_on_what_was_measured_or_filled_in(root, frames):

@@ -3,7 +3,8 @@
 import pytest
 
 from densebench.datasets import DATASETS
-from densebench.datasets.pascal_context import CATEGORIES, read_mat
+from densebench.datasets.dataset import read_mat
+from densebench.datasets.pascal_context import CATEGORIES
 from densebench.datasets.pascal_part import ENDINGS
 from densebench.errors import CorruptFileError, DatasetError
 

@@ -1,15 +1,19 @@
 import pickle
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from densebench.cli import main
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import check
+from densebench.datasets.dataset import check_same_size
+from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
+from densebench.datasets.segmentation_views import read_pair
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.progress import Progress
 
@@ -305,3 +309,37 @@ def test_a_class_in_a_file(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         resolve_dataset(f"{tmp_path}/none.py:Mine")
     sys.modules.pop("densebench_user_own_data")
+
+
+@pytest.mark.parametrize("spec", ["{0}:judge", "{0}:", "own.py", "own.py:", "{0}x"])
+def test_what_names_no_dataset_says_what_does(written, spec):
+    with pytest.raises(UsageError, match=r"is no dataset: expected a name, FILE\.toml or FILE\.py:Class, with"):
+        resolve_dataset(spec.format(written))
+
+
+def sideways(picture: Path) -> None:
+    """Store a picture, 12 x 9, as cameras do: turned, with a tag that says so."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
+    assert ImageOps.exif_transpose(Image.open(picture)).size == (12, 9)
+
+
+def test_orientation_tags_turn_nothing(written, capsys):
+    """A photo is what its pixels are; a mask that fits only the photo turned is said to."""
+    for i in range(3):
+        sideways(written.parent / "fit" / "pictures" / f"{i}.png")
+    assert load_images(f"{written.parent}/fit/pictures").image(0).size == (9, 12)
+    data = load_dataset(str(written), "fit")
+    assert data.image(0).size == (9, 12)
+    said = r"mine image 0 is 9x12 px but its mask 12x9; expected the same\. The image has an orientation tag"
+    assert re.match(said, check(data, Progress(quiet=True)).problems[0])
+    with pytest.raises(DatasetError, match=said):
+        read_pair(data, 0)
+    photo = data.image(0)
+    photo.info["exif"] = b"Exif\0\0no tags at all"
+    with pytest.raises(DatasetError, match=r"expected the same\. Get the original files"):
+        check_same_size(data, 0, photo, data.mask(0), "mask")
+    mask = written.parent / "fit" / "labels" / "0_gt.png"
+    Image.open(mask).transpose(Image.Transpose.ROTATE_90).save(mask)
+    assert read_pair(data, 0)[1].shape == (12, 9)

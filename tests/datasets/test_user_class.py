@@ -172,7 +172,7 @@ def test_a_class_has_to_call_its_base(own: Callable[..., str]) -> None:
         ("return np.tile", "return 1.0 * np.tile", r"an array \(8, 12\) of float64 from 0.0 to 1.0; expected"),
         ("(8, 6)", "(2, 8, 6)", r"returned an array \(2, 8, 12\) of uint8"),
         ("np.uint8([0, 1])", "np.uint8([0, 2])", r"mask of '0', holds label 2 in 48 pixels; expected 0\.\.1 or 255"),
-        ("(8, 6)", "(4, 6)", "the image is 12x8 px and its mask 12x4"),
+        ("(8, 6)", "(4, 6)", "is 12x8 px but its mask 12x4; expected the same"),
         ("2, np.float32", "2", r"returned an array \(8, 12\) of int64 from 2 to 2; expected metres"),
         ("2, np.float32", "np.nan, np.float32", "from nan to nan; expected metres"),
         ("2, np.float32", "-1, np.float32", "from -1.0 to -1.0; expected metres"),

@@ -102,10 +102,10 @@ def test_the_example_of_the_docs_is_this_one() -> None:
     ("before", "after", "message"),
     [
         ('base = "voc"\n', 'base = "vco"\n', "unknown dataset 'vco'; did you mean 'voc'"),
-        ("name", "nmae", r"few\.toml describes no subset: nmae = 'voc_few'; name is missing"),
+        ("name", "nmae", r"describes no subset: nmae = 'voc_few' \(it knows name, base, lists\); name is missing"),
         ('"voc_few"', '"voc few"', "name = 'voc few': expected letters"),
         ('"voc_few"', '"voc"', "is called 'voc', which is another dataset's name"),
-        ('[lists]\nval = "few.txt"', 'lists = "few.txt"', r"lists = 'few\.txt'\. It takes name, base, and a table"),
+        ('[lists]\nval = "few.txt"', 'lists = "few.txt"', r"lists = 'few\.txt' is no table\. It takes name, base, and"),
         ('val = "few.txt"', "", r"lists no split; expected a file of ids for one or more of train, trainaug"),
         ("val =", "vla =", "lists vla; expected a file of ids for one or more of train, trainaug"),
         ('"few.txt"', '["a"]', "lists val; expected a file of ids"),
