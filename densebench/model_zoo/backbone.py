@@ -20,6 +20,7 @@ from densebench.errors import ModelError
 
 Facet = Literal["token", "key", "query", "value"]
 FACETS: tuple[Facet, ...] = ("token", "key", "query", "value")
+QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,7 +63,7 @@ class DenseFeatures:
     """Feature maps of one batch: `maps[i]` is (B, D, h, w) for the i-th requested layer."""
 
     maps: tuple[Tensor, ...]
-    class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the facet or the model has none
+    class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the model has none
 
 
 class Read(NamedTuple):
@@ -258,3 +259,26 @@ class Backbone(nn.Module, ABC):
         if not info.any_layer and (others or not norm):
             raise ModelError(f"{info.name} gives its last layer after the final norm only; layers {layers} asked for.")
         return height // info.patch, width // info.patch
+
+
+class OnePassBackbone(Backbone):
+    """A backbone that reads any layers and facets, or attention, from one forward pass; one of each is a special case.
+
+    Its adapters fill `tokens_many` and `attentions`.
+    """
+
+    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:
+        """Return one (B, prefix + h*w, D) tensor per layer."""
+        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
+
+    @abstractmethod
+    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> Sequence[Tensor]:
+        """Return one (B, prefix + h*w, D) tensor per read."""
+
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
+        return next(self.attentions(images, [layer]))
+
+    @abstractmethod
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the attention of each layer; raises ModelError where it cannot be read."""

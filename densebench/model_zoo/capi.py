@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import FACETS, BackboneInfo, OnePassBackbone, Read
 
 WIDTH, DEPTH, HEADS, PATCH, REGISTERS = 1024, 24, 16, 14, 16
 EPSILON = 1e-5
@@ -132,7 +132,7 @@ def random_capi(seed: int = 0, **sizes: int) -> Capi:
     return net
 
 
-class CapiBackbone(Backbone):
+class CapiBackbone(OnePassBackbone):
     """CAPI behind the backbone contract; its 16 registers are prefix tokens, and it has no class token."""
 
     def __init__(self, net: Capi, name: str, **info: Any) -> None:
@@ -153,12 +153,8 @@ class CapiBackbone(Backbone):
             **info,
         )
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return block outputs, or the attention's projections before rotation, of the requested layers."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
-
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from one forward pass."""
+        """Return block outputs, and projections before rotation, of all reads from one forward pass."""
         found: dict[Read, Tensor] = {}
         for index, attend, before, after, _ in self._pass(pixels, max(read.layer for read in reads)):
             for read in (read for read in reads if read.layer == index):
@@ -167,10 +163,6 @@ class CapiBackbone(Backbone):
                 else:
                     found[read] = self.net.enc_norm(after) if read.norm and index == self.info.depth - 1 else after
         return [found[read] for read in reads]
-
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, registers first."""
-        return next(self.attentions(images, [layer]))
 
     def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""

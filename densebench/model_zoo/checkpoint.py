@@ -17,7 +17,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def arrange(found: Any, published: Published, where: str) -> tuple[State, list[s
         )
     dropped = [key for key in inside if any(fnmatch.fnmatch(key, pattern) for pattern in published.drop)]
     kept = {key: value for key, value in inside.items() if key not in dropped}
-    return LAYOUTS[published.layout](kept), outside + [prefix + key for key in dropped]
+    return _dinov2(kept) if published.layout == "dinov2" else kept, outside + [prefix + key for key in dropped]
 
 
 def _entry(found: Any, entry: str, where: str) -> Mapping[str, Tensor]:
@@ -207,29 +207,32 @@ def _dinov2(state: State) -> State:
     return named
 
 
-def _as_is(state: State) -> State:
-    """Return names that are timm's already: DINO's code and what is built on it."""
-    return state
-
-
 def by_timm(found: Any, net: nn.Module) -> tuple[Any, list[str]]:
-    """Return the weights of a file under the names of a timm net, and which keys were left out: its classifier's,
-    and what RADIO has beside its backbone.
+    """Return a file's weights under the names of a timm net, and which keys were left out.
 
-    The file is one of timm's hub or of the authors, whose layout timm itself converts. What timm cannot convert, or
-    would change beyond its names, comes back as it is; `fit` then says what is wrong with it.
+    These are the classifier's, and what RADIO has beside its backbone. The file is one of timm's hub, or of the
+    authors, whose layout timm itself converts. What timm cannot convert, or would change beyond its names, comes back
+    as it is; `fit` then says what is wrong with it.
     """
-    named = _converted(found, net)
+    heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    named = found
+    if isinstance(found, dict) and {key for key in found if not str(key).startswith(heads)} != net.state_dict().keys():
+        named = _converted(found, net)
     if not isinstance(named, Mapping):
         return named, []
-    heads = [key for key in named if str(key).startswith("head.")]
+    classifier = [key for key in named if str(key).startswith(heads)]
     others = [key for key in found if re.match(r"radio_model\.(?!model\.(patch_generator|blocks)\.)", str(key))]
-    return {key: value for key, value in named.items() if key not in heads}, heads + others
+    return {key: value for key, value in named.items() if key not in classifier}, classifier + others
 
 
-def _converted(found: Any, net: nn.Module) -> Any:
+def _converted(found: dict[Any, Any], net: nn.Module) -> Any:
+    """Return what timm makes of a file whose names are not the net's; the file itself where that is no mere renaming.
+
+    Timm resamples positions and patch embeddings to other sizes, and leaves out the biases of DINOv3 (0 in its files).
+    """
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if convert is None or not isinstance(found, dict):
+    if convert is None:
         return found
     more = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
     try:
@@ -239,16 +242,17 @@ def _converted(found: Any, net: nn.Module) -> Any:
         return found
     inner = [value for value in found.values() if isinstance(value, dict)]
     own = {str(key): value for part in (found, *inner) for key, value in part.items() if isinstance(value, Tensor)}
-    positions = named.get("pos_embed")
-    resampled = positions is not None and positions.numel() not in {value.numel() for value in own.values()}
-    if resampled or not named:
+    sizes = {value.numel() for value in own.values()}
+    convolutions = {value.numel() for value in own.values() if value.ndim == 4} or sizes
+    resampled = any(
+        key in named and named[key].numel() not in known
+        for key, known in (("pos_embed", sizes), ("patch_embed.proj.weight", convolutions))
+    )
+    if resampled or not named.keys() & net.state_dict().keys():
         return found
-    if not any(key.endswith(("qkv.bias", "q_bias")) for key in named):  # DINOv3's are 0, and timm's net has none
+    if not any(key.endswith(("qkv.bias", "q_bias")) for key in named):
         return found if any(value.any() for key, value in own.items() if key.endswith("qkv.bias")) else named
     return named
-
-
-LAYOUTS: dict[str, Callable[[State], State]] = {"timm": _as_is, "dinov2": _dinov2}
 
 
 def _some(keys: Iterable[Any]) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
-from densebench.registry import unknown_name
 
 
 class StageBackbone(Backbone):
@@ -41,8 +40,7 @@ class StageBackbone(Backbone):
 
         self.stage = stage % len(stages)
         # dropped so that the digest, the memory and the parameter count are those of what is measured
-        with contextlib.suppress(AttributeError):
-            net.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
+        net.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
         self.net: Any = net  # timm's attributes are not typed
         config = timm.data.resolve_model_data_config(net)
         declared: dict[str, Any] = {
@@ -73,36 +71,14 @@ class StageBackbone(Backbone):
 
 def load(spec: ModelSpec) -> Backbone:
     """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
-    import timm
-
-    from densebench.model_zoo.fetch import ask_for_timm
-    from densebench.model_zoo.timm import load_weights
+    from densebench.model_zoo.timm import fill, made
 
     name, colon, stage = spec.name.partition(":")
     if colon and not stage.lstrip("-").isdigit():
         raise UsageError(f"{spec.text!r}: expected the number of a stage after the colon, such as timm/{name}:-1.")
-    if not timm.is_model(name):
-        raise unknown_name(
-            "model", spec.text, [f"timm/{known}" for known in timm.list_models() + timm.list_pretrained()]
-        )
-    from_hub = not spec.random and spec.weights is None
-    if from_hub:
-        ask_for_timm(spec.text, name)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.random_seed or 0)
-            net = _create(name, from_hub)
-    except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError without weights
-        if not from_hub:
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE, "
-            f"or ask for random weights with '{spec.text}?random'."
-        ) from error
-    if spec.weights is not None:
-        load_weights(net, spec.weights, spec.text)
-    return StageBackbone(net, spec.text, int(stage or -1))
+    net = made(spec, partial(_create, name))
+    notes = fill(net, spec)
+    return StageBackbone(net, spec.text, int(stage or -1), notes=notes)
 
 
 def _create(name: str, pretrained: bool) -> nn.Module:

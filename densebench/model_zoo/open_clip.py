@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
 from densebench.model_zoo.checkpoint import fit, read
 from densebench.model_zoo.fetch import ask_hub
 from densebench.registry import unknown_name
@@ -30,7 +30,7 @@ NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers
 """A text tower in place of one that is not read and may have to be fetched."""
 
 
-class OpenClipBackbone(Backbone):
+class OpenClipBackbone(OnePassBackbone):
     """open_clip's VisionTransformer behind the backbone contract; tokens are those before pooling and projection."""
 
     def __init__(self, tower: Any, name: str, **info: Any) -> None:
@@ -64,10 +64,6 @@ class OpenClipBackbone(Backbone):
         quick = any(type(module).__name__ == "QuickGELU" for module in self.tower.modules())
         return hashlib.sha256(f"{digest};QuickGELU".encode()).hexdigest() if quick else digest
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return block outputs, or the attention's projections, of the requested layers."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
-
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass."""
         found: dict[Read, Tensor] = {}
@@ -80,10 +76,6 @@ class OpenClipBackbone(Backbone):
                     found[each] = self.tower.ln_post(after) if normed else after
         return [found[each] for each in reads]
 
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, class token first."""
-        return next(self.attentions(images, [layer]))
-
     def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
         if not self.info.attention:
@@ -91,12 +83,12 @@ class OpenClipBackbone(Backbone):
         indices = [layer % self.info.depth for layer in layers]
         steps = self._pass(self.normalise(images), max(indices))
         inputs = {index: (block, before) for index, block, before, _ in steps if index in indices}
-        facets: tuple[Facet, Facet] = ("query", "key")
         for index in indices:
             block, x = inputs[index]
             x = block.ln_1(x)
             query, key = (
-                _project(block.attn, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2) for facet in facets
+                _project(block.attn, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2)
+                for facet in QUERY_AND_KEY
             )
             yield (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
 
@@ -132,8 +124,8 @@ def _resize(positions: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> T
 
 def _project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
     """Return queries, keys or values (B, N, D) of a fused projection in that order, heads concatenated."""
-    width = attention.in_proj_weight.shape[1]
-    part = slice(*(width * i for i in {"query": (0, 1), "key": (1, 2), "value": (2, 3)}[facet]))
+    width, i = attention.in_proj_weight.shape[1], "qkv".index(facet[0])
+    part = slice(i * width, (i + 1) * width)
     bias = attention.in_proj_bias
     return F.linear(x, attention.in_proj_weight[part], None if bias is None else bias[part])
 

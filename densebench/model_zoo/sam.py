@@ -6,20 +6,19 @@ windows. The neck after the blocks (256 channels) serves the mask decoder and is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from densebench.errors import ModelError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.timm_attention import project
 
 
-class SamBackbone(Backbone):
+class SamBackbone(OnePassBackbone):
     """timm's VisionTransformerSAM behind the backbone contract: block outputs, which no norm follows."""
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
@@ -46,12 +45,8 @@ class SamBackbone(Backbone):
             **info,
         )
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return block outputs or projections; `norm` changes nothing, for there is no final norm."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
-
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from one forward pass."""
+        """Return block outputs and projections of all reads from one forward pass; there is no final norm."""
         seen: dict[int, Tensor] = {}
 
         def keep(index: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -71,7 +66,7 @@ class SamBackbone(Backbone):
             for layer, facet, _ in reads
         ]
 
-    def attention(self, images: Tensor, layer: int) -> Tensor:
+    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Raise ModelError, which says why there is none."""
         raise ModelError(
             f"{self.info.name} gives no attention maps: most blocks attend within windows, padded at the border, so "
@@ -79,22 +74,11 @@ class SamBackbone(Backbone):
         )
 
 
-def load(spec: ModelSpec, **info: Any) -> Backbone:
-    """Build timm's `samvit_*` with hub weights, a local safetensors file, or random weights."""
+def load(spec: ModelSpec, kwargs: Mapping[str, Any], **info: Any) -> Backbone:
+    """Build timm's `samvit_*`, with arguments `kwargs`, with hub weights, a local file, or random weights."""
     import timm
 
-    from densebench.model_zoo.timm import load_weights
+    from densebench.model_zoo.timm import fill, made
 
-    from_hub = not spec.random and spec.weights is None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.random_seed or 0)
-        try:
-            net = timm.create_model(spec.name, pretrained=from_hub, num_classes=0)
-        except (OSError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE."
-            ) from error
-    if spec.weights is not None:
-        load_weights(net, spec.weights, spec.text)
-    return SamBackbone(net, spec.text, **info)
+    net = made(spec, partial(timm.create_model, spec.name, num_classes=0, **kwargs))
+    return SamBackbone(net, spec.text, notes=fill(net, spec), **info)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +21,12 @@ from torch import Tensor, nn
 
 from densebench.errors import ModelError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 from densebench.registry import unknown_name
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(OnePassBackbone):
     """A timm VisionTransformer, Eva (DINOv3, EVA-02) or NaFlexVit (C-RADIO) behind the backbone contract."""
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
@@ -70,10 +69,6 @@ class TimmBackbone(Backbone):
         digest = super().weights_digest()
         return hashlib.sha256(f"{digest};norm=fc_norm".encode()).hexdigest() if self.final == "fc_norm" else digest
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return block outputs, or the attention's projections, of the requested layers."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
-
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
         """Return block outputs and projections of all reads from exactly one forward pass."""
         outputs, inputs = self._forward(
@@ -92,10 +87,6 @@ class TimmBackbone(Backbone):
                 tokens = outputs[read.layer]
                 found[read] = getattr(self.net, self.final)(tokens) if read.norm and read.layer == last else tokens
         return [found[read] for read in reads]
-
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
-        return next(self.attentions(images, [layer]))
 
     def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
@@ -160,58 +151,54 @@ class FixedSizeError(ModelError):
     """A net that does not take `dynamic_img_size`: no plain ViT, perhaps a CNN."""
 
 
-def load(spec: ModelSpec) -> Backbone:
-    """Build `timm/NAME` with hub weights, a local file, or random weights; nets without patch tokens are stages."""
+def load(spec: ModelSpec, kwargs: Mapping[str, Any] | None = None, **info: Any) -> Backbone:
+    """Build `timm/NAME` with hub weights, a local file, or random weights; nets without patch tokens are stages.
+
+    `kwargs` are arguments of the architecture, `info` replaces what timm says of it.
+    """
     import timm
 
     from densebench.model_zoo import cnn
 
-    if ":" in spec.name:
-        return cnn.load(spec)
-    if not timm.is_model(spec.name):
+    name, colon, _ = spec.name.partition(":")
+    if not timm.is_model(name):
         known = timm.list_models(pretrained=False) + timm.list_pretrained()
-        raise unknown_name("model", spec.text, [f"timm/{name}" for name in known])
-    from_hub = not spec.random and spec.weights is None
+        raise unknown_name("model", spec.text, [f"timm/{each}" for each in known])
+    if colon:
+        return cnn.load(spec)
     try:
-        net = _from_hub(spec) if from_hub else create(spec.name, spec.random_seed or 0)
+        net = made(spec, partial(_build, name, **(kwargs or {})))
     except FixedSizeError:
         return cnn.load(spec)
     if not hasattr(net, "blocks"):  # Swin takes any size, and has stages
         return cnn.load(spec)
-    if spec.weights is not None:
-        load_weights(net, spec.weights, spec.text)
-    return TimmBackbone(net, spec.text)
+    return TimmBackbone(net, spec.text, notes=fill(net, spec), **info)
 
 
 def create(architecture: str, seed: int = 0, **kwargs: Any) -> nn.Module:
     """Return a timm model without classifier, random weights drawn from `seed`, any input size allowed."""
-    import timm
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(partial(timm.create_model, architecture, pretrained=False, **kwargs), architecture)
+        return _build(architecture, **kwargs)
 
 
-def _build(make: Callable[..., nn.Module], name: str) -> nn.Module:
-    free = {} if name.startswith("naflexvit") else {"dynamic_img_size": True}  # which takes any size as it is
-    try:
-        return make(num_classes=0, **free)
-    except TypeError as error:
-        raise FixedSizeError(
-            f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "
-            "Wrap it in an adapter of your own (docs/adapters.md) to evaluate it at its native size."
-        ) from error
+def made(spec: ModelSpec, build: Callable[..., nn.Module]) -> nn.Module:
+    """Return the net of `build(pretrained=...)`, with the hub's weights unless random ones or a file's are asked for.
 
-
-def _from_hub(spec: ModelSpec) -> nn.Module:
-    import timm
-
+    Raises ModelError where the hub's cannot be had.
+    """
     from densebench.model_zoo.fetch import ask_for_timm
 
-    ask_for_timm(spec.text, spec.name)
+    from_hub = not spec.random and spec.weights is None
+    if from_hub:
+        ask_for_timm(spec.text, spec.name.partition(":")[0])
     try:
-        return _build(partial(timm.create_model, spec.name, pretrained=True), spec.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.random_seed or 0)
+            return build(pretrained=from_hub)
     except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError without weights
+        if not from_hub:
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE, "
@@ -219,16 +206,28 @@ def _from_hub(spec: ModelSpec) -> nn.Module:
         ) from error
 
 
-def load_weights(net: nn.Module, path: Path, name: str) -> None:
-    """Load a safetensors or torch file into `net`; raises ModelError that names keys it lacks, or has too many.
+def fill(net: nn.Module, spec: ModelSpec) -> dict[str, list[str]]:
+    """Load the file that --weights names, if any, and return what is to be noted of it: the keys left out.
 
-    Classifier keys are dropped: densebench builds backbones without one.
+    Raises ModelError as `checkpoint.fit` does.
     """
-    from densebench.model_zoo.checkpoint import fit, read
+    from densebench.model_zoo.checkpoint import by_timm, fit, read
 
-    heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else heads
-    state = read(path)
-    if isinstance(state, dict):
-        state = {k: v for k, v in state.items() if not any(str(k).startswith(f"{head}.") for head in heads)}
-    fit(net, state, name, path.name)
+    if spec.weights is None:
+        return {}
+    state, left_out = by_timm(read(spec.weights), net)
+    fit(net, state, spec.text, spec.weights.name)
+    return {"left out": left_out}
+
+
+def _build(name: str, **kwargs: Any) -> nn.Module:
+    import timm
+
+    free = {} if name.startswith("naflexvit") else {"dynamic_img_size": True}  # which takes any size as it is
+    try:
+        return timm.create_model(name, num_classes=0, **free, **kwargs)
+    except TypeError as error:
+        raise FixedSizeError(
+            f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "
+            "Wrap it in an adapter of your own (docs/adapters.md) to evaluate it at its native size."
+        ) from error

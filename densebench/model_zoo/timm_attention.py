@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densebench.model_zoo.backbone import FACETS, Facet
-
-QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
+from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Facet
 
 
 def attention_modules(net: Any) -> list[Any]:
-    """Return the attention module of each block; () where blocks hold none, or several."""
+    """Return the attention module of each block; [] where blocks hold none, or several."""
     found = [getattr(block, "attn", None) for block in net.blocks]
     return [] if any(module is None for module in found) else found
 
@@ -71,8 +69,8 @@ def project(attention: Any, x: Tensor, facet: Facet) -> Tensor:
     if separate is not None:
         return separate(x)
     weight = attention.qkv.weight
-    width = weight.shape[0] // 3
-    part = slice(*(width * i for i in {"q": (0, 1), "k": (1, 2), "v": (2, 3)}[short]))
+    width, i = weight.shape[0] // 3, "qkv".index(short)
+    part = slice(i * width, (i + 1) * width)
     bias = attention.qkv.bias
     # Eva keeps bias vectors beside the projection; keys have a zero buffer
     bias = bias[part] if bias is not None else getattr(attention, f"{short}_bias", None)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from densebench.download import offline
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
 from densebench.model_zoo.fetch import ask_hub
 
 CLASS_TOKENS = {
@@ -42,11 +42,10 @@ PROJECTIONS: dict[Facet, tuple[str, ...]] = {
     "key": ("key", "k_proj"),
     "value": ("value", "v_proj"),
 }
-QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
-class HfBackbone(Backbone):
+class HfBackbone(OnePassBackbone):
     """A ViT of transformers behind the backbone contract."""
 
     def __init__(self, model: Any, name: str, **info: Any) -> None:
@@ -74,10 +73,6 @@ class HfBackbone(Backbone):
         accepted = inspect.signature(model.forward).parameters
         self._more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return block outputs, or the attention's projections, of the requested layers."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
-
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass."""
         end = Read(self.info.depth - 1)
@@ -86,10 +81,6 @@ class HfBackbone(Backbone):
         if own and end in reads:
             last = self.model.get_submodule(own)(last)
         return [last if read == end else found[read.layer, read.facet] for read in reads]
-
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
-        return next(self.attentions(images, [layer]))
 
     def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives the queries and keys of all of them."""

@@ -49,11 +49,12 @@ def load(spec: ModelSpec) -> Backbone:
         )
     if not hasattr(backbone, "info"):
         raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/adapters.md).")
-    files = dict.fromkeys(filter(None, (path, _file_of(backbone))))
+    files = dict.fromkeys(filter(None, (path, file_of(backbone))))
     return _with_code(backbone, ",".join([name, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)]))
 
 
-def _file_of(backbone: Backbone) -> Path | None:
+def file_of(backbone: Backbone) -> Path | None:
+    """Return the file that defines an adapter's class; None where it has none, as in a notebook."""
     file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
     return Path(file) if file else None
 
@@ -71,14 +72,14 @@ def _with_code(backbone: Backbone, code: str) -> Backbone:
 
 def adapter_error(name: str, backbone: Backbone, error: Exception) -> ModelError | None:
     """Return what an adapter outside this package raised as an error of the model; None where it had no part in it."""
-    file = _file_of(backbone)
-    if file is None or Path(densebench.__file__).parent in file.parents or not _lines(file, error):
+    file = file_of(backbone)
+    if file is None or Path(densebench.__file__).parent in file.parents or not lines_in(file, error):
         return None
     return _failure(name, file, error)
 
 
 def _failure(name: str, file: Path, error: Exception) -> ModelError:
-    lines = _lines(file, error)
+    lines = lines_in(file, error)
     where = f" ({file.name}, line {lines[-1]})" if lines else ""
     said = (str(error).splitlines() or [""])[0][:200]
     return ModelError(
@@ -87,7 +88,7 @@ def _failure(name: str, file: Path, error: Exception) -> ModelError:
     )
 
 
-def _lines(file: Path, error: Exception) -> list[int | None]:
+def lines_in(file: Path, error: Exception) -> list[int | None]:
     """Return the lines of a file that an error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame.lineno for frame in frames if Path(frame.filename).absolute() == file.absolute()]

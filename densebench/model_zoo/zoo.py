@@ -11,10 +11,14 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from densebench.errors import ModelError, UsageError
 from densebench.paths import zoo_dir
+
+if TYPE_CHECKING:
+    from densebench.model_zoo import ModelSpec
+    from densebench.model_zoo.backbone import Backbone
 
 Positions = Literal["antialias", "offset"]
 """How position embeddings reach another grid: see `densebench.model_zoo.positions`."""
@@ -34,7 +38,8 @@ class Architecture:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     interpolation: str = "bilinear"
     native_size: int = 224
-    positions: Positions = "antialias"
+    positions: Positions | None = "antialias"
+    """None where the net has a rule of its own, so that there is nothing to choose."""
 
 
 ARCHITECTURES = {
@@ -71,7 +76,7 @@ def read_card(name: str) -> dict[str, Any]:
     return json.loads((folder / "card.json").read_text())
 
 
-def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
+def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
     """Return the weights, the card and the architecture of a zoo name, or of the path of a safetensors file.
 
     Names in ARCHITECTURES with `?random`, and names of the catalogue, have no weights and an empty card. Raises
@@ -102,7 +107,7 @@ def find(spec: Any) -> tuple[Path | None, dict[str, Any], Architecture]:
     )
 
 
-def load(spec: Any) -> Any:
+def load(spec: ModelSpec) -> Backbone:
     """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.catalog.loading import load_entry
@@ -121,12 +126,12 @@ def load(spec: Any) -> Any:
     return wrap(net, spec.text, architecture, licence=card.get("licence", ""), citation=card.get("citation", ""))
 
 
-def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Any:
+def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Backbone:
     """Return a net behind the backbone contract, with the preprocessing of its architecture."""
     from densebench.model_zoo.positions import OffsetBackbone
     from densebench.model_zoo.timm import TimmBackbone
 
-    return (TimmBackbone if architecture.positions == "antialias" else OffsetBackbone)(
+    return (OffsetBackbone if architecture.positions == "offset" else TimmBackbone)(
         net,
         name,
         mean=tuple(architecture.mean),

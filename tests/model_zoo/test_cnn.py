@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from densebench.errors import ModelError, UsageError
-from densebench.model_zoo import ModelSpec, cnn
+from densebench.model_zoo import ModelSpec, cnn, load_model
 from densebench.model_zoo.cnn import StageBackbone
 from densebench.model_zoo.conformance import check
 
@@ -87,7 +87,7 @@ def test_random_weights_come_from_the_seed_and_files_fit_by_every_key(tmp_path):
 )
 def test_wrong_names_say_what_there_is(name, error, words):
     with pytest.raises(error, match=words):
-        load(name)
+        load_model(f"timm/{name}?random")
 
 
 def test_a_network_of_one_size_says_so_when_it_is_given_another():

@@ -25,6 +25,25 @@ def test_weights_of_another_architecture_name_the_keys(tmp_path):
         load_model(f"timm/{TINY}", file)
 
 
+def test_a_file_of_the_authors_is_loaded_as_that_of_timms_hub(tmp_path):
+    state = create(TINY).state_dict()
+    save_file(state, tmp_path / "hub.safetensors")
+    torch.save({"model": state | {"head.weight": torch.ones(9, 192)}, "epoch": 3}, tmp_path / "authors.pth")
+    authors = load_model(f"timm/{TINY}", tmp_path / "authors.pth")
+    assert authors.weights_digest() == load_model(f"timm/{TINY}", tmp_path / "hub.safetensors").weights_digest()
+    assert authors.info.notes["left out"] == ["head.weight"]
+
+
+def test_weights_of_another_patch_size_are_refused_though_timm_would_resample_them(tmp_path):
+    state = create(TINY, patch_size=32, img_size=448).state_dict()  # on the same grid of 14 x 14
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"model": state}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"1 of another shape \(patch_embed.proj.weight \(192, 3, 32, 32\)"):
+        load_model(f"timm/{TINY}", tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"w\.pth holds a dict of model"):
+        load_model(f"timm/{TINY}", tmp_path / "w.pth")
+
+
 def test_a_torn_or_absent_file_is_explained(tmp_path):
     file = tmp_path / "w.safetensors"
     save_file(create(TINY).state_dict(), file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from densebench.model_zoo.zoo import Architecture, Positions
 
@@ -31,7 +31,7 @@ class Published:
     """Whether the file may hold other modules (heads, a student) outside the prefix."""
     drop: tuple[str, ...] = ()
     """Patterns of names inside the prefix that the architecture does without."""
-    layout: str = "timm"
+    layout: Literal["timm", "dinov2"] = "timm"
     """Whose names these are: `timm` (also DINO's code) or `dinov2`."""
     inferred: str = ""
     """What of this block no loading code and no README states."""
@@ -75,7 +75,11 @@ LETTER = {SMALL: "s", BASE: "b", LARGE: "l", HUGE: "h", GIANT: "g"}
 
 
 def vit(
-    timm: str, size: int = 224, positions: Positions = "antialias", colour: Mapping[str, Any] = IMAGENET, **kwargs: Any
+    timm: str,
+    size: int = 224,
+    positions: Positions | None = "antialias",
+    colour: Mapping[str, Any] = IMAGENET,
+    **kwargs: Any,
 ) -> Architecture:
     """Return a timm ViT and the preprocessing of its weights."""
     return Architecture(
@@ -96,10 +100,17 @@ def dinov2_vit(size: str, registers: bool) -> Architecture:
 
 
 def hub_entry(
-    name: str, title: str, timm: str, prefix: int, size: int = 224, colour: Any = IMAGENET, **rest: Any
+    name: str,
+    title: str,
+    timm: str,
+    prefix: int,
+    size: int = 224,
+    colour: Mapping[str, Any] = IMAGENET,
+    positions: Positions | None = "antialias",
+    **rest: Any,
 ) -> Entry:
-    """Return an entry whose weights timm has; timm knows their licence and interpolates their positions."""
-    patch = 14 if "patch14" in timm else 8 if "patch8" in timm else 16
+    """Return an entry whose weights timm has, and whose positions it interpolates."""
+    patch = 14 if "patch14" in timm else 16
     return Entry(
-        name=name, title=title, architecture=vit(timm, size, colour=colour), patch=patch, prefix=prefix, **rest
+        name=name, title=title, architecture=vit(timm, size, positions, colour), patch=patch, prefix=prefix, **rest
     )

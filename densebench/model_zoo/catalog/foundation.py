@@ -73,7 +73,7 @@ def _capi() -> Iterator[Entry]:
         yield Entry(
             name=f"capi_vitl14_{tag}",
             title=f"CAPI ViT-L/14, {data}",
-            architecture=vit("", 224),
+            architecture=vit("", 224, positions=None),
             patch=14,
             prefix=16,
             licence="Apache-2.0",
@@ -102,6 +102,7 @@ def _radio() -> Iterator[Entry]:
             prefix=8,
             size=512,
             colour=CLIP,
+            positions=None,
             licence="NVIDIA Open Model License",
             citation="Heinrich et al., RADIOv2.5: Improved Baselines for Agglomerative Vision Foundation Models, "
             "CVPR 2025",
@@ -121,6 +122,7 @@ def _sam() -> Iterator[Entry]:
                 f"samvit_{size}_patch16.sa1b",
                 prefix=0,
                 size=1024,
+                positions=None,
                 licence="Apache-2.0",
                 citation="Kirillov et al., Segment Anything, ICCV 2023",
                 data="SA-1B with masks",

@@ -11,8 +11,9 @@ import torch
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.capi import Capi, CapiBackbone, random_capi
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.checkpoint import arrange, by_timm, fit, grid_of, read
+from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
 from densebench.model_zoo.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
 from densebench.model_zoo.zoo import Architecture, build, wrap
 
@@ -28,28 +29,22 @@ def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
     if spec.positions and (entry.hub or entry.adapter != "timm"):
         raise UsageError(f"?pos goes with checkpoints in the layout of DINO or DINOv2; {entry.name} is none.")
     if entry.hub:
-        return _from_hub(entry, spec, told)
+        return _from_hub(entry, spec, **told)
     architecture = replace(architecture, positions=spec.positions or architecture.positions)
-    net, left_out = _random(entry, spec, architecture) if spec.random else _filled(entry, spec, architecture)
+    left_out: list[str] = []
+    if spec.random:
+        seed = spec.random_seed or 0
+        net: Any = random_capi(seed) if entry.adapter == "capi" else build(architecture, seed)
+    else:
+        net, left_out = _filled(entry, spec, architecture)
     told["notes"] = {"left out": left_out}
     if entry.adapter == "capi":
-        from densebench.model_zoo.capi import CapiBackbone
-
         return CapiBackbone(net, spec.text, **told)
     return wrap(net, spec.text, architecture, **told)
 
 
-def _random(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, list[str]]:
-    from densebench.model_zoo.capi import random_capi
-
-    seed = spec.random_seed or 0
-    return random_capi(seed) if entry.adapter == "capi" else build(architecture, seed), []
-
-
 def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, list[str]]:
     """Return the net with the weights of the entry's file in it, and which keys of the file it does without."""
-    from densebench.model_zoo.capi import Capi
-
     path = spec.weights or published_file(entry)
     found = read(path)
     left_out: list[str] = []
@@ -83,45 +78,20 @@ def published_file(entry: Entry) -> Path:
     return fetch(entry.name, entry.file.url, entry.file.sha256)
 
 
-def _from_hub(entry: Entry, spec: ModelSpec, told: dict[str, Any]) -> Backbone:
-    """Return a model whose weights timm's hub has, through timm's own adapter; a local file comes first."""
+def _from_hub(entry: Entry, spec: ModelSpec, **told: Any) -> Backbone:
+    """Return a model whose weights timm's hub has, through the adapter over timm; a local file comes first."""
+    from densebench.model_zoo import sam, timm
+
     weights = spec.weights
-    if weights is None and not spec.random and (local_file(entry.name) or is_web(mirror())):
-        weights = fetch(entry.name, f"{hub_address()}/{entry.hub}/resolve/main/{HUB_FILES[0]}")
-    if weights is not None:
-        return _from_file(entry, spec, weights, told)
-    if not spec.random:
-        ask_hub(
-            entry.name,
-            entry.hub,
-            f"Put its {HUB_FILES[0]} into the folder DENSEBENCH_WEIGHTS as {entry.name}.safetensors, "
-            "or give --weights FILE.",
-        )
-    there = replace(spec, family="timm", name=entry.architecture.timm)
-    if entry.adapter == "sam":
-        from densebench.model_zoo.sam import load as load_sam
-
-        return load_sam(there, **told)
-    from densebench.model_zoo.timm import load as load_timm
-
-    backbone = load_timm(there)
-    backbone.info = replace(backbone.info, **told)
-    return backbone
-
-
-def _from_file(entry: Entry, spec: ModelSpec, path: Path, told: dict[str, Any]) -> Backbone:
-    """Return a model of timm's with the weights of a file, as timm's hub or their authors have them."""
-    import timm
-
-    from densebench.model_zoo.sam import SamBackbone
-    from densebench.model_zoo.timm import TimmBackbone
-
-    found, architecture, sam = read(path), entry.architecture, entry.adapter == "sam"
-    with torch.random.fork_rng(devices=[]):
-        net: Any = (
-            timm.create_model(architecture.timm, num_classes=0, **architecture.kwargs) if sam else build(architecture)
-        )
-    state, left_out = by_timm(found, net)
-    fit(net, state, spec.text, path.name)
-    told["notes"] = {"left out": left_out}
-    return (SamBackbone if sam else TimmBackbone)(net, spec.text, **told)
+    if weights is None and not spec.random:
+        if local_file(entry.name) or is_web(mirror()):
+            weights = fetch(entry.name, f"{hub_address()}/{entry.hub}/resolve/main/{HUB_FILES[0]}")
+        else:
+            ask_hub(
+                entry.name,
+                entry.hub,
+                f"Put its {HUB_FILES[0]} into the folder DENSEBENCH_WEIGHTS as {entry.name}.safetensors, "
+                "or give --weights FILE.",
+            )
+    there = replace(spec, family="timm", name=entry.architecture.timm, weights=weights)
+    return (sam if entry.adapter == "sam" else timm).load(there, entry.architecture.kwargs, **told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from densebench.download import offline
+from densebench.download import offline, record_of
 from densebench.model_zoo.catalog.entry import Entry, Published
 from densebench.model_zoo.fetch import hub_file, local_file
 
@@ -50,8 +50,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "interpolation", net.interpolation
     yield "native size", net.native_size
     yield "position embeddings", entry.embedding
-    own_rule = entry.adapter != "timm" or "rotary" in entry.embedding or net.timm.startswith("naflexvit")
-    yield "positions on other grids", "" if own_rule else net.positions
+    yield "positions on other grids", net.positions
     yield "training data", entry.data
     yield "objective", entry.objective
     yield "category in P-POS", entry.paradigm
@@ -72,7 +71,7 @@ def _keys(entry: Entry, file: Published) -> str:
 def _recorded(entry: Entry) -> str:
     """Return the digest that was recorded when the file of an entry was fetched."""
     path = local_file(entry.name)
-    record = path.with_name(path.name + ".json") if path else None
+    record = record_of(path) if path else None
     if record is None or not record.exists():
         return ""
     return f"{json.loads(record.read_text())['sha256']} (of the first fetch; none was known)"

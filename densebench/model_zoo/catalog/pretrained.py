@@ -321,6 +321,7 @@ def _dinov3() -> Iterator[Entry]:
             f"vit_{size}_patch16_dinov3.lvd1689m",
             prefix=5,
             size=256,
+            positions=None,
             licence="DINOv3 License (Meta); read it before use",
             citation="Siméoni et al., DINOv3, 2025",
             data="LVD-1689M, no labels, unpublished",

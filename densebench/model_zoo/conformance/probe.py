@@ -7,11 +7,8 @@ line of its docstring is what is expected.
 
 from __future__ import annotations
 
-import sys
-import traceback
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from densebench.errors import DensebenchError
 from densebench.model_zoo.backbone import Backbone, Read
+from densebench.model_zoo.user import file_of, lines_in
 
 GRID = (4, 6)
 """Patches of a probe image: few, so that large models are quick; not square, so that a transposed grid shows."""
@@ -109,9 +107,9 @@ def said(error: Exception, backbone: Backbone) -> str:
     """Return what stopped an adapter, and in which line of its own file; our own errors speak for themselves."""
     if isinstance(error, DensebenchError):
         return str(error)
-    file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{type(error).__name__}: {error}" + (f" ({Path(file).name}, line {lines[-1]})" if file and lines else "")
+    file = file_of(backbone)
+    lines = lines_in(file, error) if file else []
+    return f"{type(error).__name__}: {error}" + (f" ({file.name}, line {lines[-1]})" if file and lines else "")
 
 
 def layer_inputs(backbone: Backbone, call: Callable[[], Any], most: int = 12) -> list[tuple[str, Tensor]]:

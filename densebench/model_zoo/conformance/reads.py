@@ -19,7 +19,7 @@ def layers(probe: Probe) -> str:
     every = list(range(probe.info.depth))
     with torch.inference_mode():
         maps = probe.backbone.dense(images, every).maps
-        turned = probe.backbone.dense(images, [*every[::-1]]).maps[::-1]
+        turned = probe.backbone.dense(images, every[::-1]).maps[::-1]
     same = [i for i in every[1:] if not differ(maps[i], maps[i - 1], EQUAL)]
     if same:
         raise Failed(
