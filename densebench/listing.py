@@ -15,6 +15,7 @@ from densebench.datasets.checks import check
 from densebench.datasets.dataset import DenseDataset, data_root
 from densebench.datasets.fetch import REMOTES
 from densebench.datasets.images import load_images
+from densebench.datasets.layout import MissingError
 from densebench.datasets.user import is_whole
 from densebench.errors import DatasetError, DensebenchError
 from densebench.progress import Progress
@@ -72,16 +73,18 @@ def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def _dataset_status(name: str, root: Path | None) -> str:
-    """Return whether a dataset is ready, fetchable, or to be got by hand."""
+    """Return whether a dataset is ready, broken, fetchable, or to be got by hand."""
     info = DATASETS[name].info
-    missing = []
+    wrong: dict[str, DatasetError] = {}
     for split in dict.fromkeys((info.val, info.train)):
         try:
             load_dataset(name, split, root)
-        except DatasetError:
-            missing.append(split)
-    if info.val not in missing:
-        return f"ready, but for split {missing[0]}" if missing else "ready"
+        except DatasetError as error:
+            wrong[split] = error
+    if info.val not in wrong:
+        return f"ready, but for split {info.train}" if wrong else "ready"
+    if not isinstance(wrong[info.val], MissingError):
+        return f"not as expected, see `densebench data where {name}`"
     return "fetchable" if name in REMOTES else "by hand"
 
 

@@ -31,15 +31,11 @@ from densebench.datasets.dataset import (
     read_labels,
     remembered,
 )
-from densebench.datasets.layout import existing_root, parse_list
+from densebench.datasets.layout import MissingError, existing_root, parse_list
 from densebench.errors import CorruptFileError, DatasetError
 
 WRONG = 254
 """In a table: a value that a label file must not hold."""
-
-
-class MissingError(DatasetError):
-    """A folder or list of a dataset is in none of the places that it is looked for in."""
 
 
 class Tree:

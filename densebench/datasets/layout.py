@@ -10,15 +10,19 @@ from densebench.datasets.dataset import DatasetInfo, Root
 from densebench.errors import DatasetError
 
 
+class MissingError(DatasetError):
+    """A folder or list of a dataset is in none of the places that it is looked for in."""
+
+
 def existing_root(info: DatasetInfo, root: Root) -> Path:
-    """Return the data root; raises DatasetError where none is given or it does not exist."""
+    """Return the data root; raises MissingError where none is given or it does not exist."""
     if root is None:
-        raise DatasetError(
+        raise MissingError(
             f"{info.name}: no data root given. Use --data-root DIR or set DENSEBENCH_DATA. {info.how_to_get}"
         )
     if not Path(root).is_dir():
         found = "is a file" if Path(root).exists() else "does not exist"
-        raise DatasetError(f"{info.name}: the data root {root} {found}. Give the folder that datasets are in.")
+        raise MissingError(f"{info.name}: the data root {root} {found}. Give the folder that datasets are in.")
     return Path(root)
 
 

@@ -27,8 +27,9 @@ from PIL import Image
 
 from densebench.datasets.archives import read_text
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms, json_digest
-from densebench.datasets.files import Archived, MissingError, Tree, find_tree
+from densebench.datasets.files import Archived, Tree, find_tree
 from densebench.datasets.kinect import checked_metres, read_metres
+from densebench.datasets.layout import MissingError
 from densebench.datasets.nyu_mat import NAME, SPLITS, LabelledFrames, array, hdf5
 from densebench.errors import DatasetError
 

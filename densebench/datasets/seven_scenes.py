@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from densebench.datasets.archives import read_text
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
-from densebench.datasets.files import Archived, MissingError, Tree, find_trees, trees
+from densebench.datasets.files import Archived, Tree, find_trees, trees
 from densebench.datasets.kinect import read_metres
+from densebench.datasets.layout import MissingError
 from densebench.errors import DatasetError
 
 PLACES = ("7scenes", "7-scenes", "seven_scenes", "rgbd/7scenes", ".")

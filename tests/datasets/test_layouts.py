@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench import listing
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.export import LAYOUTS, as_stored, export, export_splits
@@ -511,3 +512,17 @@ def test_the_class_of_the_docs_works(tmp_path):
     data = names["Mine"](tmp_path)
     assert data.ids == ["x"]
     np.testing.assert_array_equal(data.mask(0), np.ones((3, 4)))
+
+
+def test_the_list_says_what_is_ready(tmp_path):
+    def said(name, root):
+        return dict(listing.rows("datasets", name, tmp_path, root))[name].partition(";")[0]
+
+    nowhere = tmp_path / "nowhere"
+    assert [said(name, nowhere) for name in ("scenes", "voc", "camvid")] == ["ready", "fetchable", "by hand"]
+    list(export_splits("scenes", "camvid", tmp_path, 2))
+    assert said("camvid", tmp_path) == "ready"
+    shutil.rmtree(tmp_path / "camvid" / "trainannot")
+    assert said("camvid", tmp_path) == "ready, but for split train"
+    next((tmp_path / "camvid" / "valannot").iterdir()).unlink()
+    assert said("camvid", tmp_path) == "not as expected, see `densebench data where camvid`"
