@@ -11,7 +11,6 @@ client.
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import json
 import os
@@ -36,7 +35,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as RichProgress
 
 from densebench.errors import DensebenchError, StorageError
-from densebench.paths import write_atomically
+from densebench.paths import file_digest, write_atomically
 from densebench.progress import Progress
 
 CHUNK = 1 << 20
@@ -99,12 +98,6 @@ def download(url: str, target: Path, sha256: str, progress: Progress, failure: F
 def record_of(target: Path) -> Path:
     """Return the file beside a fetched one that says what it is."""
     return target.with_name(target.name + ".json")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -76,3 +77,9 @@ def claim(folder: Path, doing: str) -> Iterator[Path]:
         lock.release()
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

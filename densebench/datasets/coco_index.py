@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from densebench.datasets.archives import read_bytes, split
 from densebench.datasets.polygons import polygons_mask, runs_mask
 from densebench.errors import DatasetError, StorageError
-from densebench.paths import cache_dir
+from densebench.paths import cache_dir, file_digest
 
 Arrays = Mapping[str, NDArray[Any]]
 VERSION = 1
@@ -117,12 +117,9 @@ def read_instances(path: Path) -> Instances:
 
 
 @functools.lru_cache(maxsize=8)
-def file_digest(path: Path) -> str:
+def annotation_digest(path: Path) -> str:
     """Return the SHA-256 of an annotation file, on disk or in an archive, read once per process."""
-    if not path.exists():
-        return hashlib.sha256(read_bytes(path)).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path) if path.exists() else hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _outlines(segmentation: Any) -> list[list[float]]:

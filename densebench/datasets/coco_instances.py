@@ -63,7 +63,7 @@ class CocoThingsInstances(Archived):
 
     def digest(self) -> str:
         """Return the digest of images and annotations."""
-        return json_digest([super().digest(), coco_index.file_digest(self._json)])
+        return json_digest([super().digest(), coco_index.annotation_digest(self._json)])
 
 
 class CocoThings80Instances(CocoThingsInstances):

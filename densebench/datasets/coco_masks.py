@@ -145,7 +145,7 @@ class CocoThings(CocoMaps):
         own = super().digest()
         if self._segments is None:
             return own
-        return json_digest([own, coco_index.file_digest(self._json)])
+        return json_digest([own, coco_index.annotation_digest(self._json)])
 
 
 class CocoThings80(CocoThings):

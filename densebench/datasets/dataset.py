@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from densebench.config import user_settings
 from densebench.datasets.archives import opened
 from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.paths import cache_dir, write_atomically
+from densebench.paths import cache_dir, file_digest, write_atomically
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""
@@ -316,8 +316,7 @@ def _contents(dataset: DenseDataset) -> str:
     def find() -> str:
         whole = hashlib.sha256()
         for id_, path in files:
-            with open(path, "rb") as file:
-                whole.update(f"{id_}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            whole.update(f"{id_}:{file_digest(path)}\n".encode())
         return whole.hexdigest()
 
     return remembered(f"digests/{json_digest(stats)}.txt", find)

@@ -136,11 +136,6 @@ def export_splits(
             ) from error
 
 
-def as_stored(mask: NDArray[np.uint8], layout: str) -> NDArray[np.uint8]:
-    """Return what a label map is after a way to the layout and back: labels that it does not have are void."""
-    return np.where(mask < DATASETS[layout].info.n_classes, mask, VOID).astype(np.uint8)
-
-
 def _known(layout: str) -> type[DenseDataset]:
     if layout not in LAYOUTS:
         near = str(unknown_name("layout", layout, LAYOUTS)).split(" Run ")[0]

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from densebench.datasets import DATASETS
 from densebench.datasets.archives import extract
-from densebench.download import Failure, download, file_digest, record_of
+from densebench.download import Failure, download, record_of
 from densebench.errors import DatasetError, UsageError
+from densebench.paths import file_digest
 from densebench.progress import Progress
 
 

@@ -12,7 +12,6 @@ cut to whole millimetres, and the white frame black. `LabelledFrames` gives the 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from densebench.datasets.archives import opened
 from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat, remembered
 from densebench.datasets.kinect import checked_metres
 from densebench.errors import CorruptFileError, DatasetError
+from densebench.paths import file_digest
 
 NAME, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NUMBERS = {"train": "trainNdxs", "test": "testNdxs"}
@@ -83,13 +83,9 @@ class LabelledFrames:
     def digest(self) -> str:
         """Return the SHA-256 of the file, and of which frames and depth are read; remembered by size and date."""
         state = self.path.stat()
-
-        def find() -> str:
-            with open(self.path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-
         key = json_digest([str(self.path), state.st_size, state.st_mtime_ns])
-        return json_digest([self.ids, self.depths, self.exported, remembered(f"digests/{key}.txt", find)])
+        whole = remembered(f"digests/{key}.txt", lambda: file_digest(self.path))
+        return json_digest([self.ids, self.depths, self.exported, whole])
 
     def _chosen(self, part: str, n: int) -> list[int]:
         """Return the numbers of the frames of a part, from 0 on."""

@@ -15,9 +15,9 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from densebench.download import Failure, download, file_digest, offline, record_of
+from densebench.download import Failure, download, offline, record_of
 from densebench.errors import ModelError
-from densebench.paths import zoo_dir
+from densebench.paths import file_digest, zoo_dir
 from densebench.progress import Progress
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")

@@ -6,7 +6,6 @@ about. Zoo folders are looked up in the package (`model_zoo/weights`) and in the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from densebench.errors import ModelError, UsageError
-from densebench.paths import zoo_dir
+from densebench.paths import file_digest, zoo_dir
 
 if TYPE_CHECKING:
     from densebench.model_zoo import ModelSpec
@@ -145,7 +144,7 @@ def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Backbo
 def _check_digest(weights: Path, card: dict[str, Any]) -> None:
     """Raise ModelError where a card describes other weights than those beside it: a torn copy, a run cut off."""
     described = card.get("weights", {}).get("sha256")
-    if described and weights.exists() and hashlib.sha256(weights.read_bytes()).hexdigest() != described:
+    if described and weights.exists() and file_digest(weights) != described:
         raise ModelError(
             f"{weights} is not the file that the card beside it describes (its SHA-256 begins with {described[:12]}). "
             "Copy both again, or run `densebench train ... --resume` where a run that replaces them was cut off."

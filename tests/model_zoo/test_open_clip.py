@@ -15,9 +15,9 @@ from torch import nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
-from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
+from tests.model_zoo.one_pass import assert_one_pass
 
 WIDTH, HEADS, DEPTH, PATCH, SIZE = 24, 3, 2, 8, 32
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -149,17 +149,7 @@ def test_layers_facets_and_attention_come_from_one_forward_pass(library):
     backbone = load_model("open_clip/ViT-B-16:openai")
     calls, images = [], torch.rand(2, 3, SIZE, SIZE)
     backbone.tower.conv1.register_forward_hook(lambda *_: calls.append(1))
-    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(0, "key")]
-    found = backbone.dense_many(images, reads)
-    assert len(calls) == 1
-    for read, maps in zip(reads, found, strict=True):
-        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
-    calls.clear()
-    attentions = list(backbone.attentions(images, [-1, 0, 1]))
-    assert len(calls) == 1
-    assert torch.equal(attentions[0], attentions[2])
-    assert torch.equal(attentions[1], backbone.attention(images, 0))
-    assert not torch.equal(attentions[0], attentions[1])
+    assert_one_pass(backbone, images, calls)
 
 
 def test_it_keeps_the_contract(library):

@@ -14,8 +14,8 @@ from torch import nn
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
-from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.conformance import check
+from tests.model_zoo.one_pass import assert_one_pass
 
 WIDTH, HEADS, DEPTH, PATCH = 24, 3, 2, 8
 
@@ -191,16 +191,7 @@ def test_tokens_and_facets_are_the_models_own(kind, registers, prefix, names, tu
 def test_layers_facets_and_attention_come_from_one_forward_pass(library):
     backbone = load_model("hf/someone/model")
     calls, images = backbone.model.interpolated, torch.rand(2, 3, 24, 32)
-    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(1)]
-    found = backbone.dense_many(images, reads)
-    assert len(calls) == 1
-    for read, maps in zip(reads, found, strict=True):
-        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
-    calls.clear()
-    attentions = list(backbone.attentions(images, [-1, 0, 1]))
-    assert len(calls) == 1
-    assert torch.equal(attentions[0], attentions[2])
-    assert torch.equal(attentions[1], backbone.attention(images, 0))
+    assert_one_pass(backbone, images, calls)
 
 
 def test_a_model_whose_queries_are_not_found_has_no_attention(library):
