@@ -160,7 +160,8 @@ def test_a_bad_archive_is_named(bad, inside, tmp_path):
     assert "\n" not in str(caught.value)
     if inside:  # which does not matter to who does not need it
         assert read_member(path / "ok.txt") == b"1"
-        assert f"`unzip -n {path} -d {tmp_path}`" in str(caught.value) or "Unpack" not in str(caught.value)
+    if bad == "encrypted":  # the archive on disk is what can be unpacked, not the one inside
+        assert f"`unzip -n {path} -d {tmp_path}`" in str(caught.value)
 
 
 def test_a_cut_tar_is_named(tmp_path):
