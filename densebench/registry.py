@@ -9,13 +9,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Generic, TypeVar
 
 from densebench.errors import UsageError
@@ -102,14 +98,3 @@ class Registry(Generic[T]):
             if point.name not in self._entries:
                 distribution = point.dist.name if point.dist else "a plugin"
                 self._entries[point.name] = Entry(point.name, point.value, f"from {distribution}")
-
-
-def import_file(path: Path) -> ModuleType:
-    """Return a user's Python file as a module; raises whatever the file raises."""
-    spec = importlib.util.spec_from_file_location(f"densebench_user_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pickling an object for a worker process looks its class up here
-    spec.loader.exec_module(module)
-    return module

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import re
 import reprlib
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,8 @@ from densebench.config import as_dict
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Keypoints, Sample, check_labels
 from densebench.datasets.folder import check_names
 from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
-from densebench.registry import import_file
+from densebench.paths import file_digest
+from densebench.user_files import import_file, raised
 
 TARGETS = frozenset({"mask", "depth", "keypoints"})
 
@@ -41,7 +41,7 @@ def from_file(spec: str) -> type[DenseDataset]:
     try:
         module = import_file(path)
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        raise UsageError(f"{file} {_said(error, path)}") from error
+        raise UsageError(f"{file} {raised(error, path)}; --debug shows the traceback.") from error
     found = getattr(module, name, None)
     if found is None:
         known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
@@ -53,7 +53,7 @@ def from_file(spec: str) -> type[DenseDataset]:
     if wrong:
         raise UsageError(f"{spec}: {'; '.join(wrong)}. See docs/datasets.md for an example.")
     path = path.absolute()
-    code = hashlib.sha256(path.read_bytes()).hexdigest()
+    code = file_digest(path)
     where = {"spec": f"{path}:{name}", "shown": spec, "file": path, "code": code}
     return type(name, (_Checked, found), {**where, "info": info})
 
@@ -145,7 +145,7 @@ class _Checked(DenseDataset):
         except DensebenchError:
             raise
         except Exception as error:
-            said = f"{self.shown}{call} {_said(error, self.file)}"
+            said = f"{self.shown}{call} {raised(error, self.file)}; --debug shows the traceback."
             undecodable = isinstance(error, (OSError, SyntaxError, Image.DecompressionBombError))
             if index >= 0 and undecodable and not isinstance(error, FileNotFoundError):
                 raise CorruptFileError(said, self.ids[index], index) from error
@@ -154,15 +154,6 @@ class _Checked(DenseDataset):
 
 def _again(spec: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenseDataset:
     return from_file(spec)(*args, **kwargs)
-
-
-def _said(error: BaseException, file: Path) -> str:
-    """Return what was raised, in a line, and which line of the user's file it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == file.absolute()]
-    where = f" ({file.name}, line {lines[-1]})" if lines else ""
-    text = (str(error).splitlines() or [""])[0][:200]
-    return f"raised {type(error).__name__}: {text}{where}; --debug shows the traceback."
 
 
 def _is_array(value: Any, kind: type) -> bool:

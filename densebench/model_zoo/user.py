@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import densebench
 from densebench.errors import DensebenchError, ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
-from densebench.registry import import_file
+from densebench.paths import file_digest
+from densebench.user_files import import_file, lines_in, raised
 
 
 def load(spec: ModelSpec) -> Backbone:
@@ -50,7 +50,7 @@ def load(spec: ModelSpec) -> Backbone:
     if not hasattr(backbone, "info"):
         raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/adapters.md).")
     files = dict.fromkeys(filter(None, (path, file_of(backbone))))
-    return _with_code(backbone, ",".join([name, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)]))
+    return _with_code(backbone, ",".join([name, *(file_digest(f) for f in files)]))
 
 
 def file_of(backbone: Backbone) -> Path | None:
@@ -79,16 +79,7 @@ def adapter_error(name: str, backbone: Backbone, error: Exception) -> ModelError
 
 
 def _failure(name: str, file: Path, error: Exception) -> ModelError:
-    lines = lines_in(file, error)
-    where = f" ({file.name}, line {lines[-1]})" if lines else ""
-    said = (str(error).splitlines() or [""])[0][:200]
     return ModelError(
-        f"{name} raised {type(error).__name__}: {said}{where}. `densebench check-model {name}` tries it by itself; "
+        f"{name} {raised(error, file)}. `densebench check-model {name}` tries it by itself; "
         "--debug shows the traceback."
     )
-
-
-def lines_in(file: Path, error: Exception) -> list[int | None]:
-    """Return the lines of a file that an error passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame.lineno for frame in frames if Path(frame.filename).absolute() == file.absolute()]

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from densebench.errors import DensebenchError
 from densebench.model_zoo.backbone import Backbone, Read
-from densebench.model_zoo.user import file_of, lines_in
+from densebench.model_zoo.user import file_of
+from densebench.user_files import lines_in
 
 GRID = (4, 6)
 """Patches of a probe image: few, so that large models are quick; not square, so that a transposed grid shows."""
