@@ -31,6 +31,12 @@ from densebench.reading import Labels, Reader
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+MOST_LOST = 2.0**-10
+"""Share of a map's norm that rounding to float16 may take: twice what it can take of normal numbers. Above, many values
+are subnormal or zero; a few tiny ones among normal ones do not come near it."""
+SAFE = 2.0**-14
+"""Root mean square from which no map loses as much: subnormal numbers are off by at most 2^-25 = SAFE * 2^-11."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
@@ -282,10 +288,26 @@ class FeatureSource:
         return torch.autocast(self.device.type, getattr(torch, self.precision))
 
     def _rounded(self, raw: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-        """Return features in this source's type; raises FeatureError where that or the backbone makes infinities."""
+        """Return features in this source's type; raises FeatureError where they are infinite or lost in it."""
         rounded = [x.to(getattr(torch, self.dtype)) for x in raw]
         self._refuse_infinite(rounded, raw, names)
+        self._refuse_lost(rounded, raw, names)
         return rounded
+
+    def _refuse_lost(self, rounded: Sequence[Tensor], raw: Sequence[Tensor], names: Sequence[str]) -> None:
+        """Raise FeatureError where rounding moves the map of an image by more than MOST_LOST of its norm."""
+        for after, before in zip(rounded, raw, strict=True):
+            norms = torch.linalg.vector_norm(before.flatten(1), dim=1, dtype=torch.float64)
+            small = ((norms > 0) & (norms < SAFE * before[0].numel() ** 0.5)).nonzero().squeeze(1)
+            for i in small.tolist():
+                lost = float((after[i].double() - before[i].double()).norm() / norms[i])
+                if lost > MOST_LOST:
+                    scale = float(norms[i]) / before[i].numel() ** 0.5
+                    raise FeatureError(
+                        f"{self.info.name} returned features too small for {self.dtype} for image {names[i]}: their "
+                        f"root mean square is {scale:.1e}, and rounding takes {lost:.1%} of their norm. "
+                        "Run again with --feature-dtype float32."
+                    )
 
     def _refuse_infinite(self, rounded: Sequence[Tensor], raw: Sequence[Tensor], names: Sequence[str]) -> None:
         finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in rounded]).all(dim=0)

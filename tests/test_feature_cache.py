@@ -161,6 +161,34 @@ def test_features_beyond_float16_say_what_to_do(data):
     assert len(list(FeatureSource(backbone, dtype="float32").stream(data, SPEC))) == 1
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-30])
+def test_features_that_float16_rounds_away_say_what_to_do(data, scale):
+    backbone = Counting()
+    backbone.scale.data.fill_(scale)
+    with pytest.raises(FeatureError, match=rf"too small .*{data.ids[0]}.*--feature-dtype float32"):
+        list(FeatureSource(backbone).stream(data, SPEC))
+    assert len(list(FeatureSource(backbone, dtype="float32").stream(data, SPEC))) == 1
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0])
+def test_features_that_float16_holds_pass(data, scale):
+    backbone = Counting()
+    backbone.scale.data.fill_(scale)
+    (batch,) = FeatureSource(backbone).stream(data, SPEC)
+    assert bool(batch.maps.isfinite().all())
+
+
+def test_a_few_tiny_values_among_others_are_no_loss(data):
+    class Sparse(Counting):
+        def tokens(self, pixels, layers, facet, norm):
+            found = super().tokens(pixels, layers, facet, norm)
+            for tokens in found:
+                tokens[..., :2] *= 1e-9
+            return found
+
+    assert len(list(FeatureSource(Sparse()).stream(data, SPEC))) == 1
+
+
 def test_a_prefix_that_was_forgotten_is_explained(data):
     with pytest.raises(ModelError, match=r"returned features \(12, 65, 4\); expected \(12, 64, 4\).*registers"):
         list(FeatureSource(toys.ForgetfulBackbone()).stream(data, SPEC))
