@@ -1,16 +1,20 @@
 """What zip and tar archives hold and where the bytes of each file lie, read once per process.
 
 An archive inside an archive is looked into as well where it is not compressed there: its bytes lie in the outer one as
-they are. Names that lead out of an archive are refused, whatever they would be used for.
+they are. Names that lead out of an archive are refused, whatever they would be used for. Links, hard or symbolic, are
+what they lead to inside the archive, files or folders; one that leads elsewhere is listed and cannot be read.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import posixpath
 import shlex
+import stat
 import tarfile
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +29,9 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 """What these begin with."""
 MOST_MEMBERS = 4_000_000
+LONGEST_LINK = 4096
+LINKS_ON_A_WAY = 40
+"""As Linux has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class Member:
     zipped: bool
     deflated: bool = False
     crc: int | None = None
+    unread: str = ""
+    """Why its bytes are not here, if they are not: "is a link to ..."."""
 
     def data(self, archive: BinaryIO) -> int:
         """Return where the packed bytes begin."""
@@ -46,6 +55,13 @@ class Member:
         archive.seek(self.offset)
         header = archive.read(30)  # names and extra fields may be of another length here than in the index
         return self.offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+
+
+class Link(NamedTuple):
+    """A member that stands for another one."""
+
+    target: str
+    """Path from the archive's folder on; one that leads out of it begins with `..` or a slash."""
 
 
 class Index(NamedTuple):
@@ -137,8 +153,12 @@ def _listed(file: IO[bytes], archive: Path, start: int, size: int) -> dict[str, 
     """Return the files of the archive that `file` is, `size` bytes from `start` of the file on disk on."""
     listed = _zip_members if archive.suffix.lower() == ".zip" else _tar_members
     found: dict[str, Member] = {}
+    links: dict[str, str] = {}
     try:
         for name, member in listed(file, archive, start):
+            if isinstance(member, Link):
+                links[_checked(name, archive)] = posixpath.normpath(member.target)
+                continue
             if not start <= member.offset <= start + size - member.packed:
                 raise ValueError(f"it ends before {name} does")
             found[_checked(name, archive)] = member
@@ -148,7 +168,36 @@ def _listed(file: IO[bytes], archive: Path, start: int, size: int) -> dict[str, 
         if listed is _tar_members and file.read(6).startswith(MAGIC):
             raise DatasetError(f"{archive} is compressed as a whole. {unpacking(holder(archive) or archive)}") from None
         raise DatasetError(f"{archive} cannot be read as an archive ({error}). Get the original file.") from None
+    return _linked(found, links, archive) if links else found
+
+
+def _linked(files: Mapping[str, Member], links: Mapping[str, str], archive: Path) -> dict[str, Member]:
+    """Return the files and what links lead to: a file's bytes, or all files below a folder."""
+    found, names = dict(files), sorted(files)
+    for name in links:
+        target = _followed(name, links)
+        if target in files:
+            found[name] = files[target]
+            continue
+        below = names[bisect_left(names, f"{target}/") : bisect_left(names, f"{target}0")]  # "0" comes after "/"
+        found.update((name + inner.removeprefix(target), files[inner]) for inner in below)
+        if not below:
+            unread = f"is a link to {links[name]}, which {archive.name} does not hold"
+            found[name] = Member(0, 0, 0, False, unread=unread)
+        _bounded(found, archive)
     return found
+
+
+def _followed(path: str, links: Mapping[str, str]) -> str:
+    """Return where a path leads to once no part of it is a link; itself where links run in circles."""
+    for _ in range(LINKS_ON_A_WAY):
+        parts = path.split("/")
+        ways = ("/".join(parts[: i + 1]) for i in range(len(parts)))
+        link = next((way for way in ways if way in links), None)
+        if link is None:
+            break
+        path = posixpath.normpath(links[link] + path.removeprefix(link))
+    return path
 
 
 def _bounded(found: Mapping[str, Member], archive: Path) -> None:
@@ -156,7 +205,7 @@ def _bounded(found: Mapping[str, Member], archive: Path) -> None:
         raise DatasetError(f"{archive} holds more than {MOST_MEMBERS} files.")
 
 
-def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member]]:
+def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | Link]]:
     with zipfile.ZipFile(file) as opened:
         for entry in opened.infolist():
             name = entry.filename.replace("\\", "/")  # as some archivers of Windows write it
@@ -166,15 +215,24 @@ def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[s
                 how = "is encrypted" if entry.flag_bits & 1 else "is packed in a rare way"
                 command = unpacking(holder(archive) or archive)
                 raise DatasetError(f"{archive} {how} ({name}) and cannot be read in place. {command}")
+            if stat.S_ISLNK(entry.external_attr >> 16) and entry.file_size <= LONGEST_LINK:
+                yield name, Link(posixpath.join(posixpath.dirname(name), opened.read(entry).decode(errors="replace")))
+                continue
             deflated = entry.compress_type == zipfile.ZIP_DEFLATED
             offset = start + entry.header_offset
             yield name, Member(offset, entry.compress_size, entry.file_size, True, deflated, entry.CRC)
 
 
-def _tar_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member]]:
+def _tar_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | Link]]:
     with tarfile.open(fileobj=file, mode="r:") as opened:
         for entry in opened:
-            if entry.isreg() and not entry.issparse():
+            if entry.issym():
+                yield entry.name, Link(posixpath.join(posixpath.dirname(entry.name), entry.linkname))
+            elif entry.islnk():
+                yield entry.name, Link(entry.linkname)
+            elif entry.issparse():
+                yield entry.name, Member(0, 0, 0, False, unread="is stored with holes, which is not read in place")
+            elif entry.isreg():
                 yield entry.name, Member(start + entry.offset_data, entry.size, entry.size, False)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
-from densebench.errors import CorruptFileError, DatasetError
+from densebench.errors import CorruptFileError, DatasetError, StorageError
 
 BLOCK = 1 << 20
 LARGEST_MEMBER = 1 << 30
@@ -54,6 +54,8 @@ def read_member(path: Path) -> bytes:
     member = index(archive).files.get(name)
     if member is None:
         raise DatasetError(f"{archive} has no file {name}. Run `densebench data check` on its dataset.")
+    if member.unread:
+        raise DatasetError(f"{path} {member.unread}. Get the original archive, or pack the files themselves.")
     if member.size > LARGEST_MEMBER:
         raise DatasetError(f"{path} has {member.size / 1e9:.1f} GB, too many to read in place. {unpacking(archive)}")
     with open(archive, "rb") as file:
@@ -100,32 +102,36 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else read_member(path)
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file, on disk or in an archive, without a byte order mark; raises as `read_bytes` does."""
-    return read_bytes(path).decode("utf-8-sig", errors="replace")
-
-
 def extract(archive: Path, folder: Path, most_bytes: int) -> int:
     """Write all files of an archive below `folder`, and return how many; files already there are replaced.
 
-    Nothing is written before everything is checked: paths stay inside the folder, links and devices are left out, and
-    all files together have at most `most_bytes`. Raises DatasetError where they do not, or where the disk is too small.
+    Nothing is written before everything is checked: paths stay inside the folder, links become copies of what they lead
+    to in the archive, other links and devices are left out, and all files together have at most `most_bytes`. Raises
+    DatasetError where they do not, or where the disk is too small; StorageError where a file cannot be written.
     """
-    found = members(archive)
+    found = {name: member for name, member in members(archive).items() if not member.unread}
     total = sum(member.size for member in found.values())
     if total > most_bytes:
         raise DatasetError(f"{archive} unpacks to {total} bytes, expected at most {most_bytes}; nothing was written.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder).free < total:
-        raise DatasetError(f"{archive} unpacks to {total / 1e9:.1f} GB, more than {folder} has free.")
-    within = folder.resolve()
-    for name in found:
-        target = folder / name
-        if within not in target.resolve().parents:
-            raise DatasetError(f"{target} leads out of {folder} by a link; nothing was written.")
-    with open(archive, "rb") as file:
-        for name, member in found.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with open(folder / name, "wb") as out:
-                out.writelines(_unpacked(file, member, archive / name))
+    target = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < total:
+            raise DatasetError(f"{archive} unpacks to {total / 1e9:.1f} GB, more than {folder} has free.")
+        within = folder.resolve()
+        for name in found:
+            target = folder / name
+            if within not in target.resolve().parents:
+                raise DatasetError(f"{target} leads out of {folder} by a link; nothing was written.")
+        with open(archive, "rb") as file:
+            for name, member in found.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "wb") as out:
+                    out.writelines(_unpacked(file, member, archive / name))
+    except OSError as error:
+        raise StorageError(
+            f"{archive} cannot be unpacked: {target} cannot be written ({error.strerror or error}). Free space, or "
+            "give another folder, then run again: the archive is kept."
+        ) from error
     return len(found)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from densebench.datasets import archives as packing
 from densebench.datasets.archive_index import COMPRESSED, SUFFIXES, unpacking
-from densebench.datasets.archives import read_bytes, read_text, split
+from densebench.datasets.archives import read_bytes, split
 from densebench.datasets.dataset import (
     VOID,
     DatasetInfo,
@@ -31,7 +31,8 @@ from densebench.datasets.dataset import (
     read_labels,
     remembered,
 )
-from densebench.datasets.layout import MissingError, existing_root, parse_list
+from densebench.datasets.id_lists import read_ids
+from densebench.datasets.layout import MissingError, existing_root
 from densebench.errors import CorruptFileError, DatasetError
 
 WRONG = 254
@@ -269,9 +270,9 @@ def read_split(
     name: str,
     archives: Sequence[str] = (),
 ) -> list[str]:
-    """Return the sorted ids of a split file, on disk or in an archive; raises as `find_tree` and `parse_list` do."""
+    """Return the sorted ids of a split file, on disk or in an archive; raises as `find_tree` and `read_ids` do."""
     path = find_tree(info, root, places, folders, archives, holding=name).path(name)
-    return parse_list(info, path, read_text(path))
+    return read_ids(path, f"{info.name}: the split list {path}")
 
 
 def _ranges(known: NDArray[np.bool_]) -> str:

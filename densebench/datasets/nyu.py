@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.datasets.archives import read_text
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms, json_digest
 from densebench.datasets.files import Archived, Tree, find_tree
+from densebench.datasets.id_lists import read_lines
 from densebench.datasets.kinect import checked_metres, read_metres
 from densebench.datasets.layout import MissingError
 from densebench.datasets.nyu_mat import NAME, SPLITS, LabelledFrames, array, hdf5
@@ -204,7 +204,7 @@ class NYUFrames(Archived):
 def _pairs(path: Path) -> list[tuple[str, str]]:
     """Return image and depth map of each line of a split list, sorted; raises DatasetError for another file."""
     found = set()
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, f"nyu: the split list {path}"), start=1):
         fields = line.split()
         if len(fields) == 1:
             raise DatasetError(f"{path} line {number} is {line!r}; expected IMAGE DEPTH FOCAL.")

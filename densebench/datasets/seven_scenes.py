@@ -27,9 +27,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.archives import read_text
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, Tree, find_trees, trees
+from densebench.datasets.id_lists import read_lines
 from densebench.datasets.kinect import read_metres
 from densebench.datasets.layout import MissingError
 from densebench.errors import DatasetError
@@ -106,7 +106,7 @@ class SevenScenes(Archived):
         if not scene.holds(path.name):
             raise DatasetError(f"{self.info.name}: the split list {path} is missing. {self.info.how_to_get}")
         names = []
-        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        for line in read_lines(path, f"{self.info.name}: the split list {path}"):
             number = re.fullmatch(r"sequence(\d+)", line)
             if number is None:
                 raise DatasetError(f"{path} holds {line!r}; expected lines such as sequence1.")

@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from densebench.datasets.archives import read_bytes, read_text
+from densebench.datasets.archives import read_bytes
 from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms
 from densebench.datasets.files import find_tree
-from densebench.datasets.layout import parse_list
+from densebench.datasets.id_lists import read_ids
 from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
@@ -62,7 +62,7 @@ class SPair(PairedDataset):
         super().__init__(root, split, transforms)
         lists = find_tree(self.info, root, PLACES, "Layout/large", ARCHIVES, holding=f"{split}.txt")
         self._layout = lists.path(f"{split}.txt")
-        self._names = parse_list(self.info, self._layout, read_text(self._layout))
+        self._names = read_ids(self._layout, f"spair: the split list {self._layout}")
         named = [self._parse(name) for name in self._names]
         self.ids = sorted({image for pair in named for image in pair})
         where = {image: i for i, image in enumerate(self.ids)}

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import Root, Transforms, View
-from densebench.datasets.layout import listed
+from densebench.datasets.id_lists import read_ids
 from densebench.errors import DatasetError, UsageError
 
 KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
@@ -45,7 +45,7 @@ class Subset(View):
         self.whole = base.split not in self.lists
         where = {id_: i for i, id_ in enumerate(base.ids)}
         path = self.lists.get(base.split)
-        ids = base.ids if path is None else read_ids(path, where.__contains__)
+        ids = base.ids if path is None else read_ids(path, f"the list {path}", where.__contains__)
         unknown = [id_ for id_ in ids if id_ not in where]
         if unknown:
             raise DatasetError(
@@ -105,19 +105,3 @@ def misfits(state: Mapping[str, Any], types: Mapping[str, type], needed: Sequenc
         elif not isinstance(value, types[key]):
             wrong.append(f"{key} = {reprlib.repr(value)} is no {WORDS[types[key]]}")
     return wrong + [f"{key} is missing" for key in needed if key not in state]
-
-
-def read_ids(path: Path, known: Callable[[str], bool]) -> list[str]:
-    """Return the sorted ids of a list: a whole line where that is `known`, else its first word.
-
-    Raises DatasetError for a list that is missing, no text, or empty, and for an id that is there twice.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except OSError as error:
-        raise DatasetError(
-            f"the list of ids {path} cannot be read ({error.strerror}): add it, or mend `lists`."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"the list of ids {path} is no UTF-8 text ({error}); save it as such.") from error
-    return listed((line if known(line) else line.split()[0] for line in lines if line), f"the list {path}")

@@ -34,7 +34,8 @@ from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, decoding, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.folder import check_names
-from densebench.datasets.subset import misfits, read_ids, subset
+from densebench.datasets.id_lists import read_ids
+from densebench.datasets.subset import misfits, subset
 from densebench.datasets.user_class import from_file
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError, UsageError
@@ -62,7 +63,7 @@ class UserDataset(FileDataset):
         (images, image), (masks, mask) = _below(folder, image), _below(folder, mask)
         if "lists" in self.state:
             path = folder / self.state["lists"].replace("{split}", self.split)
-            ids = read_ids(path, lambda line: images.holds(image.replace("*", line)))
+            ids = read_ids(path, f"the list {path}", lambda id_: images.holds(image.replace("*", id_)))
         else:
             labels = {masks.path(mask.replace("*", id_)) for id_ in _found(masks, mask)}
             ids = [id_ for id_ in _found(images, image) if images.path(image.replace("*", id_)) not in labels]

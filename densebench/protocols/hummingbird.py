@@ -23,10 +23,12 @@ import torch
 from densebench.config import no_score
 from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
+from densebench.datasets.id_lists import ids_of, read_lines, repeated
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.ops.confusion import AbsentRule
+from densebench.progress import Progress
 from densebench.protocols import memory, scoring
 from densebench.protocols.memory import Content, Memory, RetrievalConfig
 from densebench.protocols.protocol import (
@@ -210,21 +212,31 @@ def _subsets(
         return
     if config.subset_dir is not None:
         for seed in config.subset_seeds:
-            yield seed, _listed(config.subset_dir, factor, seed, train)
+            yield seed, _listed(config.subset_dir, factor, seed, train, context.progress)
         return
     presence = torch.from_numpy(label_presence(train, context.progress))
     for seed in config.subset_seeds:
         yield seed, sampling.draw_subset(presence, factor, seed, train.info.background).tolist()
 
 
-def _listed(folder: Path, factor: int, seed: int, train: DenseDataset) -> list[int]:
-    """Return the images of a published list file."""
+def _listed(folder: Path, factor: int, seed: int, train: DenseDataset, progress: Progress) -> list[int]:
+    """Return the images of a published list file; raises UsageError for no list or several, and for other images."""
     found = sorted((folder / f"1_div_{factor}").glob(f"*_{factor}_{seed}.txt"))
-    if not found:
-        raise UsageError(f"no list 1_div_{factor}/*_{factor}_{seed}.txt below {folder}; expected one per seed.")
+    if len(found) != 1:
+        named = ", ".join(path.name for path in found) or "none"
+        raise UsageError(
+            f"expected one list 1_div_{factor}/*_{factor}_{seed}.txt below {folder}, which has {named}. Run with "
+            "--set 'hummingbird.subset_seeds=[SEED,...]' for the seeds there are."
+        )
+    where = f"the list {found[0]}"
     position = {id_: i for i, id_ in enumerate(train.ids)}
-    names = [Path(line.strip()).stem for line in found[0].read_text().splitlines() if line.strip()]
+    names = ids_of(read_lines(found[0], where), position.__contains__)
     unknown = [name for name in names if name not in position]
-    if unknown:
-        raise UsageError(f"{found[0]} names {len(unknown)} images that {train.info.name} lacks (first: {unknown[0]}).")
-    return sorted(position[name] for name in names)
+    if unknown or not names:
+        what = (
+            f"names {len(unknown)} images that {train.info.name} lacks (first: {unknown[0]})" if names else "is empty"
+        )
+        raise UsageError(f"{where} {what}; expected ids such as {train.ids[0]}, one per line.")
+    if twice := repeated(names):
+        progress.say(f"{where} names {len(twice)} images more than once (first: {twice[0]}); each counts once.")
+    return sorted({position[name] for name in names})

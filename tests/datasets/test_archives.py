@@ -1,6 +1,7 @@
 import io
 import multiprocessing
 import pickle
+import stat
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from densebench.datasets import archive_index
 from densebench.datasets.archive_index import members
 from densebench.datasets.archives import extract, is_folder, names, opened, read_bytes, read_member, split
-from densebench.errors import CorruptFileError, DatasetError
+from densebench.errors import CorruptFileError, DatasetError, StorageError
 
 CONTENT = {f"a/b{i}.txt": bytes([i]) * (i * 700 + 3) for i in range(8)}
 
@@ -200,11 +201,56 @@ def test_windows_and_macs_have_their_ways(tmp_path):
     assert read_member(path / "a" / "b.txt") == b"1"
 
 
-def test_links_are_left_out(tmp_path):
-    path = write_tar(tmp_path / "x.tar", {"ok.txt": b"1"}, links=[("link", "/etc/passwd"), ("up", "..")])
-    assert list(members(path)) == ["ok.txt"]
+def linked(suffix, path, content, links, hard=()):
+    """Write an archive with symbolic links, and in a tar hard ones."""
+    if suffix == ".tar":
+        write_tar(path, content, links=links)
+        with tarfile.open(path, "a") as file:
+            for name, target in hard:
+                entry = tarfile.TarInfo(name)
+                entry.type, entry.linkname = tarfile.LNKTYPE, target
+                file.addfile(entry)
+        return path
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+        for name, target in links:
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            file.writestr(entry, target)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_links_are_what_they_lead_to(suffix, tmp_path):
+    links = [("b/c.txt", "../a/b1.txt"), ("d.txt", "b/c.txt"), ("e", "./a"), ("f.txt", "e/b2.txt")]
+    hard = [("g.txt", "./a/b3.txt")] if suffix == ".tar" else []
+    path = linked(suffix, tmp_path / f"x{suffix}", CONTENT, links, hard)
+    for name, same in [("b/c.txt", 1), ("d.txt", 1), ("e/b7.txt", 7), ("f.txt", 2), *([("g.txt", 3)] if hard else [])]:
+        assert read_member(path / name) == CONTENT[f"a/b{same}.txt"]
+    assert is_folder(path / "e")
+    assert names(path / "e") == [name.removeprefix("a/") for name in CONTENT]
+    assert extract(path, tmp_path / "out", 10**6) == len(members(path)) == 2 * len(CONTENT) + 3 + len(hard)
+    assert (tmp_path / "out" / "e" / "b7.txt").read_bytes() == CONTENT["a/b7.txt"]
+    assert not any(written.is_symlink() for written in (tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_a_link_that_leads_nowhere_in_the_archive_is_listed_and_said(suffix, tmp_path):
+    links = [("link", "/etc/passwd"), ("up", ".."), ("a/x", "../../ok.txt"), ("round", "round2"), ("round2", "round")]
+    path = linked(suffix, tmp_path / f"x{suffix}", {"ok.txt": b"1"}, links)
+    assert sorted(names(path)) == ["a/x", "link", "ok.txt", "round", "round2", "up"]
+    for name, target in (("link", "/etc/passwd"), ("a/x", r"\.\./ok\.txt"), ("round", "round2")):
+        with pytest.raises(DatasetError, match=rf"{name} is a link to {target}, which x\{suffix} does not hold"):
+            read_member(path / name)
     assert extract(path, tmp_path / "out", 1000) == 1
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["ok.txt"]
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"ok": b"1", "a" * 300: b"2"})
+    with pytest.raises(StorageError, match=r"cannot be unpacked: \S+aaa cannot be written \(File name too long\)"):
+        extract(path, tmp_path / "out", 1000)
 
 
 def test_a_link_that_stands_where_files_go_is_not_followed(tmp_path):

@@ -95,10 +95,10 @@ def test_lists_may_be_of_any_editor_and_name_files_with_spaces(written):
     (written.parent / "fit.txt").write_bytes("\ufeffa b\r\n1 -1\r\n".encode())
     assert load_dataset(str(written), "fit").ids == ["1", "a b"]
     (written.parent / "fit.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(DatasetError, match=r"fit\.txt is no UTF-8 text"):
+    with pytest.raises(DatasetError, match=r"1 of 1 files of split fit are missing .*first: café\.png"):
         load_dataset(str(written), "fit")
     (written.parent / "fit.txt").unlink()
-    with pytest.raises(DatasetError, match=r"fit\.txt cannot be read \(No such file or directory\): add it"):
+    with pytest.raises(DatasetError, match=r"fit\.txt cannot be read \(No such file or directory\)"):
         load_dataset(str(written), "fit")
 
 

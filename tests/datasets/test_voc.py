@@ -1,4 +1,6 @@
 import shutil
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +149,26 @@ def test_the_real_copy_reads_clean(shared_data):
     assert report.images["cat"] == 26  # its README counts them
     assert report.images["aeroplane"] == report.images["train"] == 0
     assert report.pixels["ignored"] > 0
+
+
+def test_links_in_an_archive_hide_no_image(root, tmp_path_factory):
+    images = folder(root) / "JPEGImages"
+    store = images.with_name("store")
+    store.mkdir()
+    for name, link in (("2007_val_0001.jpg", Path.hardlink_to), ("2007_val_0003.jpg", Path.symlink_to)):
+        (images / name).rename(store / name)
+        link(images / name, store / name if link is Path.hardlink_to else Path("../store") / name)
+    packed = tmp_path_factory.mktemp("packed")
+    with tarfile.open(packed / "VOCtrainval_11-May-2012.tar", "w") as file:
+        file.add(root / "VOCdevkit", "VOCdevkit")
+    data = VOC(packed, "val")
+    assert (len(data), data.digest()) == (6, VOC(root, "val").digest())
+    assert check(data, QUIET).problems == []
+
+
+def test_lists_of_deeplab_and_of_windows_are_the_same_split(root):
+    path, ids = folder(root) / "ImageSets" / "Segmentation" / "trainaug.txt", VOC(root, "trainaug").ids
+    lines = [f"/JPEGImages/{id_}.jpg /SegmentationClassAug/{id_}.png" for id_ in ids]
+    for content in ("\n".join(lines).encode(), "\r\n".join(ids).encode("utf-16")):
+        path.write_bytes(content)
+        assert VOC(root, "trainaug").ids == ids

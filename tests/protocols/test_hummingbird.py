@@ -19,7 +19,7 @@ from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import confusion, sampling
 from densebench.progress import Progress
 from densebench.protocols import memory
-from densebench.protocols.hummingbird import Hummingbird
+from densebench.protocols.hummingbird import Hummingbird, _subsets
 from densebench.protocols.in_context_depth import InContextDepth
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.retrieval_pictures import central_patch, memory_view
@@ -258,3 +258,38 @@ def test_nothing_is_kept_of_validation_images(name, data, monkeypatch):
         protocol.run(protocol.resolve(config, backbone.info, blocks.info), backbone, blocks, context)
     assert [seen[i] for i in range(30)] == [1] * 30
     assert seen["bytes at 29"] == seen["bytes at 2"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{0}\n{1}",
+        "{0}.jpg\r\n{1}.jpg\r\n",
+        "\ufeff/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png\n{1}",
+        "{1}\n{0}\n{1}\n# drawn twice",
+    ],
+)
+def test_published_lists_mean_images_whoever_wrote_them(data, tmp_path, content):
+    path = tmp_path / "1_div_2" / "trainaug_2_7.txt"
+    path.parent.mkdir()
+    path.write_text(content.format(data.train.ids[5], data.train.ids[2]))
+    config = resolve(subset_dir=tmp_path, subset_seeds=(7,))
+    assert list(_subsets(config, 2, data.train, context_of(toys.ColorBackbone()))) == [(7, [2, 5])]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"expected one list 1_div_2/\*_2_7\.txt below .*, which has none"),
+        ({"a": "2007", "b": "2007"}, r"which has a_2_7\.txt, b_2_7\.txt"),
+        ({"a": "# nothing"}, r"a_2_7\.txt is empty; expected ids such as 2007_trainaug_0000"),
+        ({"a": "2007_trainaug_0001\n2008"}, r"names 1 images that voc lacks \(first: 2008\)"),
+    ],
+)
+def test_lists_that_mean_no_memory_are_refused(data, tmp_path, files, message):
+    (tmp_path / "1_div_2").mkdir()
+    for name, content in files.items():
+        (tmp_path / "1_div_2" / f"{name}_2_7.txt").write_text(content)
+    config = resolve(subset_dir=tmp_path, subset_seeds=(7,))
+    with pytest.raises(UsageError, match=message):
+        list(_subsets(config, 2, data.train, context_of(toys.ColorBackbone())))
