@@ -18,6 +18,7 @@ from densebench.errors import ModelError
 from densebench.methods.crops import Range, Views
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone
+from densebench.ops.precision import widen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,8 @@ class Dino(Method):
         """Cross-entropy of every student crop with both teacher crops, itself excepted (their eq. 3)."""
         student = torch.cat([self.scores(self.student, c) for c in (views.globals, views.locals) if len(c)])
         with torch.no_grad():
-            target = self.assign(self.scores(self.teacher, views.globals).float())
-        loss = cross_entropy(student.float() / self.config.student_temperature, target)
+            target = self.assign(widen(self.scores(self.teacher, views.globals)))
+        loss = cross_entropy(widen(student) / self.config.student_temperature, target)
         entropy = -torch.special.xlogy(target, target).sum(-1).mean()
         usage = target.mean((0, 1))
         return loss, {

@@ -233,7 +233,8 @@ class Dip(Method):
         config, n = self.config, len(views)
         maps = self.student.backbone.dense(views.clean_globals.flatten(0, 1)).maps[0]
         query, positive = self.student.head(maps.flatten(2).transpose(1, 2)).split(n)  # (B, N, out) each
-        target, known = patch_labels(views.labels.flatten(0, 1), self.base_info.patch, self.classes).split(n)
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        target, known = patch_labels(views.labels.flatten(0, 1), self.base_info.patch, self.classes, dtype).split(n)
         others = torch.stack([torch.randperm(n) for _ in range(config.distractors)] or [torch.empty(0, n)])
         known = add_distractors(known, others)
         prediction = predict_in_context(query, add_distractors(positive, others), known, config.temperature)

@@ -17,6 +17,7 @@ from densebench.methods.crops import Range, Views
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.gradients import edge_layout
+from densebench.ops.precision import widen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Hog(Method):
             views.clean_globals.flatten(0, 1), self.base_info.patch, config.windows, config.orientations, config.floor
         ).permute(0, 2, 3, 1)  # (N, h, w, C)
         features = self.student.backbone.dense(views.globals.flatten(0, 1)).maps[0]
-        guess = self.student.head(features.permute(0, 2, 3, 1)).float()
+        guess = widen(self.student.head(features.permute(0, 2, 3, 1)))
         spread = (target - target.flatten(0, 2).mean(0)).square().mean().clamp_min(1e-6)
         loss = (guess - target).square().mean() / spread
         return loss, {"explained": 1 - loss.detach()}

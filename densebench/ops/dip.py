@@ -16,18 +16,19 @@ from densebench.ops.precision import full_precision
 from densebench.ops.sampling import soft_labels
 
 
-def patch_labels(labels: Tensor, patch: int, n_classes: int) -> Tensor:
-    """Return the mean of the pixels' one-hot labels per patch, (B, h w, C) float32 with rows summing to 1.
+def patch_labels(labels: Tensor, patch: int, n_classes: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the mean of the pixels' one-hot labels per patch, (B, h w, C) in ``dtype`` with rows summing to 1.
 
     Args:
         labels: (B, H, W) integers in [0, n_classes); no value is void, 255 is a pseudo-class like any other.
         patch: pixels per patch side; H and W are multiples of it.
         n_classes: number of classes C.
+        dtype: that of the features, if it is known; what takes labels rounds them to it where it is less.
 
     Raises:
         ValueError: a label lies outside the classes, or H or W is no multiple of the patch.
     """
-    return soft_labels(labels, patch, n_classes, void=-1, void_to=None).flatten(1, 2)
+    return soft_labels(labels, patch, n_classes, void=-1, void_to=None, dtype=dtype).flatten(1, 2)
 
 
 def add_distractors(support: Tensor, permutations: Tensor) -> Tensor:

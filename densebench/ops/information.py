@@ -13,6 +13,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from densebench.ops.precision import widen
+
 
 class PositionCounts:
     """Streams label maps of one size into counts n(position, class), kept apart by groups of images.
@@ -146,7 +148,7 @@ class LocalityBias:
 
     def update(self, layer: int, attention: Tensor) -> None:
         """Add the attention (B, heads, N, N) of one layer, rows = queries."""
-        patches = attention[..., self.prefix :, self.prefix :].float()
+        patches = widen(attention[..., self.prefix :, self.prefix :])
         self._images[layer] += len(patches)
         self._heads[layer] += attention_mutual_information(patches).sum(0).cpu()
         self._mean[layer] += attention_mutual_information(patches.mean(1)).sum(0).cpu()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densebench.ops.precision import widen
 from densebench.ops.resize import resize_maps
 from densebench.ops.search import (
     ExactIndex,
@@ -63,7 +64,7 @@ def attention(
     temperature: float = 0.02,
     chunk: int = 4096,
 ) -> Tensor:
-    """Return how much queries attend to each of their neighbours, (Q, k) float32 with rows summing to 1.
+    """Return how much queries attend to each of their neighbours, (Q, k) float32 at least, rows summing to 1.
 
     It is softmax(cos / T). Give either the ``scores`` of a dot-product search over unit keys, which are cosines but
     for the query's norm and make this cheap, or the ``keys`` themselves, which works after any search (DIP searches
@@ -84,7 +85,7 @@ def attention(
         raise ValueError("give the scores of a search over unit keys, or the keys, and not both")
     if not temperature > 0:
         raise ValueError(f"temperature is positive, got {temperature}")
-    queries = queries.to(indices.device).float()
+    queries = widen(queries.to(indices.device))
     if scores is not None:
         cosine = scores.to(indices.device) / queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
     else:
@@ -111,17 +112,18 @@ def attend(
     Args:
         queries: see :func:`attention`, as ``scores``, ``keys``, ``temperature`` and ``chunk``.
         indices: (Q, k) rows of ``labels`` and ``keys``.
-        labels: (N, C) floating: soft labels, or any values to average, such as depth patches. Values of half
-            precision are averaged in float32.
+        labels: (N, C) floating: soft labels, or any values to average, such as depth patches. The mean is taken in
+            the wider of their type and that of the queries, and in float32 at least.
         missing: a value that is no label: it is left out of the mean, which is NaN where all neighbours lack a value.
     """
     indices = indices.to(labels.device)
     weights = attention(queries, indices, scores=scores, keys=keys, temperature=temperature, chunk=chunk)
-    if missing is None and labels.dtype in (torch.float32, torch.float64):  # nothing (Q, k, C) is built
-        return F.embedding_bag(indices, labels, per_sample_weights=weights.to(labels.dtype), mode="sum")
+    weights = weights.to(torch.promote_types(weights.dtype, labels.dtype))
+    if missing is None and labels.dtype == weights.dtype:  # nothing (Q, k, C) is built
+        return F.embedding_bag(indices, labels, per_sample_weights=weights, mode="sum")
     block = max(1, GATHERED // max(1, indices.shape[1] * labels.shape[1]))
     return torch.cat(
-        [_mean(w, labels[i].float(), missing) for w, i in zip(weights.split(block), indices.split(block), strict=True)]
+        [_mean(w, labels[i].to(w), missing) for w, i in zip(weights.split(block), indices.split(block), strict=True)]
     )
 
 
@@ -130,14 +132,14 @@ def _mean(weights: Tensor, values: Tensor, missing: float | None) -> Tensor:
     if missing is None:
         return torch.einsum("qk,qkc->qc", weights, values)
     known = values != missing
-    total = torch.einsum("qk,qkc->qc", weights, known.float())
+    total = torch.einsum("qk,qkc->qc", weights, known.to(weights.dtype))
     mean = torch.einsum("qk,qkc->qc", weights, values.masked_fill(~known, 0)) / total
     return mean.masked_fill(total == 0, torch.nan)
 
 
 def _cosine_by_gathering(queries: Tensor, neighbours: Tensor) -> Tensor:
     """Return the cosines (q, k) of queries (q, D) with their neighbours (q, k, D)."""
-    unit_keys = F.normalize(neighbours.to(queries.device).float(), dim=-1)
+    unit_keys = F.normalize(neighbours.to(queries), dim=-1)
     return torch.einsum("qd,qkd->qk", F.normalize(queries, dim=-1), unit_keys)
 
 

@@ -26,8 +26,15 @@ def patchify_labels(masks: Tensor, patch: int) -> Tensor:
     return blocks.reshape(n, height // patch, width // patch, patch * patch)
 
 
-def soft_labels(masks: Tensor, patch: int, n_classes: int, void: int = 255, void_to: int | None = 0) -> Tensor:
-    """Return the share of each class among the pixels of each patch, (B, h, w, C) float32, rows summing to 1.
+def soft_labels(
+    masks: Tensor,
+    patch: int,
+    n_classes: int,
+    void: int = 255,
+    void_to: int | None = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the share of each class among the pixels of each patch, (B, h, w, C) in ``dtype``, rows summing to 1.
 
     Args:
         masks: (B, H, W) integers in [0, n_classes), or ``void``.
@@ -36,6 +43,7 @@ def soft_labels(masks: Tensor, patch: int, n_classes: int, void: int = 255, void
         void: the unlabelled value.
         void_to: the class that void pixels join. 0 is the published choice, whatever class 0 means; ``None``
             leaves them out, so a patch sums to its labelled share (and a void patch is all zero).
+        dtype: that of what the labels meet; a share of 9 or 196 pixels is not exact in any.
 
     Raises:
         ValueError: a label lies outside the classes.
@@ -51,7 +59,7 @@ def soft_labels(masks: Tensor, patch: int, n_classes: int, void: int = 255, void
     first_cell = torch.arange(n * h * w, device=masks.device)[:, None] * (n_classes + 1)
     cells = (patches.view(-1, pixels) + first_cell).view(-1)  # one spare class holds the void pixels left out
     tally = torch.bincount(cells, minlength=n * h * w * (n_classes + 1)).view(n, h, w, n_classes + 1)
-    return tally[..., :n_classes].float() / pixels
+    return tally[..., :n_classes].to(dtype) / pixels
 
 
 def patch_scores(masks: Tensor, patch: int, n_classes: int, void: int = 255, void_to: int | None = 0) -> Tensor:

@@ -1,3 +1,7 @@
+import math
+import operator
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,9 +38,37 @@ def test_loss_per_patch_equals_loss_per_pixel(form):
     maps = F.interpolate(prediction.mT.unflatten(-1, (SIDE, SIDE)), scale_factor=PATCH, mode="nearest").contiguous()
     pixels = F.cross_entropy(maps, targets) if form == "published" else F.nll_loss(maps.clamp(min=1e-8).log(), targets)
     loss = in_context_loss(prediction, patch_labels(targets, PATCH, CLASSES), form)
-    torch.testing.assert_close(loss, pixels, rtol=1e-6, atol=0)  # label means are float32
+    torch.testing.assert_close(loss, pixels, rtol=1e-14, atol=0)
     grads = [torch.autograd.grad(value, query, retain_graph=True)[0] for value in (loss, pixels)]
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-11, atol=1e-16)
+
+
+@pytest.mark.parametrize("patch", [3, 7, 14])
+def test_a_float64_loss_is_the_formula_to_its_last_digits(patch):
+    """A share of 9, 49 or 196 pixels is no dyadic number: labels in float32 would be off by 1e-8."""
+    side, dim, classes, temperature = 2, 5, 6, 0.07
+    query, support = rand(2, 1, side**2, dim), rand(3, 1, side**2, dim)
+    own, known = (
+        torch.randint(0, classes, (1, side * patch, side * patch), generator=torch.Generator().manual_seed(s))
+        for s in (4, 5)
+    )
+
+    def share(masks, cell, label):
+        row, column = divmod(cell, side)
+        block = masks[0, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch].tolist()
+        return Fraction(sum(pixel == label for line in block for pixel in line), patch * patch)
+
+    total = 0.0
+    for q in range(side**2):
+        a = query[0, q].tolist()
+        cosines = [math.fsum(map(operator.mul, a, b)) / math.hypot(*a) / math.hypot(*b) for b in support[0].tolist()]
+        odds = [math.exp(c / temperature) for c in cosines]
+        guess = [math.fsum(o * share(known, s, c) for s, o in enumerate(odds)) / sum(odds) for c in range(classes)]
+        log_sum = math.log(math.fsum(map(math.exp, guess)))
+        total -= math.fsum(share(own, q, c) * (guess[c] - log_sum) for c in range(classes))
+    prediction = predict_in_context(query, support, patch_labels(known, patch, classes), temperature)
+    found = in_context_loss(prediction, patch_labels(own, patch, classes))
+    assert float(found) == pytest.approx(total / side**2, rel=1e-14)
 
 
 def test_a_cold_lookup_copies_the_nearest_label():

@@ -301,6 +301,18 @@ def test_labels_can_be_missing_or_of_half_precision(block, monkeypatch):
     assert expected[:, :4].isfinite().any()
 
 
+@pytest.mark.parametrize("missing", [None, -1.0])
+def test_float64_features_are_answered_in_float64(missing):
+    queries, keys, labels = (randn(n, d, seed=d).double() for n, d in ((4, 5), (20, 5), (20, 3)))
+    indices = torch.arange(12).view(4, 3)
+    cosine = (F.normalize(queries, dim=1)[:, None] * F.normalize(keys, dim=1)[indices]).sum(2)
+    expected = (torch.softmax(cosine / 0.02, dim=1)[..., None] * labels[indices]).sum(1)
+    found = attend(queries, indices, labels, keys=keys, missing=missing)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-14)
+    coarse = attend(queries, indices, labels.float(), keys=keys, missing=missing)
+    assert coarse.dtype == torch.float64
+
+
 def test_attention_needs_one_source_of_cosines():
     queries, indices, labels = randn(2, 4), torch.zeros(2, 1, dtype=torch.int64), torch.ones(1, 3)
     for given_ in ({}, {"scores": torch.zeros(2, 1), "keys": randn(1, 4)}):
