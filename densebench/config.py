@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from densebench.errors import UsageError
 from densebench.paths import config_file
+from densebench.regular import MOST_TOML, parse_toml, read_text
 
 C = TypeVar("C")
 
@@ -62,7 +63,7 @@ def _parse(value: Any) -> Any:
     if value.lower() in ("none", "null"):
         return None
     try:
-        return tomllib.loads(f"v = {value}")["v"]
+        return parse_toml(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         return value
 
@@ -114,9 +115,9 @@ def user_settings() -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; one that is missing or broken raises UsageError with the line."""
+    """Read a TOML file; one that is missing, no regular file, absurdly large or broken raises UsageError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(read_text(path, MOST_TOML))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.") from None
     except OSError as error:

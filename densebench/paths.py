@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from densebench.errors import StorageError, UsageError
+from densebench.regular import size_of
 
 
 def cache_dir() -> Path:
@@ -80,6 +82,7 @@ def claim(folder: Path, doing: str) -> Iterator[Path]:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a regular file; raises OSError for a pipe or a device, which would have no end."""
+    size_of(path, most=sys.maxsize)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

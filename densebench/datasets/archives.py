@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
 from densebench.errors import CorruptFileError, DatasetError, StorageError
+from densebench.regular import MOST_BYTES, read, size_of
 
 BLOCK = 1 << 20
 LARGEST_MEMBER = 1 << 30
@@ -92,14 +93,25 @@ def split(path: Path) -> tuple[Path, str]:
     return archive, path.relative_to(archive).as_posix()
 
 
-def opened(path: Path) -> Path | io.BytesIO:
-    """Return what a reader opens for a path: the path, or the bytes that lie at it inside an archive."""
-    return path if path.exists() else io.BytesIO(read_member(path))
+def opened(path: Path, most: int = MOST_BYTES) -> Path | io.BytesIO:
+    """Return what a reader opens for a path: the path, or the bytes that lie at it inside an archive.
+
+    Raises OSError for what is no regular file, or larger than `most` bytes, and as `read_member` does.
+    """
+    try:
+        return path if size_of(path, most) else io.BytesIO()  # a file of /proc has no size, and may have no end
+    except (FileNotFoundError, NotADirectoryError):
+        return io.BytesIO(read_member(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file, on disk or in an archive; raises DatasetError where there is none."""
-    return path.read_bytes() if path.exists() else read_member(path)
+    """Return the bytes of a file, on disk or in an archive; raises DatasetError where none can be read."""
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return read_member(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def extract(archive: Path, folder: Path, most_bytes: int) -> int:

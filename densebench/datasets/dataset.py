@@ -10,26 +10,35 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from densebench.config import user_settings
 from densebench.datasets.archives import opened
-from densebench.errors import CorruptFileError, DatasetError, UsageError
+from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
 from densebench.paths import cache_dir, file_digest, write_atomically
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""
 SIDEWAYS = (5, 6, 7, 8)
 """Values of EXIF's orientation tag that exchange width and height."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+"""Formats of image files that are decoded, by Pillow's names, whatever a file is called; of several pictures in a file,
+the first."""
+MOST_PIXELS = 80_000_000
+"""Of an image that is decoded: 0.6 GB while it is. No camera that datasets were taken with has as many."""
 
 Color = tuple[int, int, int]
 Root = str | Path | None
@@ -209,16 +218,44 @@ def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
     Raises DatasetError for a file that is missing, CorruptFileError with its path for one that cannot be decoded.
     """
     try:
-        with Image.open(opened(path)) as image:
+        with Image.open(opened(path), formats=_formats()) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise Image.DecompressionBombError(f"{width} x {height}")
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
+    except DensebenchError:
+        raise
+    except Exception as error:  # Pillow and its decoders let out whatever a damaged file leads them to
         raise CorruptFileError(
-            f"{path} cannot be decoded as {what} ({'it is in no known format, or empty' if unknown else error}). "
-            "Replace the file, or leave such images out with --skip-corrupt.",
+            f"{path} cannot be decoded as {what} ({_undecodable(error)}). Replace the file, or leave such images out "
+            "with --skip-corrupt.",
             str(path),
             index,
         ) from error
+
+
+@cache
+def _formats() -> list[str]:
+    """Return which of `FORMATS` the installed Pillow reads; others, such as EPS, would start other programs.
+
+    What Pillow bounds differently is set once: pixels have a bound of their own here, and an editor's history in a PNG
+    may be as large as all texts in it together.
+    """
+    Image.init()
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _undecodable(error: Exception) -> str:
+    """Return in words why an image file cannot be decoded."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is empty, or none of {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        found = re.search(r"\d+( x \d+)?", str(error))
+        pixels = found[0] if found else "too many"
+        return f"it has {pixels} pixels; at most {MOST_PIXELS / 1e6:.0f} million are decoded: scale it down"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def read_image(path: Path, index: int = -1) -> Image.Image:
@@ -258,12 +295,14 @@ def read_mat(path: Path, index: int, **options: Any) -> dict[str, Any]:
     """Return the variables of a MATLAB file, on disk or in an archive; raises CorruptFileError for a broken one."""
     from scipy.io import loadmat
 
-    file = opened(path)
     try:
-        return loadmat(file, **options)  # type: ignore[arg-type]  # its stubs do not know that it takes open files
+        return loadmat(opened(path), **options)  # type: ignore[arg-type]  # its stubs do not know open files
+    except DensebenchError:
+        raise
     except Exception as error:  # scipy lets out whatever a broken file leads it to
+        said = getattr(error, "strerror", None) or error
         raise CorruptFileError(
-            f"{path} cannot be read as a MATLAB file ({error}). Replace it, or leave such images out with "
+            f"{path} cannot be read as a MATLAB file ({said}). Replace it, or leave such images out with "
             "--skip-corrupt.",
             str(path),
             index,

@@ -13,6 +13,7 @@ cut to whole millimetres, and the white frame black. `LabelledFrames` gives the 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,11 +115,12 @@ def hdf5(path: Path, index: int = -1) -> Iterator[Any]:
     except ImportError:
         raise DatasetError(f"{path} is HDF5; reading it needs h5py: pip install 'densebench[nyu]'") from None
     try:
-        with h5py.File(opened(path), "r", locking=False) as file:
+        with h5py.File(opened(path, sys.maxsize), "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        said = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
         raise CorruptFileError(
-            f"{path} cannot be read as HDF5 ({error.args[0] if error.args else error}). {_ORIGINAL}",
+            f"{path} cannot be read as HDF5 ({said}). {_ORIGINAL}",
             str(path),
             index,
         ) from error

@@ -1,0 +1,107 @@
+"""Pipes, devices, sockets and absurd texts where a file is expected: a sentence at once, no hang and no full memory."""
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densebench import listing, paths, regular
+from densebench.config import read_toml
+from densebench.datasets import DATASETS
+from densebench.datasets.dataset import read_image, read_mat
+from densebench.datasets.id_lists import read_ids
+from densebench.errors import CorruptFileError, DatasetError, UsageError
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Return what is no regular file, by what it is called."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        before = Path.cwd()
+        os.chdir(tmp_path)  # the path of a socket is short
+        listening.bind("socket")
+        os.chdir(before)
+    return {
+        "a pipe": [tmp_path / "pipe", tmp_path / "link"],
+        "a device": [Path("/dev/zero")],
+        "a folder": [tmp_path],
+        "a socket": [tmp_path / "socket"],
+    }
+
+
+def test_only_regular_files_are_read(odd):
+    for kind, files in odd.items():
+        for path in files:
+            for reads in (regular.read, regular.read_text, paths.file_digest):
+                with pytest.raises(OSError, match=f"it is {kind}; expected a regular file"):
+                    reads(path)
+            with pytest.raises(UsageError, match=f"cannot be read .it is {kind}"):
+                read_toml(path)
+            with pytest.raises(DatasetError, match="the list is no file"):
+                read_ids(path, "the list")
+            with pytest.raises(CorruptFileError, match=f"cannot be decoded as an image .it is {kind}"):
+                read_image(path)
+            with pytest.raises(CorruptFileError, match=f"MATLAB file .it is {kind}"):
+                read_mat(path, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="Linux")
+def test_a_file_of_the_system_without_a_size_is_an_empty_one():
+    assert regular.read(Path("/proc/self/environ")) == b""
+    with pytest.raises(CorruptFileError, match="it is empty"):
+        read_image(Path("/proc/kmsg"))  # no read of it would ever end
+
+
+def test_a_file_has_a_bound(tmp_path):
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(regular.MOST_BYTES + 1)  # takes no room
+    for reads, bound in ((regular.read, "2,147"), (regular.read_text, "67")):
+        with pytest.raises(OSError, match=rf"it has 2,147\.5 MB; expected at most {bound}"):
+            reads(tmp_path / "large")
+    with pytest.raises(UsageError, match=r"cannot be read .it has 2,147\.5 MB"):
+        read_toml(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a." * 50_000 + "a = 1", "line 1 has more than 200 dots"),
+        ('x = 1\n"a"' + '."a"' * 201 + " = 1", "line 2 has more than 200 dots"),
+        ("a = " + "[" * 50_000, "nested too deep"),
+        ("a = " + "{a = " * 40_000, "nested too deep"),
+        ("a = 1\n" * 100_000, "more than 262,144 characters"),
+    ],
+)
+def test_toml_is_bounded_in_depth_and_size(text, said):
+    with pytest.raises(tomllib.TOMLDecodeError, match=said):
+        regular.parse_toml(text)
+
+
+def test_json_is_bounded_in_depth():
+    assert regular.parse_json(b'{"a": [1]}') == {"a": [1]}
+    with pytest.raises(ValueError, match="nested too deep"):
+        regular.parse_json("[" * 100_000)
+
+
+def test_data_check_of_a_dataset_with_a_pipe_for_an_image_names_it(tmp_path, capsys, monkeypatch):
+    for entries in ("_entries", "_loaded"):  # the dataset is registered for this test alone
+        monkeypatch.setattr(DATASETS, entries, dict(getattr(DATASETS, entries)))
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / split / kind / "0.png")
+    os.mkfifo(tmp_path / "val" / "images" / "1.png")
+    (tmp_path / "val" / "masks" / "1.png").symlink_to("/dev/zero")
+    (tmp_path / "d.toml").write_text(
+        'name = "odd"\nclasses = ["a", "b"]\nimages = "{split}/images/*.png"\nmasks = "{split}/masks/*.png"\n'
+    )
+    assert listing.data_report(str(tmp_path / "d.toml"), None, None) == 1
+    said = capsys.readouterr().err
+    assert f"there is no digest: {tmp_path}/val/images/1.png cannot be read (it is a pipe" in said
+    assert f"{tmp_path}/val/images/1.png cannot be decoded as an image (it is a pipe" in said
