@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.views import load_views
 from densebench.errors import FeatureError
-from densebench.feature_cache import FeatureCache
+from densebench.feature_cache import Entry, FeatureCache
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.progress import Progress
 from densebench.reading import Labels, Reader
@@ -164,27 +164,53 @@ class FeatureSource:
             return
         stored = None
         if self.cache is not None:
-            nbytes = spec.nbytes(self.info, len(set(wanted)), self.dtype)
-            stored = self.cache.open(self._key(data, spec), wanted, nbytes)
-        have = stored.indices if stored is not None else frozenset()
+            shape = (*spec.grid(self.info), self.info.width)
+            stored = self.cache.open(self._key(data, spec), wanted, shape, self.dtype)
         # cached and missing images may alternate: each run of equals is served by one loader, order kept
-        for is_cached, run in _runs(wanted, have):
+        at = 0
+        while at < len(wanted):
+            is_cached, run = _run_at(at, wanted, stored.indices if stored is not None else ())
             if is_cached:
                 assert stored is not None
-                read = self._load(data, spec, run, labels, size, images=False) if labels else None
-                for chunk in _chunks(run, size):
-                    maps = torch.from_numpy(stored.read(chunk)).to(self.device)
-                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), next(read)[2] if read else None)
+                found = self._cached(stored, data, spec, run, labels, size)  # ends early where something is lost
             else:
-                for chunk, images, mask in self._load(data, spec, run, labels, size):
-                    assert images is not None
-                    array = self._extract(data, spec, chunk, images)
-                    if stored is not None:
-                        stored.append(chunk, array)
-                    maps = torch.from_numpy(array).to(self.device)
-                    yield Batch(chunk, maps.permute(0, 3, 1, 2).float(), mask)
+                found = self._extracted(stored, data, spec, run, labels, size)
+            for batch in found:
+                at += len(batch.indices)
+                yield batch
         if stored is not None:
             stored.close()
+
+    def _cached(
+        self, stored: Entry, data: DenseDataset, spec: FeatureSpec, run: list[int], labels: Labels | None, size: int
+    ) -> Iterator[Batch]:
+        """Yield what the cache has, up to the first batch in which it has less than it said."""
+        read = self._load(data, spec, run, labels, size, images=False) if labels else None
+        for chunk in _chunks(run, size):
+            array = stored.read(chunk)
+            if array is None:
+                return
+            yield self._batch(chunk, array, next(read)[2] if read else None)
+
+    def _extracted(
+        self,
+        stored: Entry | None,
+        data: DenseDataset,
+        spec: FeatureSpec,
+        run: list[int],
+        labels: Labels | None,
+        size: int,
+    ) -> Iterator[Batch]:
+        for chunk, images, mask in self._load(data, spec, run, labels, size):
+            assert images is not None
+            array = self._extract(data, spec, chunk, images)
+            if stored is not None:
+                stored.append(chunk, array)
+            yield self._batch(chunk, array, mask)
+
+    def _batch(self, chunk: list[int], array: NDArray[Any], mask: Tensor | None) -> Batch:
+        maps = torch.from_numpy(array).to(self.device)
+        return Batch(chunk, maps.permute(0, 3, 1, 2).float(), mask)
 
     def dense(
         self,
@@ -289,7 +315,7 @@ class FeatureSource:
 
     def _rounded(self, raw: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """Return features in this source's type; raises FeatureError where they are infinite or lost in it."""
-        rounded = [x.to(getattr(torch, self.dtype)) for x in raw]
+        rounded = [x.to(getattr(torch, self.dtype), copy=True) for x in raw]  # an adapter may use its memory again
         self._refuse_infinite(rounded, raw, names)
         self._refuse_lost(rounded, raw, names)
         return rounded
@@ -362,16 +388,13 @@ class FeatureSource:
         )
 
 
-def _runs(wanted: list[int], have: frozenset[int]) -> Iterator[tuple[bool, list[int]]]:
-    """Split `wanted` into maximal runs of images that are all cached or all missing."""
-    run: list[int] = []
-    for index in wanted:
-        if run and (index in have) != (run[-1] in have):
-            yield run[-1] in have, run
-            run = []
-        run.append(index)
-    if run:
-        yield run[-1] in have, run
+def _run_at(start: int, wanted: list[int], have: Container[int]) -> tuple[bool, list[int]]:
+    """Return the longest run from a place in `wanted` on whose images are all cached (True), or all missing."""
+    is_cached = wanted[start] in have
+    stop = start + 1
+    while stop < len(wanted) and (wanted[stop] in have) == is_cached:
+        stop += 1
+    return is_cached, wanted[start:stop]
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterable[list[int]]:

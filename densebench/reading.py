@@ -56,8 +56,9 @@ class Reader(Dataset[Any]):
     def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
         image = self.data.image(index) if self.spec is not None else None
         mask = self.data.mask(index) if self.labels is not None else None
-        if image is not None and mask is not None:
-            check_same_size(self.data, index, image, mask, "ground truth")
+        if mask is not None and (image is not None or self.data.image_size(index) != mask.shape[::-1]):
+            # where the header alone is read, here and with cached features, the decoded image has the last word
+            check_same_size(self.data, index, image or self.data.image(index), mask, "ground truth")
         if self.augment is not None:
             size = self.spec.size if self.spec else self.labels.size if self.labels else None
             assert size is not None

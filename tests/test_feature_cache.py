@@ -1,15 +1,21 @@
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from densebench import feature_cache
 from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
-from densebench.errors import FeatureError, ModelError
+from densebench.errors import DatasetError, FeatureError, ModelError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, FeatureSpec
+from densebench.model_zoo.backbone import Read
+from densebench.progress import Progress
 from densebench.reading import Labels, resize_mask
 from tests import toys
 
@@ -31,7 +37,14 @@ def data(tmp_path):
 
 
 def source(tmp_path, limit=10**8, **options) -> FeatureSource:
-    return FeatureSource(Counting(), cache=FeatureCache(tmp_path / "cache", limit), batch_size=4, **options)
+    options = {"cache": FeatureCache(tmp_path / "cache", limit), "batch_size": 4, **options}
+    return FeatureSource(Counting(), **options)
+
+
+def told(tmp_path) -> FeatureSource:
+    """The same, saying what it meets."""
+    progress = Progress()
+    return source(tmp_path, progress=progress, cache=FeatureCache(tmp_path / "cache", 10**8, progress))
 
 
 def maps_of(stream) -> torch.Tensor:
@@ -195,8 +208,6 @@ def test_a_prefix_that_was_forgotten_is_explained(data):
 
 
 def test_nearest_rules_are_those_of_torch_and_pil():
-    from PIL import Image
-
     mask = np.random.default_rng(0).integers(0, 21, (37, 53)).astype(np.uint8)
     floor = resize_mask(mask, Labels((100, 64), "floor"))
     torch_way = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), (100, 64))[0, 0]
@@ -206,15 +217,152 @@ def test_nearest_rules_are_those_of_torch_and_pil():
     assert not np.array_equal(floor, centre)
 
 
+def _exchange(shard):
+    shard["index"][[0, 1]] = shard["index"][[1, 0]]
+
+
+def _flip(shard):
+    shard["maps"].view(np.uint16)[5, 2, 3, 1] ^= 0x4000  # the highest bit of the exponent
+
+
+def _halve(shard):
+    shard["maps"][6:] = 0
+
+
+def _int8(shard):
+    shard["maps"] = shard["maps"].astype(np.int8)
+
+
+def _other_grid(shard):
+    shard["maps"] = shard["maps"].reshape(12, 4, 16, 4)
+
+
+def _narrow(shard):
+    shard["maps"] = np.ascontiguousarray(shard["maps"][..., :3])
+
+
+def _shorten(shard):
+    shard["index"] = shard["index"][1:]
+
+
+def _without_sums(shard):
+    del shard["sums"]
+
+
+@pytest.mark.parametrize(
+    "damage", [_exchange, _flip, _halve, _int8, _other_grid, _narrow, _shorten, _without_sums], ids=lambda f: f.__name__
+)
+def test_a_damaged_shard_is_redone_in_words(tmp_path, data, capsys, damage):
+    """The same maps, whatever happened to the file, and a new file."""
+    whole = maps_of(source(tmp_path).stream(data, SPEC))
+    path = next((tmp_path / "cache").rglob("*.safetensors"))
+    shard = load_file(path)
+    damage(shard)
+    save_file(shard, path)
+    Counting.images = 0
+    found = list(told(tmp_path).stream(data, SPEC, labels=Labels((64, 64))))
+    assert torch.equal(whole, torch.cat([b.maps for b in found]))
+    assert [i for b in found for i in b.indices] == list(range(12))
+    assert np.array_equal(torch.cat([b.labels for b in found]).numpy(), np.stack([data.mask(i) for i in range(12)]))
+    assert f"cache shard {path.name}" in capsys.readouterr().err
+    assert torch.equal(whole, maps_of(source(tmp_path).stream(data, SPEC)))  # fills in what was read before the damage
+    Counting.images = 0
+    assert torch.equal(whole, maps_of(source(tmp_path).stream(data, SPEC)))
+    assert Counting.images == 0
+
+
+def test_a_shard_of_another_request_is_redone(tmp_path, data):
+    """Two entries of one shape: a file that lies in the wrong one is no answer to it."""
+    other = FeatureSpec(size=(64, 64), std=(0.5, 0.5, 0.5))
+    whole = maps_of(source(tmp_path).stream(data, SPEC))
+    list(source(tmp_path).stream(data, other))
+    first, second = sorted((tmp_path / "cache").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    shutil.copy(second, first)
+    assert torch.equal(whole, maps_of(source(tmp_path).stream(data, SPEC)))
+
+
+@pytest.mark.parametrize("what", ["a shard", "the entry", "the cache"])
+def test_features_that_vanish_in_the_middle_of_a_pass_are_extracted_again(tmp_path, data, monkeypatch, capsys, what):
+    """As another process does that needs the room, or a hand that empties the cache."""
+    monkeypatch.setattr(feature_cache, "SHARD_IMAGES", 4)
+    whole = maps_of(source(tmp_path).stream(data, SPEC))
+    last = max((tmp_path / "cache").rglob("*.safetensors"))
+    reading = told(tmp_path).stream(data, SPEC, labels=Labels((64, 64)))
+    found = [next(reading)]
+    Counting.images = 0
+    if what == "a shard":
+        last.unlink()
+    else:
+        shutil.rmtree(last.parent if what == "the entry" else tmp_path / "cache")
+    found += reading
+    assert torch.equal(whole, torch.cat([b.maps for b in found]))
+    assert Counting.images == (4 if what == "a shard" else 8)
+    assert "extracted again" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_used_is_said_once(tmp_path, data, capsys):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    features = told(tmp_path)
+    whole = maps_of(FeatureSource(Counting()).stream(data, SPEC))
+    for _ in range(3):
+        assert torch.equal(whole, maps_of(features.stream(data, SPEC)))
+    assert capsys.readouterr().err.count("cannot be used") == 1
+
+
+class Static(toys.ColorBackbone):
+    """Answers in one buffer, in place, as exported networks do."""
+
+    info = dataclasses.replace(toys.ColorBackbone.info, prefix=0)
+
+    def tokens(self, pixels, layers, facet, norm):
+        maps = super().tokens(pixels, layers, facet, norm)[0][:, 1:]
+        if not hasattr(self, "buffer"):
+            self.buffer = torch.empty_like(maps)
+        self.buffer[: len(maps)] = maps
+        return [self.buffer[: len(maps)]]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_adapter_may_answer_in_one_buffer(tmp_path, data, cached):
+    options = {"cache": FeatureCache(tmp_path / "cache", 10**8)} if cached else {}
+    expected = maps_of(FeatureSource(Counting(), dtype="float32").stream(data, SPEC))
+    for _ in range(2):
+        kept = list(FeatureSource(Static(), batch_size=4, dtype="float32", **options).stream(data, SPEC))
+        assert torch.equal(expected, torch.cat([b.maps for b in kept]))
+    many = FeatureSource(Static(), batch_size=4, dtype="float32").stream_many(data, SPEC, [Read()])
+    assert torch.equal(expected, torch.cat([b.maps[0] for b in list(many)]))
+
+
+def test_what_a_reader_does_to_its_batch_is_not_cached(tmp_path, data):
+    expected = maps_of(FeatureSource(Counting(), dtype="float32").stream(data, SPEC))
+    for batch in source(tmp_path, dtype="float32").stream(data, SPEC):
+        batch.maps.zero_()
+    assert torch.equal(expected, maps_of(source(tmp_path, dtype="float32").stream(data, SPEC)))
+
+
+def test_a_mask_of_another_size_than_its_image_is_an_error_whatever_is_cached(tmp_path, data):
+    """Read alone, with its image, and with cached features; squares of another size, and sides exchanged."""
+    whole = source(tmp_path)
+    list(whole.stream(data, SPEC))
+    for size, said in (((48, 64), "48x64"), ((32, 32), "32x32")):
+        Image.new("L", size).save(data.files(2)[1])
+        for features in (whole, FeatureSource(Counting())):
+            for spec in (None, SPEC):
+                with pytest.raises(DatasetError, match=f"0002 is 64x64 px but its ground truth {said}"):
+                    list(features.stream(data, spec, labels=Labels((64, 64))))
+        with pytest.raises(DatasetError, match=said):
+            list(whole.stream(data.select([1, 2]), None, labels=Labels()))
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc/self/maps, which only Linux has")
 def test_few_shards_stay_mapped_however_many_are_read(tmp_path, monkeypatch):
     """Mapped pages count as memory of the process: they must not grow with the number of images."""
     monkeypatch.setattr(feature_cache, "SHARD_IMAGES", 1)
-    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), 1000)
+    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), (2, 2, 3))
     for i in range(12):
         entry.append([i], np.ones((1, 2, 2, 3), np.float16))
     entry.close()
-    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), 1000)
+    entry = FeatureCache(tmp_path, 10**8).open("key", range(12), (2, 2, 3))
     for i in range(12):
         entry.read([i])
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}

@@ -127,6 +127,10 @@ class DenseDataset(ABC):
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB."""
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return width and height of one image in pixels; a dataset that can tell without decoding overrides it."""
+        return self.image(index).size
+
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode one label map, (H, W) with class ids and 255 = ignore; values outside raise DatasetError."""
         raise UsageError(f"{self.info.name} has no masks; run `densebench list datasets` to see which have.")
@@ -189,6 +193,10 @@ class View(DenseDataset):
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB."""
         return self.base.image(self.indices[index])
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return width and height of one image in pixels."""
+        return self.base.image_size(self.indices[index])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode one label map, (H, W)."""
@@ -273,6 +281,14 @@ def read_image(path: Path, index: int = -1) -> Image.Image:
                 index,
             )
         return image.convert("RGB")
+
+
+def read_size(path: Path, index: int = -1) -> tuple[int, int]:
+    """Return width and height in pixels of what `read_image` returns, from the file's header; raises as `decoding`."""
+    with decoding(path, "an image", index) as image:
+        if image.format == "TIFF":  # turned by its orientation tag, but not before it is decoded
+            image.load()
+        return image.size
 
 
 def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8]:

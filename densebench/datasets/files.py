@@ -29,6 +29,7 @@ from densebench.datasets.dataset import (
     json_digest,
     read_image,
     read_labels,
+    read_size,
     remembered,
 )
 from densebench.datasets.id_lists import read_ids
@@ -175,6 +176,12 @@ class Archived(DenseDataset):
     def image(self, index: int) -> Image.Image:
         """Decode one image, the first file of a sample, as RGB."""
         return read_image(self.files(index)[0], index)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return width and height of one image in pixels, from its header where that is what is decoded."""
+        if type(self).image is not Archived.image:  # cut, or of another kind of file
+            return super().image_size(index)
+        return read_size(self.files(index)[0], index)
 
     def digest(self) -> str:
         """Return a digest of ids, contents, classes and ignored labels."""

@@ -171,6 +171,10 @@ class DepthLabels(DenseDataset):
         """Decode one image as RGB."""
         return self.base.image(index)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return width and height of one image in pixels."""
+        return self.base.image_size(index)
+
     def mask(self, index: int) -> NDArray[Any]:
         """Decode one depth map, (H, W) float32 in metres, 0 = not measured."""
         return self.base.depth(index)

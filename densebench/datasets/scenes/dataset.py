@@ -75,6 +75,10 @@ class Scenes(DenseDataset):
         """Return the rendered image."""
         return Image.fromarray(self._array(index, "image"))
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return width and height in pixels."""
+        return self.size[::-1]
+
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Return class ids (H, W), 255 = ignore."""
         return self._array(index, "mask")
