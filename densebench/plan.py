@@ -11,7 +11,6 @@ import torch
 
 from densebench.environment import available_memory
 from densebench.errors import UsageError
-from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols.protocol import Estimate, Protocol
 
@@ -20,7 +19,7 @@ from densebench.protocols.protocol import Estimate, Protocol
 class Cell:
     """One measurement to make, with what is known of it before it runs."""
 
-    spec: ModelSpec
+    model: str
     protocol: Protocol[Any]
     dataset: str
     preset: str
@@ -33,11 +32,6 @@ class Cell:
     seconds: float = 0.0
     """Rough estimate, filled in by a dry run; so is what follows."""
     cache_bytes: int = 0
-    model: str = ""
-    """What the model is called: by its spec, and once it is built, by itself."""
-
-    def __post_init__(self) -> None:
-        self.model = self.model or self.spec.shown
 
     @property
     def data_name(self) -> str:

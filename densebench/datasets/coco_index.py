@@ -6,10 +6,12 @@ worker only what it looks at.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.datasets.archives import read_bytes, split
-from densebench.datasets.polygons import polygons_mask, runs_mask
+from densebench.datasets.id_lists import repeated
+from densebench.datasets.polygons import polygons_mask, ring_area, runs_mask
 from densebench.errors import DatasetError, StorageError
 from densebench.paths import cache_dir, file_digest
 
 Arrays = Mapping[str, NDArray[Any]]
-VERSION = 1
+VERSION = 2
+LARGEST_ID = 200
+"""Of a category: COCO's things end at 90, its stuff at 183, the merged stuff of panoptic files at 200."""
 
 
 class Segments:
@@ -55,13 +60,14 @@ def read_segments(path: Path) -> Segments:
     """Return the segments of a panoptic JSON; raises DatasetError for another file."""
 
     def build(state: dict[str, Any]) -> Arrays:
-        each = sorted((Path(a["file_name"]).stem, a["segments_info"]) for a in state["annotations"])
+        each = sorted((Path(a["file_name"]).stem, _segments(a)) for a in state["annotations"])
+        _refuse_repeated(name for name, _ in each)
         flat = [s for _, segments in each for s in segments]
         return {
             "images": np.array([name for name, _ in each]),
             "starts": _starts(len(segments) for _, segments in each),
             "ids": np.array([s["id"] for s in flat], dtype=np.uint32),
-            "kinds": np.array([s["category_id"] for s in flat], dtype=np.uint8),
+            "kinds": np.array([_category(s) for s in flat], dtype=np.uint8),
         }
 
     return Segments(_remembered(path, "panoptic", build))
@@ -93,21 +99,26 @@ def read_instances(path: Path) -> Instances:
 
     def build(state: dict[str, Any]) -> Arrays:
         images = sorted(state["images"], key=lambda image: image["file_name"])
-        mine: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+        _refuse_repeated(Path(image["file_name"]).stem for image in images)
+        _refuse_repeated(f"id {image['id']}" for image in images)
+        sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+        mine: dict[Any, list[dict[str, Any]]] = {id_: [] for id_ in sizes}
         for annotation in state["annotations"]:
+            if annotation["image_id"] not in mine:
+                raise ValueError(_of_no_image(annotation, mine))
             mine[annotation["image_id"]].append(annotation)
-        for each in mine.values():
-            each.sort(key=lambda a: (-a["iscrowd"], -a["area"]))
-        flat = [a for image in images for a in mine[image["id"]]]
-        outlines = [_outlines(a["segmentation"]) for a in flat]
-        rings = [ring for outline in outlines for ring in outline]
+        outlines = {id_: [(a, _outlines(a, sizes[id_])) for a in each] for id_, each in mine.items()}
+        for drawn in outlines.values():
+            drawn.sort(key=lambda pair: (-bool(pair[0].get("iscrowd")), -_area(*pair)))
+        flat = [pair for image in images for pair in outlines[image["id"]]]
+        rings = [ring for _, outline in flat for ring in outline]
         return {
             "images": np.array([Path(image["file_name"]).stem for image in images]),
-            "sizes": np.array([(image["height"], image["width"]) for image in images], dtype=np.int32).reshape(-1, 2),
+            "sizes": np.array([sizes[image["id"]] for image in images], dtype=np.int32).reshape(-1, 2),
             "starts": _starts(len(mine[image["id"]]) for image in images),
-            "kinds": np.array([a["category_id"] for a in flat], dtype=np.uint8),
-            "runs": np.array([isinstance(a["segmentation"], dict) for a in flat], dtype=bool),
-            "rings": _starts(map(len, outlines)),
+            "kinds": np.array([_category(a) for a, _ in flat], dtype=np.uint8),
+            "runs": np.array([isinstance(a["segmentation"], dict) for a, _ in flat], dtype=bool),
+            "rings": _starts(len(outline) for _, outline in flat),
             "points": _starts(map(len, rings)),
             "numbers": np.array([number for ring in rings for number in ring], dtype=np.float64),
         }
@@ -122,12 +133,71 @@ def annotation_digest(path: Path) -> str:
     return file_digest(path) if path.exists() else hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def _outlines(segmentation: Any) -> list[list[float]]:
-    if isinstance(segmentation, list):
-        return segmentation
-    if isinstance(segmentation["counts"], str):
-        raise ValueError("it has compressed run lengths, which COCO's own files do not")
-    return [segmentation["counts"]]
+def _segments(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "segments_info" not in annotation:
+        raise ValueError(f"{annotation['file_name']} has no segments_info, so that its colours mean nothing")
+    return annotation["segments_info"]
+
+
+def _category(annotation: Mapping[str, Any]) -> int:
+    """Return the category id of an annotation or a segment; raises ValueError for one that COCO does not have."""
+    category = annotation["category_id"]
+    if type(category) is not int or not 0 < category <= LARGEST_ID:
+        raise ValueError(
+            f"annotation {_number(annotation)} has category_id {category!r}; COCO has integers from 1 to "
+            f"{LARGEST_ID}, and other lists of classes (LVIS, Objects365, one's own) are not read as COCO"
+        )
+    return category
+
+
+def _of_no_image(annotation: Mapping[str, Any], ids: Iterable[Any]) -> str:
+    first = next(iter(ids), None)
+    texts = f"; ids are {type(first).__name__} there and {type(annotation['image_id']).__name__} here"
+    unlike = texts if first is not None and type(first) is not type(annotation["image_id"]) else ""
+    image = annotation["image_id"]
+    return f"annotation {_number(annotation)} is of image {image!r}, which `images` does not list{unlike}"
+
+
+def _number(annotation: Mapping[str, Any]) -> Any:
+    return annotation.get("id", "without id")
+
+
+def _refuse_repeated(names: Iterable[str]) -> None:
+    twice = repeated(names)
+    if twice:
+        raise ValueError(f"{len(twice)} images are listed more than once (first: {twice[0]}); list each once")
+
+
+def _outlines(annotation: Mapping[str, Any], size: tuple[int, int]) -> list[list[float]]:
+    """Return the rings of an annotation, or its run lengths as the one; `size` is (H, W) of its image.
+
+    Raises ValueError for no outline, for run lengths that are compressed or of another size, and for no list of rings.
+    """
+    outline, which = annotation.get("segmentation"), f"annotation {_number(annotation)}"
+    if not outline:
+        raise ValueError(f"{which} has no segmentation; boxes alone cannot be drawn")
+    if isinstance(outline, dict):
+        if isinstance(outline["counts"], str):
+            raise ValueError(f"{which} has compressed run lengths, which COCO's own files do not")
+        if list(outline["size"]) != list(size):
+            raise ValueError(
+                f"{which} has run lengths of {outline['size']} for an image of {list(size)} (height, width)"
+            )
+        return [outline["counts"]]
+    if not all(isinstance(ring, list) for ring in outline):
+        raise ValueError(f"{which} has no list of polygons, but {reprlib.repr(outline)}; expected [[x, y, x, y, ...]]")
+    if any(len(ring) % 2 or any(isinstance(number, list) for number in ring) for ring in outline):
+        raise ValueError(f"{which} has a polygon that is not x and y by turns, as in [[x, y, x, y, ...]]")
+    return outline
+
+
+def _area(annotation: Mapping[str, Any], outline: Sequence[Sequence[float]]) -> float:
+    """Return the area that an annotation states, in pixels; exporters leave it out: then that inside its outline."""
+    if annotation.get("area") is not None:
+        return float(annotation["area"])
+    if isinstance(annotation["segmentation"], dict):
+        return float(sum(outline[0][1::2]))
+    return sum(ring_area(np.asarray(ring, dtype=np.float64)) for ring in outline)
 
 
 def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:
@@ -141,13 +211,22 @@ def _remembered(path: Path, kind: str, build: Callable[[dict[str, Any]], Arrays]
     folder = cache_dir() / "coco" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         try:
-            arrays = build(json.loads(read_bytes(path)))
-        except (ValueError, KeyError, TypeError) as error:
+            arrays = build(json.loads(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DatasetError(
-                f"{path} is no {kind} file of COCO ({type(error).__name__}: {error}). Get the original file."
+                f"{path} is no {kind} file of COCO: {_in_words(error)}. Mend it, or get the original file."
             ) from None
         _keep(folder, arrays)
     return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+
+
+def _in_words(error: Exception) -> str:
+    """Return what is wrong with a file whose contents are not what they should be."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    if isinstance(error, TypeError):
+        return "its lists and tables are not nested as in COCO's"
+    return str(error)
 
 
 def _keep(folder: Path, arrays: Arrays) -> None:

@@ -42,13 +42,9 @@ class CocoThingsInstances(Archived):
         self._json = find_tree(self.info, root, PLACES, ("annotations", "."), (ARCHIVE,), name).path(name)
         self._instances = coco_index.read_instances(self._json)
         self.ids = self._instances.images
-        have = set(self._tree.names(".jpg"))
-        missing = [id_ for id_ in self.ids if f"{id_}.jpg" not in have]
-        if missing:
-            raise DatasetError(
-                f"{self.info.name}: {len(missing)} of {len(self)} images of {self._json} are missing below "
-                f"{self._tree.folder} (first: {missing[0]}.jpg). {self.info.how_to_get}"
-            )
+        if not self.ids:
+            raise DatasetError(f"{self.info.name}: {self._json} lists no images. {self.info.how_to_get}")
+        self._tree.require(self.info, split, [f"{id_}.jpg" for id_ in self.ids])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Draw one label map, (H, W) with class ids and 255 = void."""

@@ -245,7 +245,8 @@ def _spair(data: DenseDataset, folder: Path, split: str) -> None:
                 continue
             images[name].append(sample.id)
             points = [xy if seen else None for xy, seen in zip(thing.xy.tolist(), thing.visible, strict=True)]
-            state = {"kps": {str(i): xy for i, xy in enumerate(points)}, "bndbox": list(thing.bbox)}
+            size = dict(zip(("image_width", "image_height"), sample.image.size, strict=True))
+            state = {"kps": {str(i): xy for i, xy in enumerate(points)}, "bndbox": list(thing.bbox), **size}
             _write(root / "ImageAnnotation" / name / f"{sample.id}.json", json.dumps(state))
             _save(sample.image, root / "JPEGImages" / name / f"{sample.id}.jpg")
     pairs = [(name, a, b) for name, ids in images.items() for a, b in itertools.pairwise(ids)]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
-from densebench.datasets.dataset import DenseDataset, json_digest
+import numpy as np
+
+from densebench.datasets.dataset import DenseDataset, Keypoints, decoding, json_digest
 from densebench.datasets.files import Archived
+from densebench.errors import DatasetError
+
+OUTSIDE = 1.0
+"""Pixels that a point may be out of its image: annotators click on borders, and MATLAB counts from 1."""
 
 
 class PairedDataset(Archived):
@@ -19,6 +26,34 @@ class PairedDataset(Archived):
     def digest(self) -> str:
         """Return a digest of images, annotations and pairs."""
         return json_digest([super().digest(), [(self.ids[a], self.ids[b]) for a, b in self.pairs()]])
+
+    def held_against_image(
+        self, index: int, thing: Keypoints, where: Path, stated: Sequence[float] | None = None
+    ) -> Keypoints:
+        """Return an object whose points and box can be of its image; raises DatasetError, which names `where`, if not.
+
+        `stated` is the (width, height) that the annotation has for the image, if it says so.
+        """
+        image = self.files(index)[0]
+        with decoding(image, "an image", index) as opened:
+            width, height = opened.size
+        if stated is not None and tuple(stated) != (width, height):
+            raise DatasetError(
+                f"{image} is {width}x{height} px, but {where} is for {stated[0]}x{stated[1]}: key points would lie "
+                "elsewhere. Get the original images."
+            )
+        inside = ((thing.xy >= -OUTSIDE) & (thing.xy <= np.array([width, height]) - 1 + OUTSIDE)).all(1)  # nor is NaN
+        wrong = np.flatnonzero(thing.visible & ~inside)
+        if wrong.size:
+            x, y = thing.xy[wrong[0]].tolist()
+            raise DatasetError(
+                f"{where} has key point {wrong[0]} at ({x:g}, {y:g}), outside of its image of {width}x{height} px. Get "
+                "the original files."
+            )
+        x1, y1, x2, y2 = thing.bbox
+        if not (x1 < x2 and y1 < y2):
+            raise DatasetError(f"{where} has a box without area, {list(thing.bbox)}; expected x1 < x2 and y1 < y2.")
+        return thing
 
 
 def listed_pairs(data: DenseDataset) -> list[tuple[int, int]] | None:

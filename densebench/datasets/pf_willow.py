@@ -84,7 +84,8 @@ class PFWillow(PairedDataset):
             )
         (x1, y1), (x2, y2) = points.min(1).tolist(), points.max(1).tolist()
         group = self.ids[index].split("/")[0]
-        return (Keypoints(group, points.T.copy(), np.ones(POINTS, dtype=np.bool_), (x1, y1, x2, y2)),)
+        thing = Keypoints(group, points.T.copy(), np.ones(POINTS, dtype=np.bool_), (x1, y1, x2, y2))
+        return (self.held_against_image(index, thing, path),)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return image and key points of one sample; paths may lead through an archive."""

@@ -13,14 +13,29 @@ from numpy.typing import NDArray
 
 FINER = 5
 """Grid points per pixel."""
+FARTHEST = 100_000
+"""Pixels; a point farther away than the side of any image is a mistake, and its outline would fill the memory."""
 
 
 def polygons_mask(rings: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the union (H, W) of the insides of rings (2n,), x and y by turns in pixels; `size` is (H, W)."""
+    """Return the union (H, W) of the insides of rings (2n,), x and y by turns in pixels; `size` is (H, W).
+
+    Raises ValueError for numbers that are not finite, or far out of the image.
+    """
     inside = np.zeros(size[::-1], dtype=bool)
     for ring in rings:
-        _add_ring(inside, np.asarray(ring, dtype=np.float64).reshape(-1, 2))
+        numbers = np.asarray(ring, dtype=np.float64)
+        far = numbers[~(np.abs(numbers) <= FARTHEST)]
+        if far.size:
+            raise ValueError(f"a polygon has a point at {far[0]:g} px in an image of {size[0]} x {size[1]}")
+        _add_ring(inside, numbers.reshape(-1, 2))
     return inside.T
+
+
+def ring_area(ring: NDArray[np.float64]) -> float:
+    """Return the area inside a ring (2n,) that does not cross itself, in square pixels (the shoelace formula)."""
+    x, y = ring.reshape(-1, 2).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def runs_mask(counts: Sequence[int] | NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.bool_]:

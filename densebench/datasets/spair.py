@@ -71,7 +71,7 @@ class SPair(PairedDataset):
         self._images.require(self.info, split, [f"{id_}.jpg" for id_ in self.ids])
         kinds = ("ImageAnnotation", f"PairAnnotation/{split}")
         self._annotations = find_tree(self.info, root, PLACES, kinds, ARCHIVES)
-        self._from_pairs: Mapping[int, Keypoints] | None = None
+        self._from_pairs: Mapping[int, tuple[Keypoints, Sequence[float] | None]] | None = None
         by_image = self._annotations.folder.name == "ImageAnnotation"
         annotated = self.ids if by_image else self._names
         self._annotations.require(self.info, split, [f"{name}.json" for name in annotated])
@@ -84,12 +84,16 @@ class SPair(PairedDataset):
 
     def keypoints(self, index: int) -> Sequence[Keypoints]:
         """Return the one annotated object of an image, its points (30, 2) by key point id."""
-        if self._from_pairs is not None:
-            return (self._from_pairs[index],)
         path = self.files(index)[1]
-        state = _read_json(path, ("kps", "bndbox"))
-        points = {number: xy for number, xy in state["kps"].items() if xy is not None}
-        return (_keypoints(self.ids[index].split("/")[0], points, state["bndbox"], path),)
+        if self._from_pairs is not None:
+            thing, size = self._from_pairs[index]
+        else:
+            state = _read_json(path, ("kps", "bndbox"))
+            points = {number: xy for number, xy in state["kps"].items() if xy is not None}
+            thing = _keypoints(self.ids[index].split("/")[0], points, state["bndbox"], path)
+            sides = [state[key] for key in ("image_width", "image_height") if key in state]
+            size = sides if len(sides) == 2 else None
+        return (self.held_against_image(index, thing, path, size),)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the image, then its annotation or the pair files that name it; paths may lead through an archive."""
@@ -109,10 +113,11 @@ class SPair(PairedDataset):
             )
         return f"{found[3]}/{found[1]}", f"{found[3]}/{found[2]}"
 
-    def _read_pairs(self) -> dict[int, Keypoints]:
-        """Put the key points of each image together from all pairs that name it."""
+    def _read_pairs(self) -> dict[int, tuple[Keypoints, Sequence[float] | None]]:
+        """Put the key points of each image together from all pairs that name it; with the image's size if stated."""
         points: dict[int, dict[str, list[float]]] = {}
         boxes: dict[int, list[float]] = {}
+        sizes: dict[int, Sequence[float] | None] = {}
         for name, pair in zip(self._names, self._pairs, strict=True):
             path = self._annotations.path(f"{name}.json")
             needed = [f"{side}_{what}" for side in ("src", "trg") for what in ("kps", "bndbox")]
@@ -122,6 +127,8 @@ class SPair(PairedDataset):
                 found = dict(zip(state["kps_ids"], state[f"{side}_kps"], strict=False))
                 other = [number for number in found.keys() & known.keys() if found[number] != known[number]]
                 box = boxes.setdefault(image, state[f"{side}_bndbox"])
+                stated = state.get(f"{side}_imsize")  # width, height, channels
+                sizes[image] = stated[:2] if isinstance(stated, list) and len(stated) >= 2 else None
                 if other or box != state[f"{side}_bndbox"] or len(found) != len(state[f"{side}_kps"]):
                     raise DatasetError(
                         f"spair: {path} has other key points or another box for {self.ids[image]} than the pairs "
@@ -129,7 +136,10 @@ class SPair(PairedDataset):
                     )
                 known.update(found)
         return {
-            image: _keypoints(self.ids[image].split("/")[0], known, boxes[image], self._annotations.folder)
+            image: (
+                _keypoints(self.ids[image].split("/")[0], known, boxes[image], self._annotations.folder),
+                sizes[image],
+            )
             for image, known in points.items()
         }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from densebench.datasets.coco_index import read_instances
+from densebench.datasets.coco_index import read_instances, read_segments
 from densebench.datasets.polygons import polygons_mask, runs_mask
 from densebench.errors import DatasetError
 
@@ -98,11 +98,76 @@ def test_crowds_lie_below_and_small_things_above(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     packed = box(1, 0, 0, 1, segmentation={"size": [6, 8], "counts": "PPYo0"})
-    for text, message in (("{}", "KeyError"), ("[", "JSONDecodeError"), (packed, "compressed run lengths")):
+    for text, message in (("{}", "it lacks 'images'"), ("[", "Expecting value"), (packed, "compressed run lengths")):
         path = tmp_path / "x.json"
         path.write_text(text) if isinstance(text, str) else write(path, [text])
-        with pytest.raises(DatasetError, match=f"is no instances file of COCO .*{message}"):
+        with pytest.raises(DatasetError, match=f"is no instances file of COCO: .*{message}"):
             read_instances(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 300}, "annotation 4 has category_id 300; COCO has integers from 1 to 200"),
+        ({"category_id": -1}, "annotation 4 has category_id -1"),
+        ({"category_id": "1"}, "annotation 4 has category_id '1'"),
+        ({"image_id": 777}, "annotation 4 is of image 777, which `images` does not list. Mend it"),
+        ({"image_id": "5"}, "annotation 4 is of image '5', which `images` does not list; ids are int there and str"),
+        ({"segmentation": None}, "annotation 4 has no segmentation; boxes alone cannot be drawn"),
+        ({"segmentation": [0, 0, 4, 0, 4, 4]}, r"annotation 4 has no list of polygons, but \[0, 0, 4, 0, 4, 4\]"),
+        ({"segmentation": [[[0, 0], [4, 0], [4, 4]]]}, "has a polygon that is not x and y by turns"),
+        ({"segmentation": [[0, 0, 4, 0, 4]]}, "has a polygon that is not x and y by turns"),
+        ({"segmentation": {"counts": [0, 48], "size": [8, 6]}}, r"run lengths of \[8, 6\] for an image of \[6, 8\]"),
+    ],
+)
+def test_an_annotation_that_cannot_be_of_its_image_is_said(tmp_path, change, message):
+    path = write(tmp_path / "x.json", [box(1, 0, 0, 1, id=3), box(1, 0, 0, 2, **{"id": 4, **change})])
+    with pytest.raises(DatasetError, match=f"is no instances file of COCO: .*{message}"):
+        read_instances(path)
+
+
+def test_an_image_is_listed_once(tmp_path):
+    path = write(tmp_path / "x.json", [box(1, 0, 0, 1)])
+    state = json.loads(path.read_text())
+    for more in ({**state["images"][0], "id": 9}, {**state["images"][0], "file_name": "c.jpg"}):
+        path.write_text(json.dumps({**state, "images": [*state["images"], more]}))
+        with pytest.raises(DatasetError, match=r"1 images are listed more than once \(first: (b|id 5)\)"):
+            read_instances(path)
+
+
+def test_what_exporters_leave_out_follows_from_the_outlines(tmp_path):
+    crowd = {"size": [6, 8], "counts": [0, 48]}
+    annotations = [box(7, 1, 1, 1), box(3, 0, 0, 4), box(9, 0, 0, 8, iscrowd=1, segmentation=crowd), box(5, 4, 0, 2)]
+    whole = read_instances(write(tmp_path / "whole.json", annotations)).categories(1)
+    for each in annotations:
+        each.pop("area")
+        each |= {} if each["iscrowd"] else {"iscrowd": None}
+    np.testing.assert_array_equal(read_instances(write(tmp_path / "less.json", annotations)).categories(1), whole)
+    for each in annotations:
+        each.pop("iscrowd")
+    np.testing.assert_array_equal(read_instances(write(tmp_path / "least.json", annotations)).categories(1), whole)
+
+
+@pytest.mark.parametrize("far", [1e12, 1e7, -1e9, float("nan"), float("inf")])
+def test_an_outline_that_ends_nowhere_costs_no_memory(far):
+    with pytest.raises(ValueError, match=r"a polygon has a point at .* px in an image of 7 x 9"):
+        polygons_mask([np.array([0, 0, far, 0, 3, 3.0])], (7, 9))
+
+
+def test_segments_of_a_panoptic_file(tmp_path):
+    path, segment = tmp_path / "x.json", {"id": 7, "category_id": 18}
+    good = {"file_name": "sub/a.jpg", "segments_info": [segment]}
+    path.write_text("\ufeff" + json.dumps({"annotations": [good]}))
+    assert read_segments(path).categories("a", np.array([0, 7])).tolist() == [0, 18]
+    for wrong, message in (
+        ([good, good], r"1 images are listed more than once \(first: a\)"),
+        ([{"file_name": "a.png"}], r"a\.png has no segments_info"),
+        ([{**good, "segments_info": [{**segment, "category_id": 300}]}], "annotation 7 has category_id 300"),
+        ([{**good, "segments_info": [{**segment, "category_id": 0}]}], "annotation 7 has category_id 0"),
+    ):
+        path.write_text(json.dumps({"annotations": wrong}))
+        with pytest.raises(DatasetError, match=f"is no panoptic file of COCO: {message}"):
+            read_segments(path)
 
 
 def test_real_outlines_have_their_area(shared_data):

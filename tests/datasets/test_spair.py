@@ -202,3 +202,34 @@ def test_the_real_copy_reads_clean(shared_data):
         assert (a.xy[a.visible] <= [width, height]).all()
     (cat,) = data.keypoints(data.ids.index("cat/2010_000469"))
     assert np.flatnonzero(cat.visible).tolist() == list(range(11))  # two pairs, of ten points each
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_width": 96, "image_height": 80}, r"2007_000002\.jpg is 48x40 px, but \S+\.json is for 96x80"),
+        ({"bndbox": [20, 20, 20, 20]}, r"has a box without area, \[20\.0, 20\.0, 20\.0, 20\.0\]"),
+        ({"bndbox": [40, 30, 5, 5]}, "has a box without area"),
+        ({"kps": {"4": [300, -40]}}, r"has key point 4 at \(300, -40\), outside of its image of 48x40 px"),
+        ({"kps": {"4": [float("nan"), 3]}}, r"has key point 4 at \(nan, 3\)"),
+        ({"kps": {"4": [47.9, -0.5]}, "image_width": 48, "image_height": 40}, ""),
+    ],
+)
+def test_annotations_are_held_against_their_image(values, message, tmp_path):
+    path = write(tmp_path) / "ImageAnnotation" / "cat" / "2007_000002.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    data = SPair(tmp_path, "test")
+    problems = check(data, QUIET).problems
+    assert len(problems) == bool(message)
+    if message:
+        with pytest.raises(DatasetError, match=message):
+            data.keypoints(1)
+
+
+def test_pair_files_state_sizes_too(tmp_path):
+    folder = write(tmp_path, image_annotations=False)
+    change(folder, src_imsize=[48, 40, 3], trg_imsize=[48, 40, 3])
+    assert check(SPair(tmp_path, "test"), QUIET).problems == []
+    change(folder, src_imsize=[500, 334, 3])
+    with pytest.raises(DatasetError, match=r"2007_000002\.jpg is 48x40 px, but \S+ is for 500x334"):
+        SPair(tmp_path, "test").keypoints(1)
