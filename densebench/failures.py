@@ -16,7 +16,7 @@ from densebench.progress import Progress
 from densebench.protocols.protocol import Data, Measurement
 
 
-def as_known(error: Exception, cell: Cell, backbone: Backbone) -> DensebenchError | None:
+def as_known(error: BaseException, cell: Cell, backbone: Backbone) -> DensebenchError | None:
     """Return an error that only its cell shall fail of in words; None for what is a mistake of this package."""
     if isinstance(error, DensebenchError):
         return error
@@ -26,9 +26,11 @@ def as_known(error: Exception, cell: Cell, backbone: Backbone) -> DensebenchErro
             f"{cell.protocol.shrink_hint}"
         )
     else:
-        known = adapter_error(cell.model, backbone, error)
+        known = adapter_error(cell.spec.text, backbone, error)
         if known is None and isinstance(error, OSError):
             known = unusable(error)
+        elif known is None and isinstance(error, SystemExit):
+            known = ModelError(f"code that is not of this package called exit({error.code!r}); --debug shows where.")
     if known is not None:
         known.__cause__ = error  # for --debug
     return known

@@ -362,7 +362,7 @@ class FeatureSource:
         return score_hash(
             {
                 "weights": self.weights_digest,
-                "model": [info.name.split("?")[0], info.patch, info.prefix, info.mean, info.std],
+                "model": [self.backbone.identity or info.name, info.patch, info.prefix, info.mean, info.std],
                 "spec": spec,
                 "precision": [self.precision, self.dtype],
                 "data": data.digest(),

@@ -11,6 +11,7 @@ import torch
 
 from densebench.environment import available_memory
 from densebench.errors import UsageError
+from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols.protocol import Estimate, Protocol
 
@@ -19,7 +20,7 @@ from densebench.protocols.protocol import Estimate, Protocol
 class Cell:
     """One measurement to make, with what is known of it before it runs."""
 
-    model: str
+    spec: ModelSpec
     protocol: Protocol[Any]
     dataset: str
     preset: str
@@ -32,6 +33,11 @@ class Cell:
     seconds: float = 0.0
     """Rough estimate, filled in by a dry run; so is what follows."""
     cache_bytes: int = 0
+    model: str = ""
+    """What the model is called: by its spec, and once it is built, by itself."""
+
+    def __post_init__(self) -> None:
+        self.model = self.model or self.spec.shown
 
     @property
     def data_name(self) -> str:

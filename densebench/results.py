@@ -5,6 +5,7 @@ A record states everything a mismatch between two tables was ever traced to. `do
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from densebench.errors import StorageError
 from densebench.paths import write_atomically
 
 SCHEMA = 1
+LONGEST_SLUG = 100
+"""Characters; file systems take names of 255, and that of a record holds model, preset and a hash."""
 
 
 class _Strict(BaseModel):
@@ -174,5 +177,11 @@ class ResultStore:
 
 
 def slug(text: str) -> str:
-    """Return `text` with everything that is awkward in a file name replaced by '-'."""
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.")
+    """Return `text` with everything that is awkward in a file name replaced by '-', and cut where it is long.
+
+    A cut one ends in a digest of the whole, so that two texts that begin alike keep two names.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.")
+    if len(plain) <= LONGEST_SLUG:
+        return plain
+    return f"{plain[: LONGEST_SLUG - 9]}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"

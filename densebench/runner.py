@@ -23,7 +23,8 @@ from densebench.errors import DensebenchError, ModelError, StorageError, UsageEr
 from densebench.failures import as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
-from densebench.model_zoo import load_model, parse_spec
+from densebench.model_zoo import ModelSpec, load_model, parse_models
+from densebench.model_zoo.spec import same_name
 from densebench.paths import cache_dir
 from densebench.plan import Cell, check_fits, estimated_seconds, measured_flops
 from densebench.progress import Progress
@@ -120,24 +121,24 @@ class _Run:
         self._rate = 0.0
 
     def go(self) -> Outcome:
-        if self.request.weights is not None and not (weights := Path(self.request.weights)).is_file():
-            found = "it is a folder; give the file in it" if weights.is_dir() else "there is no such file"
-            raise UsageError(f"--weights {weights}: {found}.")
-        for model in self.request.models:
-            parse_spec(model, self.request.weights)
-        cells = list(self._cells())
+        specs = parse_models(self.request.models, self.request.weights)
+        cells = list(self._cells(specs))
         if not cells:
             raise UsageError("; ".join(["nothing can be measured", *self.outcome.skipped]) + ".")
-        for model in dict.fromkeys(cell.model for cell in cells):
-            mine = [cell for cell in cells if cell.model == model]
+        called: dict[str, str] = {}  # digests by name
+        for spec in specs:
+            mine = [cell for cell in cells if cell.spec == spec]
             try:
-                source = self._source(model)
+                source = self._source(spec)
+                if called.setdefault(source.info.name, source.weights_digest) != source.weights_digest:
+                    raise same_name(source.info.name)
             except DensebenchError as error:
                 if isinstance(error, UsageError) and not self.outcome.records:
                     raise
                 self.outcome.failed += [(str(cell), error) for cell in mine]
                 continue
             for cell in mine:
+                cell.model = source.info.name
                 lacking = cell.protocol.unfit(cell.config, source.info)
                 if lacking and self._everything:
                     if lacking not in self.outcome.skipped:
@@ -147,7 +148,7 @@ class _Run:
                     if lacking:
                         raise UsageError(lacking)
                     self._cell(cell, source)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     known = as_known(error, cell, source.backbone)
                     if known is None:
                         raise
@@ -160,7 +161,7 @@ class _Run:
         """Whether all protocols are asked for: what cannot be run is then left out, in words, and is no failure."""
         return list(self.request.protocols) == ["all"]
 
-    def _cells(self) -> Iterator[Cell]:
+    def _cells(self, specs: Sequence[ModelSpec]) -> Iterator[Cell]:
         names = PROTOCOLS.names() if self._everything else PROTOCOLS.match(self.request.protocols)
         unknown = set(self.request.settings) - set(PROTOCOLS.names())
         for name in unknown:
@@ -176,12 +177,12 @@ class _Run:
         if not pairs:
             known = sorted({preset for name in names for preset in PROTOCOLS[name].presets})
             raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(known)}.")
-        for model in self.request.models:
+        for spec in specs:
             for protocol, config in pairs:
                 for dataset in self._datasets(protocol):
                     trained, _ = self._cell_splits(protocol, dataset)[0]
                     train = "" if trained == dataset else trained
-                    yield Cell(model, protocol, dataset, self.request.preset, config, train)
+                    yield Cell(spec, protocol, dataset, self.request.preset, config, train)
 
     def _cell_splits(self, protocol: Protocol[Any], dataset: str) -> list[tuple[str, str]]:
         """Return the (dataset, split) pairs that a cell reads: training images, if any, and validation images."""
@@ -210,10 +211,10 @@ class _Run:
                 self.outcome.skipped.append(line)
         return ready or [name for name in suited if name == "scenes"]
 
-    def _source(self, model: str) -> FeatureSource:
+    def _source(self, spec: ModelSpec) -> FeatureSource:
         try:
             return FeatureSource(
-                load_model(model, self.request.weights),
+                load_model(spec),
                 cache=self.cache,
                 progress=self.progress,
                 device=self.device,
@@ -223,7 +224,7 @@ class _Run:
                 workers=self.request.workers,
             )
         except (ImportError, RuntimeError) as error:
-            raise ModelError(f"{model} cannot be built: {error}") from error
+            raise ModelError(f"{spec.text} cannot be built: {error}") from error
 
     def _cell(self, cell: Cell, source: FeatureSource) -> None:
         for name in filter(None, (cell.dataset, cell.train_dataset)):
@@ -288,6 +289,7 @@ class _Run:
                 "protocol": [cell.protocol.name, cell.protocol.version],
                 "config": cell.config,
                 "seed": self.request.seed,
+                **({"model": source.backbone.identity} if cell.spec.label else {}),  # a name may change its network
             }
         )
 

@@ -7,6 +7,7 @@ stdout carries results, stderr progress and errors. Exit 0 only if every request
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -59,6 +60,15 @@ def _guarded(verb: Any) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as end:
+        if verb.debug:
+            traceback.print_exception(end)
+        print(
+            f"error: code that is not of this package called exit({end.code!r}) before the work was done; --debug "
+            "shows where.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("stopped. Finished results are kept; the same command goes on from here.", file=sys.stderr)
         return 130

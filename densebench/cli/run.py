@@ -25,7 +25,11 @@ class Run:
     """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again."""
 
     model: Annotated[
-        Names, arg(help="Zoo names, timm/NAME, FILE.py:Class or CHECKPOINT.safetensors; '?random' after it.")
+        Names,
+        arg(
+            help="Zoo names, timm/NAME, FILE.py:Class or CHECKPOINT.safetensors; '?random' or @WEIGHTS after it, and "
+            "NAME= before it: what tables call it."
+        ),
     ]
     protocol: Annotated[Names, arg(help="Protocols, or all.")] = "all"
     dataset: Annotated[Names | None, arg(help="Datasets; by default all that are ready, scenes when none is.")] = None
@@ -38,7 +42,9 @@ class Run:
         arg(name="set", metavar="PROTOCOL.FIELD=VALUE", help="Change one setting; may be repeated."),
     ] = ()
     config: Annotated[Path | None, arg(help="TOML file with a table of settings per protocol; --set wins.")] = None
-    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME.")] = None
+    weights: Annotated[
+        Path | None, arg(help="A file of weights for the model, FILE@ENTRY where it holds several; also SPEC@FILE.")
+    ] = None
     data_root: Annotated[Path | None, arg(help="Folder the datasets lie in; default DENSEBENCH_DATA.")] = None
     limit: Annotated[
         int | None, arg(help="Use the first N images of each split; the result stays off leaderboards.")
@@ -62,10 +68,11 @@ class Run:
 
     def __call__(self) -> int:
         """Run the request and print its results."""
+        request = self._request()
         from densebench.progress import Progress
         from densebench.runner import run
 
-        outcome = run(self._request(), Progress(self.quiet), dry_run=self.dry_run)
+        outcome = run(request, Progress(self.quiet), dry_run=self.dry_run)
         _report(outcome, as_json=self.json, out=self.out)
         if self.debug:
             for _, error in outcome.failed:
@@ -81,13 +88,17 @@ class Run:
 
     def _request(self) -> Request:
         from densebench.config import read_toml, split_settings
+        from densebench.model_zoo import parse_models, split_models
+
+        models = split_models(self.model)
+        parse_models(models, self.weights)  # before torch is imported: a typo shall cost no time
         from densebench.runner import Request
 
         settings: dict[str, dict[str, Any]] = dict(read_toml(self.config)) if self.config else {}
         for protocol, fields in split_settings(list(self.settings)).items():
             settings[protocol] = {**settings.get(protocol, {}), **fields}
         return Request(
-            models=split_names(self.model),
+            models=models,
             protocols=split_names(self.protocol),
             datasets=split_names(self.dataset),
             settings=settings,

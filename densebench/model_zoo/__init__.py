@@ -3,23 +3,23 @@
 Names: bare names of the zoo (`pico`) and of the catalogue (`dinov2_vits14`), `timm/NAME`, `open_clip/ARCH:TAG`,
 `hf/REPO@REVISION`, `FILE.py:Class`, `CHECKPOINT.safetensors`. After a name that has an architecture, `?random` or
 `?random=SEED` asks for its random initialisation, `?pos=antialias` or `?pos=offset` for one way to interpolate its
-position embeddings; `&` joins both.
+position embeddings; `&` joins both. `NAME=` before it and `@WEIGHTS` after it: see `densebench.model_zoo.spec`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from densebench.errors import UsageError
-from densebench.registry import Registry, unknown_name
+from densebench.model_zoo.spec import ModelSpec, parse_models, parse_spec, split_models
+from densebench.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from densebench.model_zoo.backbone import Backbone
-    from densebench.model_zoo.zoo import Positions
 
 FAMILIES: Registry[Callable[[ModelSpec], Backbone]] = Registry("family", group="densebench.families")
 FAMILIES.add(
@@ -36,85 +36,26 @@ MODELS: Registry[Callable[[], Backbone]] = Registry("model", group="densebench.m
 """Adapters that need no spec: registered by `register_model` or by an installed package."""
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model name taken apart: which family builds it, from what."""
-
-    text: str
-    """As the user wrote it; the name that results carry."""
-    family: str
-    name: str
-    random_seed: int | None = None
-    weights: Path | None = None
-    positions: Positions | None = None
-    """How to interpolate position embeddings; None = as the weights' own code does."""
-
-    @property
-    def random(self) -> bool:
-        """Whether random initialisation is asked for."""
-        return self.random_seed is not None
-
-
-def parse_spec(text: str, weights: str | Path | None = None) -> ModelSpec:
-    """Take a model name apart; raises UsageError for names no family knows.
-
-    >>> parse_spec("timm/vit_tiny_patch16_224?random=3").random_seed
-    3
-    """
-    from densebench.model_zoo.catalog import ENTRIES
-    from densebench.model_zoo.zoo import zoo_names
-
-    name, question, options = text.partition("?")
-    seed, positions = _options(text, options) if question else (None, None)
-    path = None if weights is None else Path(weights)
-    if path is not None and seed is not None:
-        raise UsageError(f"{text!r} asks for random weights and --weights gives {path}: choose one.")
-    prefix, slash, rest = name.partition("/")
-    if ".py:" in name:
-        family = "file"
-    elif slash and prefix in FAMILIES:
-        family, name = prefix, rest
-    elif name in MODELS or name in ENTRIES or name in zoo_names() or name.endswith(".safetensors"):
-        family = "zoo"
-    else:
-        raise unknown_name(
-            "model", text, [*MODELS.names(), *zoo_names(), *ENTRIES, *(f"{f.name}/..." for f in FAMILIES)]
-        )
-    if positions and family != "zoo":
-        raise UsageError(
-            f"?pos goes with names of the catalogue and the zoo; {text!r} interpolates as its library does."
-        )
-    return ModelSpec(text, family, name, seed, path, positions)
-
-
-def _options(text: str, options: str) -> tuple[int | None, Positions | None]:
-    """Return the seed and the way of interpolation that follow a name's question mark."""
-    seed, positions = None, None
-    for option in options.split("&"):
-        key, _, value = option.partition("=")
-        if key == "random" and seed is None and (value or "0").isdecimal():
-            seed = int(value or 0)
-        elif option in ("pos=antialias", "pos=offset") and positions is None:
-            positions = value
-        else:
-            kind = "repeated" if {"random": seed, "pos": positions}.get(key) is not None else "unknown"
-            raise UsageError(
-                f"{kind} option '?{option}' in model {text!r}; "
-                "expected ?random, ?random=SEED, ?pos=antialias or ?pos=offset."
-            )
-    return seed, cast("Positions | None", positions)
-
-
-def load_model(text: str, weights: str | Path | None = None) -> Backbone:
-    """Build a backbone by name, in eval mode on the CPU.
+def load_model(model: str | ModelSpec, weights: str | Path | None = None) -> Backbone:
+    """Build a backbone by name, in eval mode on the CPU; its `info.name` is what NAME= says, where it does.
 
     >>> load_model("pico").info.patch
     8
     """
-    if text in MODELS:
-        return MODELS[text]().eval()
-    spec = parse_spec(text, weights)
-    return FAMILIES[spec.family](spec).eval().requires_grad_(False)
+    spec = parse_spec(model, weights) if isinstance(model, str) else model
+    if spec.name in MODELS:
+        if spec.weights is not None or spec.random:
+            raise UsageError(f"{spec.text!r} builds its own weights: --weights, @FILE and ?random do not apply.")
+        from densebench.model_zoo.user import registered
+
+        backbone = registered(spec.name)
+    else:
+        backbone = FAMILIES[spec.family](spec)
+        backbone.requires_grad_(False)
+    backbone.identity = backbone.identity or spec.text.partition("?")[0]
+    if spec.label or spec.name in MODELS:
+        backbone.info = replace(backbone.info, name=spec.shown)
+    return backbone.eval()
 
 
 def register_model(name: str, adapter: Callable[[], Backbone] | str, summary: str = "") -> None:
@@ -122,4 +63,6 @@ def register_model(name: str, adapter: Callable[[], Backbone] | str, summary: st
     MODELS.add(name, adapter, summary)
 
 
-__all__ = ["FAMILIES", "MODELS", "ModelSpec", "load_model", "parse_spec", "register_model"]
+__all__ = [
+    "FAMILIES", "MODELS", "ModelSpec", "load_model", "parse_models", "parse_spec", "register_model", "split_models",
+]  # fmt: skip

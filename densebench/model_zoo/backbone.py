@@ -90,6 +90,8 @@ class Backbone(nn.Module, ABC):
     """
 
     info: BackboneInfo
+    identity: str = ""
+    """Which network this is, for caches: two of equal weights may compute otherwise. Filled in by `load_model`."""
 
     @abstractmethod
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:

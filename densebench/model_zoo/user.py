@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import densebench
 from densebench.errors import DensebenchError, ModelError, UsageError
-from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo import MODELS, ModelSpec
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.spec import check_name
 from densebench.paths import file_digest
 from densebench.user_files import import_file, lines_in, raised
 
@@ -36,7 +38,7 @@ def load(spec: ModelSpec) -> Backbone:
         backbone = adapter() if adapter is not None else None
     except DensebenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failure(spec.text, path, error) from error
     if backbone is None:
         found = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, Backbone)]
@@ -47,10 +49,24 @@ def load(spec: ModelSpec) -> Backbone:
             f"{spec.name} is a {type(backbone).__name__}; "
             "expected a subclass of densebench.Backbone (docs/adapters.md)."
         )
-    if not hasattr(backbone, "info"):
+    if not isinstance(getattr(backbone, "info", None), BackboneInfo):
         raise ModelError(f"{spec.name} declares no `info`; give it a BackboneInfo (docs/adapters.md).")
+    if not {"info"} & (vars(type(backbone)).keys() | vars(backbone).keys()):  # inherited: the name is another's
+        backbone.info = replace(backbone.info, name=type(backbone).__name__)
+    if not spec.label:
+        check_name(backbone.info.name, f"the name in the info of {spec.name}")
     files = dict.fromkeys(filter(None, (path, file_of(backbone))))
     return _with_code(backbone, ",".join([name, *(file_digest(f) for f in files)]))
+
+
+def registered(name: str) -> Backbone:
+    """Return the adapter that is registered under a name; raises ModelError for whatever its package raises."""
+    try:
+        return MODELS[name]()
+    except DensebenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{name} {raised(error, Path())}. --debug shows the traceback.") from error
 
 
 def file_of(backbone: Backbone) -> Path | None:
@@ -70,7 +86,7 @@ def _with_code(backbone: Backbone, code: str) -> Backbone:
     return backbone
 
 
-def adapter_error(name: str, backbone: Backbone, error: Exception) -> ModelError | None:
+def adapter_error(name: str, backbone: Backbone, error: BaseException) -> ModelError | None:
     """Return what an adapter outside this package raised as an error of the model; None where it had no part in it."""
     file = file_of(backbone)
     if file is None or Path(densebench.__file__).parent in file.parents or not lines_in(file, error):
@@ -78,7 +94,7 @@ def adapter_error(name: str, backbone: Backbone, error: Exception) -> ModelError
     return _failure(name, file, error)
 
 
-def _failure(name: str, file: Path, error: Exception) -> ModelError:
+def _failure(name: str, file: Path, error: BaseException) -> ModelError:
     return ModelError(
         f"{name} {raised(error, file)}. `densebench check-model {name}` tries it by itself; "
         "--debug shows the traceback."

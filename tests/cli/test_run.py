@@ -262,7 +262,7 @@ def test_an_adapter_that_raises_fails_its_cells_in_words_and_the_rest_goes_on(cl
     assert done.returncode == 1
     assert "mine.py:Raises raised ValueError: not today (mine.py, line 6)" in done.stderr
     assert "Traceback" not in done.stderr
-    assert records(cli.folder)["hummingbird"]["model"]["name"] == "mine.py:ColorBackbone"
+    assert records(cli.folder)["hummingbird"]["model"]["name"] == "color"
     assert "Traceback" in cli.run("--protocol", "hummingbird", "--debug", model="mine.py:Raises").stderr
 
 
@@ -314,7 +314,7 @@ def test_validation_images_that_are_all_void_give_no_score(cli):
 def test_one_model_that_fails_does_not_stop_the_others(cli):
     done = cli.run("--protocol", "hummingbird", model="mine.py:NaNBackbone,mine.py:ColorBackbone")
     assert done.returncode == 1
-    assert records(cli.folder)["hummingbird"]["model"]["name"] == "mine.py:ColorBackbone"
+    assert records(cli.folder)["hummingbird"]["model"]["name"] == "color"
 
 
 def test_limit_is_marked_and_stays_off_the_leaderboard(cli):
@@ -407,7 +407,7 @@ def test_what_reads_no_training_images_runs_without_them(cli):
     (cli.folder / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt").unlink()
     done = cli.run("--protocol", "overclustering,hummingbird")
     assert done.returncode == 1
-    assert "failed: mine.py:ColorBackbone / hummingbird / voc: " in done.stderr
+    assert "failed: color / hummingbird / voc: " in done.stderr
     assert "trainaug" in done.stderr
     record = records(cli.folder)["overclustering"]
     assert record["data"]["train"] is None

@@ -155,7 +155,7 @@ def test_a_pyramid_that_takes_any_size_answers_with_its_last_stage():
 
 def test_a_registered_adapter_is_a_model():
     register_model("my-color", toys.ColorBackbone)
-    assert load_model("my-color").info.name == "color"
+    assert load_model("my-color").info.name == "my-color"
     assert parse_spec("my-color").family == "zoo"
 
 

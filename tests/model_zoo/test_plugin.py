@@ -121,7 +121,7 @@ def test_an_adapter_in_a_file_and_one_of_a_package_run_and_stand_on_the_leaderbo
     scores = {
         r["model"]["name"]: {m["name"]: m["value"] for m in r["metrics"]}["miou_present@1"] for r in json.loads(text)
     }
-    assert set(scores) == {"mine.py:Colours", "acme-colours"}
+    assert set(scores) == {"colours", "acme-colours"}
     assert scores["acme-colours"] > 95  # colour is all that the toy asks for
     assert said["leaderboard --format"][0] == 0
     with (folder / "results" / "leaderboard.csv").open() as file:
