@@ -40,11 +40,18 @@ def _models(pattern: str) -> Iterator[tuple[str, str]]:
     from densebench.model_zoo import FAMILIES, MODELS
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.catalog.pages import status
-    from densebench.model_zoo.zoo import zoo_folders, zoo_names
+    from densebench.model_zoo.zoo import read_card, zoo_folders, zoo_names
 
     folders = zoo_folders()
     for name in zoo_names():
-        yield name, "ready" if name in folders else f"no weights here; '{name}?random' or `densebench train`"
+        if name not in folders:
+            yield name, f"no weights here; '{name}?random' or `densebench train`"
+        elif fnmatch.fnmatch(name, pattern):
+            try:
+                read_card(name)
+                yield name, "ready"
+            except DensebenchError as error:
+                yield name, f"broken: {error}"
     for name, entry in ENTRIES.items():
         if name not in folders and fnmatch.fnmatch(name, pattern):
             yield name, f"{status(entry)}; {entry.title}"

@@ -31,6 +31,7 @@ from densebench.methods.method import Method, TrainConfig, unit_gain
 from densebench.methods.trainer import Trainer, check_same, states
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.cards import read_card
 from densebench.model_zoo.zoo import Architecture, find
 from densebench.paths import claim, zoo_dir
 
@@ -85,8 +86,12 @@ def train(
         group.wait()
         origin = {**job.origin, "data_digest": _digest(job.dataset, progress)}
         if resume and (folder / "card.json").exists() and not states(folder):
-            finished = json.loads((folder / "card.json").read_text())
-            check_same(name, {**finished["config"], **_origin(finished)}, _plain({**as_dict(config), **origin}))
+            finished = read_card(folder / "card.json")
+            try:
+                before = {**finished["config"], **_origin(finished)}
+            except (KeyError, TypeError) as error:
+                raise UsageError(f"{folder}/card.json lacks {error}; give --overwrite to train {name} anew.") from None
+            check_same(name, before, _plain({**as_dict(config), **origin}))
             return TrainResult(name, folder, finished)
         images = _images(job.dataset, config, n_workers, progress)
         trainer = Trainer(job.method(), images, folder, where, n_workers, origin, group)

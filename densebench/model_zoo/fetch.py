@@ -6,7 +6,6 @@ use. How a file is fetched is `densebench.download`'s business.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -19,6 +18,7 @@ from densebench.download import Failure, download, offline, record_of
 from densebench.errors import ModelError
 from densebench.paths import file_digest, zoo_dir
 from densebench.progress import Progress
+from densebench.regular import parse_json, read_text
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -91,8 +91,16 @@ def ask_hub(
 def ask_for_timm(model: str, name: str) -> None:
     """Do what `ask_hub` does for a network of timm; one whose weights lie elsewhere is timm's own business."""
     import timm
+    import torch
 
     found = timm.get_pretrained_cfg(name)
+    if found is not None and found.url and not found.hf_hub_id and offline():
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(found.url).path).name
+        if not file.exists():
+            raise ModelError(
+                f"{model} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {found.url}. "
+                f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
+            )
     if found is not None and found.hf_hub_id:
         by_hand = f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
         ask_hub(model, found.hf_hub_id, by_hand, (found.hf_hub_filename,) if found.hf_hub_filename else HUB_FILES)
@@ -148,15 +156,33 @@ def fetch(name: str, url: str, sha256: str = "", progress: Progress | None = Non
 
 def _check(path: Path, name: str, sha256: str) -> None:
     """Raise ModelError where a file is not the published one, or no longer the one that was fetched."""
-    record = record_of(path)
-    recorded = json.loads(record.read_text())["sha256"] if record.exists() else ""
-    expected = sha256 or recorded
+    expected = sha256 or recorded_digest(path)
     if expected and (found := file_digest(path)) != expected:
         what = "the published file" if sha256 else "the file that was fetched first"
         raise ModelError(
             f"{path} has SHA-256 {found[:16]}..., {what} of {name} has {expected[:16]}... "
             "Delete it to fetch it again; where you changed it on purpose, give it with --weights."
         )
+
+
+def recorded_digest(path: Path) -> str:
+    """Return the SHA-256 that was recorded when a file was fetched, "" where it was not.
+
+    Raises ModelError where the record is damaged.
+    """
+    record = record_of(path)
+    if not record.exists():
+        return ""
+    try:
+        found = parse_json(read_text(record, 1 << 20))["sha256"]
+        if not re.fullmatch("[0-9a-f]{64}", found):
+            raise ValueError("no SHA-256")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{record} is not the record of the fetch of {path.name} ({getattr(error, 'strerror', None) or error}). "
+            "Delete both to fetch it again."
+        ) from None
+    return found
 
 
 def is_web(address: str) -> bool:

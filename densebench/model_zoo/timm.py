@@ -225,7 +225,7 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
 
     free = {} if name.startswith("naflexvit") else {"dynamic_img_size": True}  # which takes any size as it is
     try:
-        return timm.create_model(name, num_classes=0, **free, **kwargs)
+        return timm.create_model(name, num_classes=0, **{**free, **kwargs})
     except TypeError as error:
         raise FixedSizeError(
             f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "

@@ -6,7 +6,6 @@ about. Zoo folders are looked up in the package (`model_zoo/weights`) and in the
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -68,19 +67,22 @@ def zoo_names() -> list[str]:
 
 
 def read_card(name: str) -> dict[str, Any]:
-    """Return the card of a zoo checkpoint."""
+    """Return the card of a zoo checkpoint; raises ModelError for one that is broken or says what it may not."""
+    from densebench.model_zoo import cards
+
     folder = zoo_folders().get(name)
     if folder is None:
         raise UsageError(f"{name} has no weights on this machine; make them with `densebench train`.")
-    return json.loads((folder / "card.json").read_text())
+    return cards.read_card(folder / "card.json")
 
 
 def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
     """Return the weights, the card and the architecture of a zoo name, or of the path of a safetensors file.
 
     Names in ARCHITECTURES with `?random`, and names of the catalogue, have no weights and an empty card. Raises
-    ModelError where a card is missing.
+    ModelError where a card is missing or broken.
     """
+    from densebench.model_zoo import cards
     from densebench.model_zoo.catalog import ENTRIES
 
     path = Path(spec.name)
@@ -88,7 +90,7 @@ def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
         return None, {}, ARCHITECTURES[spec.name]
     folder = path.parent if path.suffix == ".safetensors" else zoo_folders().get(spec.name)
     if folder is not None and (folder / "card.json").exists():
-        card = json.loads((folder / "card.json").read_text())
+        card = cards.read_card(folder / "card.json")
         weights = path if path.suffix == ".safetensors" else folder / "weights.safetensors"
         return weights, card, Architecture(**card["architecture"])
     if spec.name in ENTRIES:
@@ -118,7 +120,14 @@ def load(spec: ModelSpec) -> Backbone:
         raise UsageError(f"--weights goes with timm/NAME and names of the catalogue; {spec.text!r} has its own.")
     weights, card, architecture = find(spec)
     architecture = replace(architecture, positions=spec.positions or architecture.positions)
-    net = build(architecture, spec.random_seed or 0)
+    try:
+        net = build(architecture, spec.random_seed or 0)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ModelError(
+            f"{spec.text} is {architecture.timm} with {architecture.kwargs}, which timm cannot build ({reason}). "
+            "Is its card that of another version of timm?"
+        ) from error
     if weights is not None and not spec.random:
         _check_digest(weights, card)
         fit(net, read(weights), spec.text, weights.name)

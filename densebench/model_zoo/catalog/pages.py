@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
-from densebench.download import offline, record_of
+from densebench.download import offline
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.fetch import hub_file, local_file
+from densebench.model_zoo.fetch import hub_file, local_file, recorded_digest
 
 
 def status(entry: Entry) -> str:
@@ -71,7 +70,5 @@ def _keys(entry: Entry, file: Published) -> str:
 def _recorded(entry: Entry) -> str:
     """Return the digest that was recorded when the file of an entry was fetched."""
     path = local_file(entry.name)
-    record = record_of(path) if path else None
-    if record is None or not record.exists():
-        return ""
-    return f"{json.loads(record.read_text())['sha256']} (of the first fetch; none was known)"
+    found = recorded_digest(path) if path else ""
+    return f"{found} (of the first fetch; none was known)" if found else ""
