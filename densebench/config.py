@@ -114,6 +114,17 @@ def user_settings() -> dict[str, Any]:
     return read_toml(config_file()) if config_file().exists() else {}
 
 
+def read_tables(path: Path, of: str) -> dict[str, dict[str, Any]]:
+    """Read a TOML file of tables, one per protocol or method (`of`); raises UsageError for any other shape."""
+    found = read_toml(path)
+    for name, table in found.items():
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"{path}: {name} = {table!r} stands outside a table; expected [{of.upper()}] and the settings below it."
+            )
+    return found
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; one that is missing, no regular file, absurdly large or broken raises UsageError."""
     try:

@@ -1,7 +1,8 @@
 """What can go wrong for a user, each with the exit code it ends in.
 
 Every message says what was found, what was expected, and the next command. The command line prints these without
-a traceback (`--debug` shows it); any other exception is a bug of ours and keeps its traceback.
+a traceback (`--debug` shows it). Any other exception is a bug, of ours or of code that is called: it ends its own cell
+of a run as UnexpectedError, and other commands with its traceback.
 """
 
 
@@ -9,6 +10,8 @@ class DensebenchError(Exception):
     """Base of all errors that are a user's to mend. Exit code 1."""
 
     exit_code = 1
+    trace: str = ""
+    """The traceback as text, where the error outlives it."""
 
 
 class UsageError(DensebenchError):
@@ -43,3 +46,11 @@ class FeatureError(DensebenchError):
 
 class StorageError(DensebenchError):
     """Results or caches cannot be read or written."""
+
+
+class PluginError(DensebenchError):
+    """A registered name whose code cannot be imported."""
+
+
+class UnexpectedError(DensebenchError):
+    """What nobody foresaw, with the place it was raised at."""

@@ -3,37 +3,71 @@
 from __future__ import annotations
 
 import math
+import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+import densebench
 from densebench.datasets.checks import label_presence
-from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError
+from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.user import adapter_error
-from densebench.plan import Cell
 from densebench.progress import Progress
 from densebench.protocols.protocol import Data, Measurement
 
+PACKAGE = Path(densebench.__file__).parent
 
-def as_known(error: BaseException, cell: Cell, backbone: Backbone) -> DensebenchError | None:
-    """Return an error that only its cell shall fail of in words; None for what is a mistake of this package."""
-    if isinstance(error, DensebenchError):
-        return error
+FOREIGN = (Exception, SystemExit)
+"""What code that is not ours may end a cell with: all but Ctrl-C and signals."""
+
+
+def as_known(
+    error: BaseException, model: str = "", backbone: Backbone | None = None, hint: str = ""
+) -> DensebenchError:
+    """Return any exception as an error in words, also one that nobody foresaw; `hint` helps where memory is too small.
+
+    Its traceback is kept as text, since frames would keep the tensors of a failed cell in memory.
+    """
+    known = error if isinstance(error, DensebenchError) else _in_words(error, model, backbone, hint)
+    known.trace = known.trace or "".join(traceback.format_exception(error))
+    known.__cause__ = known.__context__ = None
+    return known.with_traceback(None)
+
+
+def _in_words(error: BaseException, model: str, backbone: Backbone | None, hint: str) -> DensebenchError:
     if isinstance(error, torch.OutOfMemoryError):
-        known: DensebenchError | None = ModelError(
-            f"the GPU has too little memory. Try a smaller --batch-size or --precision bfloat16. "
-            f"{cell.protocol.shrink_hint}"
+        return ModelError(
+            f"the GPU has too little memory. Try a smaller --batch-size or --precision bfloat16. {hint}".rstrip()
         )
-    else:
-        known = adapter_error(cell.spec.text, backbone, error)
-        if known is None and isinstance(error, OSError):
-            known = unusable(error)
-        elif known is None and isinstance(error, SystemExit):
-            known = ModelError(f"code that is not of this package called exit({error.code!r}); --debug shows where.")
-    if known is not None:
-        known.__cause__ = error  # for --debug
-    return known
+    if isinstance(error, MemoryError):
+        return StorageError(f"main memory is too small. Try a smaller --batch-size. {hint}".rstrip())
+    known: DensebenchError | None = adapter_error(model, backbone, error) if backbone is not None else None
+    if known is None and isinstance(error, OSError) and error.errno is not None:
+        known = unusable(error)
+    return known or UnexpectedError(unexpected(error))
+
+
+def unexpected(error: BaseException) -> str:
+    """Return what nobody foresaw, in a line: what was raised, where, and what to do."""
+    what = type(error).__name__
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, SystemExit):
+        what, said = "exit", f"code {error.code!r}; only the command line itself may end the process"
+    frames = [(Path(f.filename), f.lineno, f.name) for f in traceback.extract_tb(error.__traceback__)]
+    ours = [frame for frame in frames if PACKAGE in frame[0].parents]
+    at = ""
+    if frames:
+        file, line, function = frames[-1]
+        at = f" in {function} at {_short(file)}:{line}"
+        if ours and ours[-1] != frames[-1]:
+            at += f", called from {_short(ours[-1][0])}:{ours[-1][1]}"
+    return f"unexpected {what}{at}{': ' if said else ''}{said}; --debug shows the traceback, please report it."
+
+
+def _short(file: Path) -> str:
+    return "/".join(file.parts[-2:])
 
 
 def unusable(error: OSError) -> StorageError:

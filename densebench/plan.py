@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from densebench.environment import available_memory
 from densebench.errors import UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
+from densebench.progress import duration
 from densebench.protocols.protocol import Estimate, Protocol
+from densebench.results import Metric, Record
+
+ASK_ABOVE = 3600.0
+"""Seconds of a plan that nobody gave datasets for, above which it is not begun unasked."""
+SMALL = 1e12
+"""Operations of a plan that the machine's speed is not measured for: a minute or two even on a slow one."""
+SCORES = 6
+"""Scores that the line of a finished cell names."""
+SLOW = 1e10
+"""Operations per second of a slow machine."""
 
 
 @dataclass
@@ -30,8 +40,10 @@ class Cell:
     estimate: Estimate | None = None
     score_hash: str = ""
     path: Path = Path()
+    flops: float = 0.0
+    """Arithmetic of the backbone and of the search, less what cells before it have done for it: rough."""
     seconds: float = 0.0
-    """Rough estimate, filled in by a dry run; so is what follows."""
+    """The time that takes on this machine."""
     cache_bytes: int = 0
     model: str = ""
     """What the model is called: by its spec, and once it is built, by itself."""
@@ -59,19 +71,36 @@ def check_fits(cell: Cell) -> None:
         )
 
 
-def estimated_seconds(estimate: Estimate, backbone: BackboneInfo, flops_per_second: float) -> float:
-    """Return a rough time for a cell: the arithmetic of backbone and search at the machine's measured rate."""
-    flops = estimate.search_flops
-    for spec, n_images in estimate.features.values():
+def pass_flops(backbone: BackboneInfo, tokens: int) -> float:
+    """Return the operations of one image of so many tokens, rough: projections and MLP, then attention."""
+    return tokens * backbone.depth * (24 * backbone.width**2 + 4 * tokens * backbone.width)
+
+
+def count_flops(cell: Cell, backbone: BackboneInfo, done: set[Any]) -> None:
+    """Fill in what a cell takes; feature passes that are kept and `done` by earlier cells are not counted again."""
+    assert cell.estimate is not None
+    cell.flops = cell.estimate.search_flops
+    for split, (spec, n_images) in cell.estimate.features.items():
         height, width = spec.grid(backbone)
-        tokens = height * width + backbone.prefix
-        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # projections and MLP, then attention
-        flops += n_images * tokens * backbone.depth * block
-    return flops / flops_per_second
+        once = (cell.model, (cell.train_dataset if split == "train" else "") or cell.dataset, split, spec, n_images)
+        if split not in cell.estimate.uncached:
+            if once in done:
+                continue
+            done.add(once)
+        cell.flops += n_images * pass_flops(backbone, height * width + backbone.prefix)
+
+
+def estimate_seconds(cells: Sequence[Cell], device: str) -> None:
+    """Fill in the seconds of a plan, from this machine's measured speed where it is more than small."""
+    rate = SLOW if sum(cell.flops for cell in cells) < SMALL else measured_flops(device)
+    for cell in cells:
+        cell.seconds = cell.flops / rate
 
 
 def measured_flops(device: str) -> float:
     """Return what this machine does in float32, in operations per second: a third of a large product's rate."""
+    import torch
+
     size = 1024 if device == "cpu" else 8192
     a = torch.randn(size, size, device=device)
     rates = []
@@ -82,6 +111,18 @@ def measured_flops(device: str) -> float:
     return max(rates) / 3
 
 
+def plan_lines(cells: Sequence[Cell]) -> list[str]:
+    """Return a plan as text: a line per cell, and the total."""
+    models, datasets = ({getattr(cell, name) for cell in cells} for name in ("model", "data_name"))
+    total = f"{_count(len(models), 'model')}, {_count(len(datasets), 'dataset')}"
+    lines = [plan_line(cell) for cell in cells]
+    return [*lines, f"total: {_count(len(cells), 'cell')} ({total}), about {duration(sum(c.seconds for c in cells))}"]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def plan_line(cell: Cell) -> str:
     """Return one line of a plan: what a cell will read, hold and take."""
     assert cell.estimate is not None
@@ -90,13 +131,23 @@ def plan_line(cell: Cell) -> str:
     )
     return (
         f"  {cell} ({cell.preset}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
-        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {_duration(cell.seconds)}"
+        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {duration(cell.seconds)}"
     )
 
 
-def _duration(seconds: float) -> str:
-    """Return a time in the unit that a reader would choose."""
-    hours = seconds / 3600
-    if hours < 2:
-        return f"{seconds / 60:.1f} min"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"
+def finished_line(cell: Cell, record: Record) -> str:
+    """Return one line on a cell that is done: its scores with 95 % intervals, seconds, record and pictures."""
+    scores = [_score(metric) for metric in record.metrics if metric.main]
+    if len(scores) > SCORES:
+        scores[SCORES:] = [f"and {len(scores) - SCORES} more"]
+    pictures = sum(name.endswith(".png") for name in record.artifacts)
+    beside = f", {_count(pictures, 'picture')} in {cell.path.with_suffix('')}" if pictures else ""
+    return f"{cell}: {', '.join(scores)}; {duration(record.cost.seconds['total'])}; {cell.path}{beside}"
+
+
+def _score(metric: Metric) -> str:
+    decimals = 1 if metric.unit in ("%", "px") else 3
+    text = f"{metric.name} {metric.value:.{decimals}f}" + f" {metric.unit}" * (metric.unit != "1")
+    if metric.ci95 is None:
+        return text
+    return f"{text} [{metric.ci95[0]:.{decimals}f}, {metric.ci95[1]:.{decimals}f}]"

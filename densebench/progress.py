@@ -1,10 +1,13 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, one line per finished stage elsewhere."""
+"""Progress on stderr: on a terminal a bar with rate and time left, elsewhere a line per stage and a heartbeat."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,6 +17,8 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 T = TypeVar("T")
+HEARTBEAT = 30.0
+"""Seconds."""
 
 
 class _Rate(ProgressColumn):
@@ -25,11 +30,71 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f} {task.fields.get('unit', 'it')}/s" if speed else "...", style="dim")
 
 
-class Progress:
-    """Wraps iterables with a bar. `quiet` shows nothing."""
+@dataclass(eq=False)
+class _Stage:
+    """What is being counted now."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    label: str
+    total: int
+    unit: str
+    done: int = 0
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """The time since it began."""
+        return time.perf_counter() - self.start
+
+    @property
+    def left(self) -> float:
+        """The time that is left at the rate so far, 0 before the first item."""
+        return self.seconds / self.done * (self.total - self.done) if self.done else 0.0
+
+
+class Progress:
+    """Wraps iterables with a bar. `quiet` shows nothing; `every` is the seconds between lines of a heartbeat."""
+
+    def __init__(self, quiet: bool = False, every: float = HEARTBEAT) -> None:
         self.console = Console(stderr=True, quiet=quiet)
+        self.every = every
+        self._stages: list[_Stage] = []
+
+    @contextmanager
+    def cell(self, name: str, number: int, of: int, seconds: float, later: float) -> Iterator[None]:
+        """Say every so often, where there is no terminal, how far a cell of a run is, and how much is left.
+
+        Args:
+            name: what the cell measures.
+            number: its place among all.
+            of: all cells of the run.
+            seconds: the estimate of its time.
+            later: that of all cells behind it.
+        """
+        if self.console.is_terminal or self.console.quiet:
+            yield
+            return
+        over = threading.Event()
+        start = time.perf_counter()
+
+        def beat() -> None:
+            while not over.wait(self.every):
+                self.say(self._state(f"{name} ({number} of {of})", time.perf_counter() - start, seconds, later))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _state(self, name: str, past: float, seconds: float, later: float) -> str:
+        stage = self._stages[-1] if self._stages else None
+        at = f": {stage.label} {stage.done} of {stage.total} {stage.unit}" if stage else ""
+        left = max(seconds - past, stage.left if stage else 0.0)
+        if not left:
+            return f"{name}{at}; {duration(past)} so far"
+        return f"{name}{at}; about {duration(left)} left of it, {duration(left + later)} of all"
 
     def say(self, text: str) -> None:
         """Print one line of fact to stderr."""
@@ -39,26 +104,39 @@ class Progress:
         self, items: Iterable[T], label: str, total: int, unit: str = "images", size: str | None = None
     ) -> Iterator[T]:
         """Yield `items` under a bar of `total` steps; `size` names an attribute or len() that counts the steps."""
-        start = time.perf_counter()
-        done = 0
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-            )  # fmt: skip
-            with RichProgress(*columns, console=self.console, transient=True) as bar:
-                task = bar.add_task(label, total=total, unit=unit)
+        stage = _Stage(label, total, unit)
+        self._stages.append(stage)
+        try:
+            if self.console.is_terminal:
+                columns = (
+                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+                )  # fmt: skip
+                with RichProgress(*columns, console=self.console, transient=True) as bar:
+                    task = bar.add_task(label, total=total, unit=unit)
+                    for item in items:
+                        yield item
+                        bar.advance(task, _steps(item, size))
+                        stage.done += _steps(item, size)
+            else:
                 for item in items:
                     yield item
-                    bar.advance(task, _steps(item, size))
-                    done += _steps(item, size)
-        else:
-            for item in items:
-                yield item
-                done += _steps(item, size)
-        seconds = time.perf_counter() - start
-        if done:
-            self.say(f"{label}: {done} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):.1f}/s)")
+                    stage.done += _steps(item, size)
+        finally:
+            self._stages.remove(stage)
+        if stage.done:
+            rate = stage.done / max(stage.seconds, 1e-9)
+            self.say(f"{label}: {stage.done} {unit} in {stage.seconds:.1f} s ({rate:.1f}/s)")
         sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that a reader would choose."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours = seconds / 3600
+    if hours < 2:
+        return f"{seconds / 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"
 
 
 def _steps(item: object, size: str | None) -> int:

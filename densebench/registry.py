@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from densebench.errors import UsageError
+from densebench.errors import DensebenchError, PluginError, UsageError
 
 T = TypeVar("T")
 
@@ -60,13 +60,26 @@ class Registry(Generic[T]):
             self._loaded[name] = target
 
     def __getitem__(self, name: str) -> T:
+        """Return what is registered under a name; raises UsageError for none, PluginError where its import fails."""
         self._read_plugins()
         if name not in self._entries:
             raise unknown_name(self.kind, name, self._entries)
         if name not in self._loaded:
-            module, _, attribute = self._entries[name].target.partition(":")
-            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            self._loaded[name] = self._import(self._entries[name])
         return self._loaded[name]
+
+    def _import(self, entry: Entry) -> T:
+        module, _, attribute = entry.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except DensebenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise PluginError(
+                f"the {self.kind} {entry.name!r} ({entry.summary or entry.target}) cannot be imported from "
+                f"{entry.target}: {type(error).__name__}: {said}. Mend or uninstall what registers it."
+            ) from error
 
     def __contains__(self, name: object) -> bool:
         self._read_plugins()

@@ -141,6 +141,11 @@ class ResultStore:
         name = f"{slug(model)}--{slug(preset)}--{score_hash}.json"
         return self.root / "records" / slug(dataset) / slug(protocol) / name
 
+    def has(self, *, dataset: str, protocol: str, model: str, preset: str) -> bool:
+        """Return whether there is a record that may be that of a cell, of any hash."""
+        every = self.path(dataset=dataset, protocol=protocol, model=model, preset=preset, score_hash="*")
+        return any(every.parent.glob(every.name))
+
     def read(self, path: Path) -> Record:
         """Read and validate one record; raises StorageError for one that is torn or of another schema."""
         try:

@@ -7,29 +7,32 @@ and what fails costs only its own cell.
 from __future__ import annotations
 
 import datetime
-import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import filelock
 
 from densebench.config import score_hash
-from densebench.datasets import DATASETS, resolve_dataset
-from densebench.datasets.dataset import DenseDataset
+from densebench.datasets import DATASETS
+from densebench.datasets.dataset import DenseDataset, data_root
+from densebench.datasets.layout import MissingError
 from densebench.environment import PeakMemory, environment, pick_device
-from densebench.errors import DensebenchError, ModelError, StorageError, UsageError
-from densebench.failures import as_known, finite
+from densebench.errors import DensebenchError, ModelError, PluginError, StorageError, UsageError
+from densebench.failures import FOREIGN, as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
 from densebench.paths import cache_dir
-from densebench.plan import Cell, check_fits, estimated_seconds, measured_flops
+from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
 from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
+from densebench.request import Request, checked
 from densebench.results import (
     Cost,
     DataRecord,
@@ -41,34 +44,8 @@ from densebench.results import (
 )
 from densebench.splits import Splits, check_same_classes
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to run, and how. Everything below `out` cannot change a score except precision, dtype, limit and seed."""
-
-    models: Sequence[str]
-    protocols: Sequence[str] = ("all",)
-    datasets: Sequence[str] = ()
-    """Empty: every dataset that is ready on this machine, `scenes` when none is."""
-    train_dataset: str = ""
-    """Take the training images (memory, heads) from this dataset instead: domain shift."""
-    preset: str = "paper"
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Overrides per protocol, such as {"hummingbird": {"neighbours": 50}}."""
-    weights: str | Path | None = None
-    data_root: str | Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    skip_corrupt: bool = False
-    out: str | Path = "results"
-    overwrite: bool = False
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    feature_dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int = 16
-    workers: int = 2
-    cache_size: float = 20.0
-    """Gigabytes of features kept on disk; 0 keeps none."""
+POLL = 1.0
+"""Seconds between looks at cells that other processes compute."""
 
 
 @dataclass
@@ -82,6 +59,7 @@ class Outcome:
     planned: list[Cell] = field(default_factory=list)
     """Cells that a dry run would have run."""
     failed: list[tuple[str, DensebenchError]] = field(default_factory=list)
+    """A cell, or the model that all its cells lack, and why; the error's `trace` is its traceback."""
     skipped: list[str] = field(default_factory=list)
     """What `all` left out, each with the command that would make it ready."""
 
@@ -91,24 +69,25 @@ class Outcome:
         return [*self.kept, *self.done]
 
 
-def run(request: Request, progress: Progress | None = None, dry_run: bool = False) -> Outcome:
+def run(
+    request: Request,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    agree: Callable[[Sequence[Cell]], None] | None = None,
+) -> Outcome:
     """Run every cell of a request that has no record yet; `dry_run` only plans and estimates.
 
-    Raises UsageError for a request that cannot mean anything; everything else fails its own cell only.
+    `agree` is shown the plan of a request without datasets before it begins, and raises where it shall not. Raises
+    UsageError for a request that cannot mean anything; everything else fails its own cell only.
     """
-    return _Run(request, progress or Progress(), dry_run).go()
+    return _Run(request, progress or Progress(), dry_run).go(agree)
 
 
 class _Run:
-    """One request on its way."""
+    """One request on its way: models and data are looked at first, then every cell is planned, then they are run."""
 
     def __init__(self, request: Request, progress: Progress, dry_run: bool) -> None:
-        _check_numbers(request)
-        self.request = request = replace(
-            request,
-            datasets=[resolve_dataset(name) for name in request.datasets],
-            train_dataset=resolve_dataset(request.train_dataset),
-        )
+        self.request = request = checked(request)
         self.progress = progress
         self.dry_run = dry_run
         self.store = ResultStore(request.out)
@@ -118,71 +97,86 @@ class _Run:
         limit = int(request.cache_size * 1e9)
         self.cache = FeatureCache(cache_dir() / "features", limit, progress) if limit > 0 else None
         self.splits = Splits(request.data_root, request.limit, request.skip_corrupt, progress)
-        self._rate = 0.0
+        self._absent: dict[str, None] = {}
+        self._source: tuple[ModelSpec, FeatureSource | DensebenchError] | None = None
+        self._called: dict[str, str] = {}
 
-    def go(self) -> Outcome:
+    def go(self, agree: Callable[[Sequence[Cell]], None] | None) -> Outcome:
+        protocols = self._protocols()
         specs = parse_models(self.request.models, self.request.weights)
-        cells = list(self._cells(specs))
-        if not cells:
+        cells = [cell for spec in specs for cell in self._plan(spec, protocols)]
+        if self._absent:
+            self.outcome.skipped.insert(0, self._absent_line())
+        if not (cells or self.outcome.records or self.outcome.failed):
             raise UsageError("; ".join(["nothing can be measured", *self.outcome.skipped]) + ".")
-        called: dict[str, str] = {}  # digests by name
-        for spec in specs:
-            mine = [cell for cell in cells if cell.spec == spec]
+        estimate_seconds(cells, self.device)
+        if self.dry_run:
+            self.outcome.planned = cells
+            return self.outcome
+        if agree is not None and cells and not self.request.datasets:
+            agree(cells)
+        if cells:
+            for what, error in self.outcome.failed:
+                self.progress.say(f"{what}: {error}")
+        self._work(cells)
+        return self.outcome
+
+    # what there is to do
+
+    def _protocols(self) -> list[tuple[Protocol[Any], Any]]:
+        """Return the protocols asked for, each with its config."""
+        found = []
+        names = PROTOCOLS.names() if self.request.everything else PROTOCOLS.match(self.request.protocols)
+        for name in names:
             try:
-                source = self._source(spec)
-                if called.setdefault(source.info.name, source.weights_digest) != source.weights_digest:
-                    raise same_name(source.info.name)
-            except DensebenchError as error:
-                if isinstance(error, UsageError) and not self.outcome.records:
+                protocol = PROTOCOLS[name]()
+            except PluginError as error:
+                if not self.request.everything:
                     raise
-                self.outcome.failed += [(str(cell), error) for cell in mine]
+                self._skip(str(error))
                 continue
-            for cell in mine:
-                cell.model = source.info.name
-                lacking = cell.protocol.unfit(cell.config, source.info)
-                if lacking and self._everything:
-                    if lacking not in self.outcome.skipped:
-                        self.outcome.skipped.append(lacking)
-                    continue
+            if self.request.everything and self.request.preset not in protocol.presets:
+                self._skip(f"{name}: has no preset {self.request.preset!r}")
+                continue
+            found.append((protocol, protocol.configure(self.request.preset, self.request.settings.get(name))))
+        if not found:
+            known = sorted({preset for name in names for preset in PROTOCOLS[name].presets})
+            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(known)}.")
+        return found
+
+    def _plan(self, spec: ModelSpec, protocols: Sequence[tuple[Protocol[Any], Any]]) -> list[Cell]:
+        """Return the cells of a model that have no record yet; what cannot be run is noted as skipped or failed."""
+        try:
+            source = self._build(spec)
+            name, digest = source.info.name, source.weights_digest
+            if self._called.setdefault(name, digest) != digest:
+                raise same_name(name)
+        except FOREIGN as error:
+            self.outcome.failed.append((spec.shown, as_known(error)))
+            for protocol, _ in protocols:
+                self._datasets(protocol)  # notes what is not here
+            return []
+        cells: list[Cell] = []
+        passes: set[Any] = set()
+        for protocol, config in protocols:
+            lacking = protocol.unfit(config, source.info)
+            if lacking and self.request.everything:
+                self._skip(lacking)
+                continue
+            for dataset in self._datasets(protocol):
+                cell = Cell(spec, protocol, dataset, self.request.preset, config, model=name)
                 try:
                     if lacking:
                         raise UsageError(lacking)
-                    self._cell(cell, source)
-                except (Exception, SystemExit) as error:
-                    known = as_known(error, cell, source.backbone)
-                    if known is None:
-                        raise
-                    self.progress.say(f"{cell}: {known}")
-                    self.outcome.failed.append((str(cell), known))
-        return self.outcome
-
-    @property
-    def _everything(self) -> bool:
-        """Whether all protocols are asked for: what cannot be run is then left out, in words, and is no failure."""
-        return list(self.request.protocols) == ["all"]
-
-    def _cells(self, specs: Sequence[ModelSpec]) -> Iterator[Cell]:
-        names = PROTOCOLS.names() if self._everything else PROTOCOLS.match(self.request.protocols)
-        unknown = set(self.request.settings) - set(PROTOCOLS.names())
-        for name in unknown:
-            PROTOCOLS[name]  # raises with the nearest names
-        pairs = []
-        for name in names:
-            protocol = PROTOCOLS[name]()
-            if self._everything and self.request.preset not in protocol.presets:
-                self.outcome.skipped.append(f"{name}: has no preset {self.request.preset!r}")
-                continue
-            config = protocol.configure(self.request.preset, self.request.settings.get(name))
-            pairs.append((protocol, config))
-        if not pairs:
-            known = sorted({preset for name in names for preset in PROTOCOLS[name].presets})
-            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(known)}.")
-        for spec in specs:
-            for protocol, config in pairs:
-                for dataset in self._datasets(protocol):
-                    trained, _ = self._cell_splits(protocol, dataset)[0]
-                    train = "" if trained == dataset else trained
-                    yield Cell(spec, protocol, dataset, self.request.preset, config, train)
+                    self._prepare(cell, source)
+                    if not self._has_record(cell, source):
+                        count_flops(cell, source.info, passes if self.cache else set())
+                        cells.append(cell)
+                except FOREIGN as error:
+                    self._fail(cell, error, source)
+        if cells and self._source is None:
+            self._source = spec, source
+        return cells
 
     def _cell_splits(self, protocol: Protocol[Any], dataset: str) -> list[tuple[str, str]]:
         """Return the (dataset, split) pairs that a cell reads: training images, if any, and validation images."""
@@ -195,23 +189,179 @@ class _Run:
 
         With `all` protocols, those that a dataset asked for cannot serve are skipped; a protocol asked for is refused.
         """
-        suited = [e.name for e in DATASETS if not protocol.unserved(DATASETS[e.name].info)]
-        if self.request.datasets:
-            asked = DATASETS.match(self.request.datasets)
-            if not self._everything:
-                return asked
-            self.outcome.skipped += [protocol.unserved(DATASETS[name].info) for name in asked if name not in suited]
-            return [name for name in asked if name in suited]
-        ready = []
-        for name in (name for name in suited if not DATASETS[name].info.variant_of):
-            found = None if DATASETS[name].info.embedded else self.splits.data(self._cell_splits(protocol, name))
-            if isinstance(found, Data):
-                ready.append(name)
-            elif found is not None and (line := str(found)) not in self.outcome.skipped:
-                self.outcome.skipped.append(line)
-        return ready or [name for name in suited if name == "scenes"]
+        if self.request.datasets and not self.request.everything:
+            return list(self.request.datasets)
+        found = []
+        for name in self.request.datasets or DATASETS.names():
+            try:
+                lacking = protocol.unserved(DATASETS[name].info)
+                if self.request.datasets:
+                    if lacking:
+                        self._skip(lacking)
+                elif not lacking:
+                    lacking = "" if self._ready(protocol, name) else "not here"
+            except FOREIGN as error:
+                lacking = str(as_known(error))
+                if self.request.datasets:  # its cell says so
+                    lacking = ""
+                else:
+                    self._skip(lacking)
+            if not lacking:
+                found.append(name)
+        if not self.request.datasets and not found and not protocol.unserved(DATASETS["scenes"].info):
+            return ["scenes"]
+        return found
 
-    def _source(self, spec: ModelSpec) -> FeatureSource:
+    def _ready(self, protocol: Protocol[Any], name: str) -> bool:
+        """Return whether a dataset that nobody asked for can be read here, and note why not."""
+        info = DATASETS[name].info
+        if info.variant_of or info.embedded:
+            return False
+        splits = self._cell_splits(protocol, name)
+        data = self.splits.data(splits)
+        if isinstance(data, Data):
+            return True
+        if isinstance(self.splits.data(splits[-1:]), MissingError):
+            self._absent[name] = None
+        else:
+            self._skip(str(data))
+        return False
+
+    def _absent_line(self) -> str:
+        root = data_root(self.request.data_root)
+        where = f"below {root}" if root else "no data root is given: --data-root DIR or DENSEBENCH_DATA"
+        one = len(self._absent) == 1
+        return (
+            f"{len(self._absent)} dataset{' is' if one else 's are'} not here ({where}): {', '.join(self._absent)}; "
+            "`densebench data where NAME` says how to get one"
+        )
+
+    def _prepare(self, cell: Cell, source: FeatureSource) -> None:
+        """Fill in what a cell will read and take; raises where it cannot be run."""
+        trained, _ = self._cell_splits(cell.protocol, cell.dataset)[0]
+        cell.train_dataset = "" if trained == cell.dataset else trained
+        for name in filter(None, (cell.dataset, cell.train_dataset)):
+            lacking = cell.protocol.unserved(DATASETS[name].info)
+            if lacking:
+                raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
+        data = self._data(cell)
+        if "mask" in cell.protocol.needs:
+            check_same_classes(data)
+        cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
+        cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
+        passes = [f for split, f in cell.estimate.features.items() if split not in cell.estimate.uncached]
+        cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
+
+    def _data(self, cell: Cell) -> Data:
+        data = self.splits.data(self._cell_splits(cell.protocol, cell.dataset))
+        if isinstance(data, DensebenchError):
+            raise data
+        return data
+
+    def _place(self, cell: Cell, source: FeatureSource) -> None:
+        """Fill in the hash of a cell, which reads all its files once, and where its record is or will be."""
+        cell.score_hash = self._hash(cell, source, self._data(cell))
+        cell.path = self.store.path(
+            dataset=cell.data_name,
+            protocol=cell.protocol.name,
+            model=cell.model,
+            preset=cell.preset,
+            score_hash=cell.score_hash,
+        )
+
+    def _has_record(self, cell: Cell, source: FeatureSource) -> bool:
+        """Return whether a cell has a record already; files are only read where one of its name is there."""
+        if self.request.overwrite or not self.store.has(
+            dataset=cell.data_name, protocol=cell.protocol.name, model=cell.model, preset=cell.preset
+        ):
+            return False
+        self._place(cell, source)
+        if self._kept(cell):
+            return True
+        cell.score_hash = ""  # of these weights; what draws its weights anew will have others when it is run
+        return False
+
+    # doing it
+
+    def _work(self, cells: Sequence[Cell]) -> None:
+        """Run cells, the next free one first; those that another process is at come last."""
+        waiting, spent, foreseen = [], 0.0, 0.0
+        for index, cell in enumerate(cells):
+            pace = spent / foreseen if foreseen else 1.0  # estimates are rough, and rough in one direction
+            later = pace * sum(c.seconds for c in cells[index + 1 :])
+            start, before = time.perf_counter(), len(self.outcome.done)
+            with self.progress.cell(str(cell), index + 1, len(cells), pace * cell.seconds, later):
+                if not self._attempt(cell):
+                    self.progress.say(f"{cell}: another process is at it; the next free one first.")
+                    waiting.append(cell)
+            if len(self.outcome.done) > before:
+                spent, foreseen = spent + time.perf_counter() - start, foreseen + cell.seconds
+        if waiting:
+            names = ", ".join(map(str, waiting))
+            self.progress.say(f"waiting for what another process is at: {names}.")
+            with self.progress.cell(f"waiting for another process: {names}", len(cells), len(cells), 0, 0):
+                while waiting := [cell for cell in waiting if not self._attempt(cell)]:
+                    time.sleep(POLL)
+
+    def _attempt(self, cell: Cell) -> bool:
+        """Run a cell, or keep the record that another process made; return False where one is at it."""
+        source = None
+        try:
+            if not cell.score_hash:
+                self._place(cell, source := self._built(cell.spec))
+            with self.store.lock(cell.path).acquire(blocking=False):
+                if not self._kept(cell):
+                    self._run(cell, source := self._built(cell.spec))
+        except filelock.Timeout:
+            return False
+        except FOREIGN as error:
+            self._fail(cell, error, source)
+            self.progress.say(f"{cell}: {self.outcome.failed[-1][1]}")
+        return True
+
+    def _run(self, cell: Cell, source: FeatureSource) -> None:
+        check_fits(cell)
+        workspace = cache_dir() / "cells" / cell.score_hash
+        if self.request.overwrite:
+            shutil.rmtree(workspace, ignore_errors=True)
+        record, artifacts = self._measure(cell, source, self._data(cell), workspace)
+        self.store.write(cell.path, record, artifacts)
+        shutil.rmtree(workspace, ignore_errors=True)
+        self.outcome.done.append(record)
+        self.progress.say(finished_line(cell, record))
+
+    def _fail(self, cell: Cell, error: BaseException, source: FeatureSource | None) -> None:
+        backbone = source.backbone if source else None
+        self.outcome.failed.append((str(cell), as_known(error, cell.spec.text, backbone, cell.protocol.shrink_hint)))
+
+    def _skip(self, line: str) -> None:
+        if line not in self.outcome.skipped:
+            self.outcome.skipped.append(line)
+
+    def _kept(self, cell: Cell) -> bool:
+        if self.request.overwrite or not cell.path.exists():
+            return False
+        try:
+            self.outcome.kept.append(self.store.read(cell.path))
+        except StorageError as error:
+            self.progress.say(f"{error} It is run again.")
+            return False
+        return True
+
+    def _built(self, spec: ModelSpec) -> FeatureSource:
+        """Return the source of a model; the last one is held, whether it could be built or not."""
+        if self._source is None or self._source[0] != spec:
+            self._source = None  # room for the next
+            try:
+                self._source = spec, self._build(spec)
+            except FOREIGN as error:
+                self._source = spec, as_known(error)
+        found = self._source[1]
+        if isinstance(found, DensebenchError):
+            raise found
+        return found
+
+    def _build(self, spec: ModelSpec) -> FeatureSource:
         try:
             return FeatureSource(
                 load_model(spec),
@@ -225,57 +375,6 @@ class _Run:
             )
         except (ImportError, RuntimeError) as error:
             raise ModelError(f"{spec.text} cannot be built: {error}") from error
-
-    def _cell(self, cell: Cell, source: FeatureSource) -> None:
-        for name in filter(None, (cell.dataset, cell.train_dataset)):
-            lacking = cell.protocol.unserved(DATASETS[name].info)
-            if lacking:
-                raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
-        data = self.splits.data(self._cell_splits(cell.protocol, cell.dataset))
-        if isinstance(data, DensebenchError):
-            raise data
-        if "mask" in cell.protocol.needs:
-            check_same_classes(data)
-        cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
-        cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
-        cell.score_hash = self._hash(cell, source, data)
-        cell.path = self.store.path(
-            dataset=cell.data_name,
-            protocol=cell.protocol.name,
-            model=cell.model,
-            preset=cell.preset,
-            score_hash=cell.score_hash,
-        )
-        if self._kept(cell):
-            return
-        if self.dry_run:
-            self._rate = self._rate or measured_flops(self.device)
-            cell.seconds = estimated_seconds(cell.estimate, source.info, self._rate)
-            passes = [f for split, f in cell.estimate.features.items() if split not in cell.estimate.uncached]
-            cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
-            self.outcome.planned.append(cell)
-            return
-        check_fits(cell)
-        with self.store.lock(cell.path):
-            if self._kept(cell):  # another process finished it while this one waited
-                return
-            workspace = cache_dir() / "cells" / cell.score_hash
-            if self.request.overwrite:
-                shutil.rmtree(workspace, ignore_errors=True)
-            record, artifacts = self._measure(cell, source, data, workspace)
-            self.store.write(cell.path, record, artifacts)
-            shutil.rmtree(workspace, ignore_errors=True)
-        self.outcome.done.append(record)
-
-    def _kept(self, cell: Cell) -> bool:
-        if self.request.overwrite or not cell.path.exists():
-            return False
-        try:
-            self.outcome.kept.append(self.store.read(cell.path))
-        except StorageError as error:
-            self.progress.say(f"{error} It is run again.")
-            return False
-        return True
 
     def _hash(self, cell: Cell, source: FeatureSource, data: Data) -> str:
         """Return the hash of everything that can change the score, and of nothing else."""
@@ -370,19 +469,6 @@ class _Run:
             environment=environment(self.device),
             cost=cost,
         )
-
-
-def _check_numbers(request: Request) -> None:
-    """Raise UsageError for numbers of a request that mean nothing."""
-    for name, value, least in (
-        ("limit", request.limit, 1),
-        ("seed", request.seed, 0),
-        ("batch-size", request.batch_size, 1),
-        ("workers", request.workers, 0),
-        ("cache-size", request.cache_size, 0),
-    ):
-        if value is not None and not least <= value < math.inf:
-            raise UsageError(f"--{name} {value}: expected at least {least}.")
 
 
 def _split_record(data: DenseDataset) -> SplitRecord:

@@ -10,7 +10,7 @@ from densebench.datasets import load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, DensebenchError, UsageError
-from densebench.failures import unusable
+from densebench.failures import FOREIGN, as_known
 from densebench.progress import Progress
 from densebench.protocols.protocol import Data
 
@@ -44,10 +44,8 @@ class Splits:
         if (name, split) not in self._found:
             try:
                 self._found[name, split] = self._load(name, split)
-            except DatasetError as error:
-                self._found[name, split] = error
-            except OSError as error:
-                self._found[name, split] = unusable(error)
+            except FOREIGN as error:
+                self._found[name, split] = as_known(error)
         return self._found[name, split]
 
     def _load(self, name: str, split: str) -> DenseDataset:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from densebench.errors import UsageError
+from densebench.errors import PluginError, UsageError
 from densebench.registry import Registry
 
 
@@ -18,7 +18,7 @@ def test_entries_are_imported_on_first_use_only():
     registry = make()
     assert registry.names() == ["hummingbird", "overclustering"]  # the broken one is not touched
     assert registry["hummingbird"].__name__ == "OrderedDict"
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(PluginError, match=r"the protocol 'overclustering' .* cannot be imported"):
         registry["overclustering"]
 
 

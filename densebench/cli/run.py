@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,12 +16,13 @@ from densebench.errors import UsageError
 
 if TYPE_CHECKING:
     from densebench.plan import Cell
-    from densebench.runner import Outcome, Request
+    from densebench.request import Request
+    from densebench.runner import Outcome
 
 
 @dataclass
-class Run:
-    """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again."""
+class Measure:
+    """What is measured, and how."""
 
     model: Annotated[
         Names,
@@ -32,84 +32,150 @@ class Run:
         ),
     ]
     protocol: Annotated[Names, arg(help="Protocols, or all.")] = "all"
-    dataset: Annotated[Names | None, arg(help="Datasets; by default all that are ready, scenes when none is.")] = None
+    dataset: Annotated[
+        str | None, arg(metavar="A[,B,...]", help="Datasets; by default all that are ready, scenes when none is.")
+    ] = None
     train_dataset: Annotated[
         str, arg(metavar="NAME", help="Take memories and heads from this dataset's training images: domain shift.")
     ] = ""
-    preset: Annotated[str, arg(help="A published setting of the protocols.")] = "paper"
+    preset: Annotated[str, arg(metavar="NAME", help="A published setting of the protocols.")] = "paper"
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="PROTOCOL.FIELD=VALUE", help="Change one setting; may be repeated."),
     ] = ()
-    config: Annotated[Path | None, arg(help="TOML file with a table of settings per protocol; --set wins.")] = None
+    config: Annotated[
+        Path | None, arg(metavar="FILE", help="TOML file with a table of settings per protocol; --set wins.")
+    ] = None
     weights: Annotated[
-        Path | None, arg(help="A file of weights for the model, FILE@ENTRY where it holds several; also SPEC@FILE.")
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="A file of weights for the model, FILE@ENTRY where it holds several; also SPEC@FILE.",
+        ),
     ] = None
-    data_root: Annotated[Path | None, arg(help="Folder the datasets lie in; default DENSEBENCH_DATA.")] = None
+    seed: Annotated[int, arg(metavar="N", help="Of everything that is drawn: subsets, crops, k-means, heads.")] = 0
+
+
+@dataclass
+class Images:
+    """Where images are, and which of them are read."""
+
+    data_root: Annotated[
+        Path | None, arg(metavar="DIR", help="Folder the datasets lie in; default DENSEBENCH_DATA.")
+    ] = None
     limit: Annotated[
-        int | None, arg(help="Use the first N images of each split; the result stays off leaderboards.")
+        int | None, arg(metavar="N", help="Use the first N images of each split; the result stays off leaderboards.")
     ] = None
-    seed: int = 0
     skip_corrupt: Annotated[bool, arg(help="Leave out images that cannot be decoded, and say which.")] = False
-    out: Annotated[Path, arg(help="Folder of results.")] = Path("results")
+
+
+@dataclass
+class Results:
+    """What is done with results, and what is printed."""
+
+    out: Annotated[Path, arg(metavar="DIR", help="Folder of results.")] = Path("results")
     overwrite: Annotated[bool, arg(help="Run finished cells again.")] = False
-    dry_run: Annotated[bool, arg(help="Print the plan with memory, cache and time estimates; run nothing.")] = False
-    device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    feature_dtype: Annotated[
-        Literal["float16", "float32"], arg(help="Features are rounded to it before protocols read them.")
-    ] = "float16"
-    batch_size: int = 16
-    workers: Annotated[int, arg(help="Processes that decode images.")] = 2
-    cache_size: Annotated[float, arg(help="Gigabytes of features kept on disk; 0 keeps none.")] = 20.0
+    dry_run: Annotated[bool, arg(help="Print the plan with memory, cache and time, and the total; run nothing.")] = (
+        False
+    )
+    yes: Annotated[bool, arg(help="Begin a plan of more than an hour that --dataset was not given for.")] = False
     json: Annotated[bool, arg(help="Print records as JSON instead of a table.")] = False
     quiet: Quiet = False
     debug: Debug = False
 
+
+@dataclass
+class Machine:
+    """What it is computed with; only precision and feature type can change a score."""
+
+    device: Device = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], arg(help="The backbone computes in it; auto is float32.")
+    ] = "auto"
+    feature_dtype: Annotated[
+        Literal["float16", "float32"], arg(help="Features are rounded to it before protocols read them.")
+    ] = "float16"
+    batch_size: Annotated[int, arg(metavar="N", help="Images per forward pass.")] = 16
+    workers: Annotated[int, arg(metavar="N", help="Processes that decode images.")] = 2
+    cache_size: Annotated[float, arg(metavar="GB", help="Gigabytes of features kept on disk; 0 keeps none.")] = 20.0
+
+
+@dataclass
+class Run:
+    """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again."""
+
+    measure: Measure
+    images: Images = field(default_factory=Images)
+    results: Results = field(default_factory=Results)
+    machine: Machine = field(default_factory=Machine)
+
+    @property
+    def debug(self) -> bool:
+        """Whether errors keep their traceback."""
+        return self.results.debug
+
     def __call__(self) -> int:
         """Run the request and print its results."""
-        request = self._request()
+        from densebench.request import checked
+
+        request = checked(self._request())  # before torch is imported: a typo costs no time
         from densebench.progress import Progress
         from densebench.runner import run
 
-        outcome = run(request, Progress(self.quiet), dry_run=self.dry_run)
-        _report(outcome, as_json=self.json, out=self.out)
+        agree = None if self.results.yes else _agree
+        outcome = run(request, Progress(self.results.quiet), dry_run=self.results.dry_run, agree=agree)
+        _report(outcome, as_json=self.results.json, out=self.results.out)
         if self.debug:
             for _, error in outcome.failed:
-                traceback.print_exception(error)
+                print(error.trace, file=sys.stderr)
         if outcome.done:
             from densebench.leaderboard import write_leaderboard
 
-            write_leaderboard(self.out)
+            write_leaderboard(self.results.out)
         if not outcome.failed:
             return 0
         misused = all(isinstance(error, UsageError) for _, error in outcome.failed)
         return 2 if misused and not outcome.records else 1
 
     def _request(self) -> Request:
-        from densebench.config import read_toml, split_settings
-        from densebench.model_zoo import parse_models, split_models
+        from densebench.config import read_tables, split_settings
+        from densebench.model_zoo import split_models
+        from densebench.request import Request
 
-        models = split_models(self.model)
-        parse_models(models, self.weights)  # before torch is imported: a typo shall cost no time
-        from densebench.runner import Request
-
-        settings: dict[str, dict[str, Any]] = dict(read_toml(self.config)) if self.config else {}
-        for protocol, fields in split_settings(list(self.settings)).items():
+        asked = self.measure
+        settings: dict[str, dict[str, Any]] = read_tables(asked.config, "protocol") if asked.config else {}
+        for protocol, fields in split_settings(list(asked.settings)).items():
             settings[protocol] = {**settings.get(protocol, {}), **fields}
         return Request(
-            models=models,
-            protocols=split_names(self.protocol),
-            datasets=split_names(self.dataset),
+            models=split_models(asked.model),
+            protocols=split_names(asked.protocol),
+            datasets=split_names(asked.dataset),
             settings=settings,
-            **{
-                name: getattr(self, name)
-                for name in (
-                    "train_dataset", "preset", "weights", "data_root", "limit", "seed", "skip_corrupt", "out",
-                    "overwrite", "device", "precision", "feature_dtype", "batch_size", "workers", "cache_size",
-                )
-            },
-        )  # fmt: skip
+            train_dataset=asked.train_dataset,
+            preset=asked.preset,
+            weights=asked.weights,
+            seed=asked.seed,
+            **vars(self.images),
+            out=self.results.out,
+            overwrite=self.results.overwrite,
+            **vars(self.machine),
+        )
+
+
+def _agree(cells: Sequence[Cell]) -> None:
+    """Show the total of a plan without datasets; above an hour ask, or raise UsageError where there is no terminal."""
+    from densebench.plan import ASK_ABOVE, plan_lines
+
+    *lines, total = plan_lines(cells)
+    if sum(cell.seconds for cell in cells) <= ASK_ABOVE:
+        print(total, file=sys.stderr)
+        return
+    print("\n".join([*lines, total]), file=sys.stderr)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("this is more than an hour: begin it with --yes, or name fewer with --dataset, --limit.")
+    print("Begin? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("not begun. Name fewer with --dataset, --protocol or --limit.")
 
 
 def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
@@ -128,7 +194,9 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
         failed.setdefault(str(error), []).append(cell)
     lines += [f"failed: {', '.join(cells)}: {error}" for error, cells in failed.items()]
     if outcome.planned:
-        lines += _plan_lines(outcome.planned)
+        from densebench.plan import plan_lines
+
+        lines += [f"would run {len(outcome.planned)} cells:", *plan_lines(outcome.planned)]
     elif outcome.kept and not outcome.done and not outcome.failed:
         lines.append(
             f"nothing to do: all {len(outcome.kept)} results are in {out} already (--overwrite runs them again)."
@@ -137,10 +205,3 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
         lines.append(f"{len(outcome.kept)} results were in {out} already; {len(outcome.done)} are new.")
     for line in lines:
         print(line, file=sys.stderr)
-
-
-def _plan_lines(cells: Iterable[Cell]) -> list[str]:
-    from densebench.plan import plan_line
-
-    cells = list(cells)
-    return [f"would run {len(cells)} cells:", *(plan_line(cell) for cell in cells)]

@@ -44,9 +44,9 @@ class Train:
 
     def __call__(self) -> int:
         """Train, then print where the checkpoint is."""
-        from densebench.config import read_toml
+        from densebench.config import read_tables
 
-        table = read_toml(self.config).get(self.method, {}) if self.config else {}
+        table = read_tables(self.config, "method").get(self.method, {}) if self.config else {}
         overrides: dict[str, Any] = {**table, **dict(split_pair(s) for s in self.settings)}
         if self.dry_run:
             return print_cost(self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights)

@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from densebench.config import user_settings
 from densebench.datasets.archives import opened
 from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
-from densebench.paths import cache_dir, file_digest, write_atomically
+from densebench.paths import cache_dir, config_file, file_digest, write_atomically
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""
@@ -390,4 +390,6 @@ def remembered(name: str, find: Callable[[], str]) -> str:
 def data_root(given: str | Path | None = None) -> Path | None:
     """Return where datasets live: `--data-root`, else DENSEBENCH_DATA, else the config file's `data_root`."""
     found = given or os.environ.get("DENSEBENCH_DATA") or user_settings().get("data_root")
+    if found is not None and not isinstance(found, (str, Path)):
+        raise UsageError(f"{config_file()}: data_root = {found!r}; expected the path of a folder, in quotes.")
     return Path(found).expanduser() if found else None

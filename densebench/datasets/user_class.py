@@ -144,7 +144,7 @@ class _Checked(DenseDataset):
             yield
         except DensebenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             said = f"{self.shown}{call} {raised(error, self.file)}; --debug shows the traceback."
             undecodable = isinstance(error, (OSError, SyntaxError, Image.DecompressionBombError))
             if index >= 0 and undecodable and not isinstance(error, FileNotFoundError):
