@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from densebench.datasets.cityscapes import CLASSES, PALETTE, TABLE, paired
+from densebench.datasets.cityscapes import CLASSES, PALETTE, label_ids, paired
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree
 
@@ -37,7 +37,7 @@ class ACDC(FileDataset):
         how_to_get="Register at acdc.vision.ee.ethz.ch, download rgb_anon_trainvaltest.zip and gt_trainval.zip, and "
         "put both, packed or not, in a folder acdc/ below the data root.",
     )
-    labels = TABLE
+    labels = label_ids(stores_255=True)
 
     def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)

@@ -72,7 +72,11 @@ class ADE20K(FileDataset):
         how_to_get="Run `densebench data fetch ade20k`, or download ADEChallengeData2016.zip (967 MB) from the MIT "
         "Scene Parsing Benchmark (sceneparsing.csail.mit.edu) and put it, packed or not, below the data root.",
     )
-    labels = table(151)
+    labels = table(151, stores_255=False)
+    renumbered = (
+        "In the published files 0 is other and 1 to 150 are the classes; where they were reduced by one, 0 is wall and "
+        "255 other. Get the original files."
+    )
 
     def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
@@ -97,4 +101,4 @@ class ADE20K150(ADE20K):
         ignored=(VOID,),
         background=(),
     )
-    labels = table(150, {i + 1: i for i in range(150)}, void=(0,))
+    labels = table(150, {i + 1: i for i in range(150)}, void=(0,), stores_255=False)

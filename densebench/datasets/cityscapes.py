@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from densebench.datasets.dataset import Color, DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, Tree, find_tree, table
 
@@ -37,8 +40,12 @@ PALETTE = tuple(LABELS[name] for name in CLASSES)
 
 _ids = {name: FIRST + i for i, name in enumerate(LABELS)}
 _stored = range(FIRST + len(LABELS))
-TABLE = table(19, {_ids[name]: i for i, name in enumerate(CLASSES)}, {*_stored} - {_ids[name] for name in CLASSES})
-"""From label ids to the 19 classes."""
+
+
+def label_ids(stores_255: bool) -> NDArray[np.uint8]:
+    """Return the table from label ids, 0 to 33 and perhaps 255, to the 19 classes."""
+    evaluated = {_ids[name]: i for i, name in enumerate(CLASSES)}
+    return table(19, evaluated, {*_stored} - {*evaluated}, stores_255=stores_255)
 
 
 class Cityscapes(FileDataset):
@@ -56,7 +63,11 @@ class Cityscapes(FileDataset):
         how_to_get="Register at cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip (11 GB) and "
         "gtFine_trainvaltest.zip (241 MB), and put both, packed or not, in a folder cityscapes/ below the data root.",
     )
-    labels = TABLE
+    labels = label_ids(stores_255=False)
+    renumbered = (
+        "Files of `labelIds` hold label ids, 0 to 33; those with 255 hold train ids, the 19 classes from 0 on, which "
+        "mean others here. Get the original files *_gtFine_labelIds.png."
+    )
 
     def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
@@ -76,7 +87,7 @@ class Cityscapes27(Cityscapes):
         classes=tuple(LABELS),
         palette=tuple(LABELS.values()),
     )
-    labels = table(27, {FIRST + i: i for i in range(27)}, range(FIRST))
+    labels = table(27, {FIRST + i: i for i in range(27)}, range(FIRST), stores_255=False)
 
 
 def paired(images: Tree, of_image: str, of_mask: str) -> list[tuple[str, str, str]]:

@@ -26,6 +26,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from densebench.config import user_settings
 from densebench.datasets.archives import opened
+from densebench.datasets.label_files import Color, Stored, read_stored
 from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
 from densebench.paths import cache_dir, config_file, file_digest, write_atomically
 
@@ -40,7 +41,6 @@ the first."""
 MOST_PIXELS = 80_000_000
 """Of an image that is decoded: 0.6 GB while it is. No camera that datasets were taken with has as many."""
 
-Color = tuple[int, int, int]
 Root = str | Path | None
 """The data root; None where none is given, or nothing is read from it."""
 Transforms = Callable[[Any, Any], Any] | None
@@ -291,20 +291,10 @@ def read_size(path: Path, index: int = -1) -> tuple[int, int]:
         return image.size
 
 
-def read_labels(path: Path, n_classes: int, index: int = -1) -> NDArray[np.uint8]:
-    """Decode a label image (palette or grey PNG) as class ids, (H, W); 255 = ignore.
-
-    Raises as `decoding` does, and DatasetError for a colour image (palette ids lost) and for a label that is neither
-    a class nor 255.
-    """
+def read_labels(path: Path, index: int = -1) -> Stored:
+    """Decode a label image (palette or grey PNG), on disk or in an archive; raises as `decoding`, `read_stored` do."""
     with decoding(path, "a label image", index) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise DatasetError(
-                f"{path} is a {image.mode} image; expected a palette or grey PNG of class ids. "
-                "Masks converted to colour have lost their ids: get the original file."
-            )
-        labels = np.array(image, dtype=np.uint8)
-    return check_labels(labels, n_classes, path)
+        return read_stored(image, path)
 
 
 def read_mat(path: Path, index: int, **options: Any) -> dict[str, Any]:

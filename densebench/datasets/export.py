@@ -151,7 +151,7 @@ def _stored(other: Any) -> NDArray[np.uint8]:
     """Return the (256,) table from classes to the values that the other dataset's files hold."""
     merge = getattr(other, "merge", None)
     table = getattr(other, "labels", merge.lookup() if merge else np.arange(256))
-    void = int(np.flatnonzero(table == VOID)[0])
+    void = int([*np.flatnonzero(table == VOID), *other.info.ignored][0])  # or a class that does not count
     values = np.full(256, void, dtype=np.uint8)
     for label in range(other.info.n_classes):
         values[label] = np.flatnonzero(table == label)[0]

@@ -33,6 +33,7 @@ from densebench.datasets.dataset import (
     remembered,
 )
 from densebench.datasets.id_lists import read_ids
+from densebench.datasets.label_files import Color, check_order
 from densebench.datasets.layout import MissingError, existing_root
 from densebench.errors import CorruptFileError, DatasetError
 
@@ -158,13 +159,16 @@ def find_trees(info: DatasetInfo, root: Root, places: Sequence[str], wanted: Seq
     return {wanted[0]: find_tree(info, root, places, wanted)}
 
 
-def table(n_classes: int, values: Mapping[int, int] | None = None, void: Iterable[int] = (VOID,)) -> NDArray[np.uint8]:
+def table(
+    n_classes: int, values: Mapping[int, int] | None = None, void: Iterable[int] = (), *, stores_255: bool = True
+) -> NDArray[np.uint8]:
     """Return the (256,) table from stored values to classes: `values`, by default 0..n-1 as they are; others are wrong.
 
-    Stored values in `void` belong to no class.
+    Stored values in `void` belong to no class, and neither does 255, which is wrong where no published file holds it
+    (`stores_255`): one that does is numbered in another way.
     """
     found = np.full(256, WRONG, dtype=np.uint8)
-    found[[*void, VOID]] = VOID
+    found[[*void, *([VOID] if stores_255 else ())]] = VOID
     for stored, label in (values or {i: i for i in range(n_classes)}).items():
         found[stored] = label
     return found
@@ -218,6 +222,10 @@ class FileDataset(Archived):
 
     labels: ClassVar[NDArray[np.uint8]]
     """From the values in a label file to classes, (256,); see `table`."""
+    colours: ClassVar[Sequence[Color]] = ()
+    """The colours that published label files show their values in, value by value; empty where they are grey."""
+    renumbered: ClassVar[str] = ""
+    """A sentence on label files with other values: which are known, and what the right ones are called."""
 
     def __init__(self, root: Root, split: str, transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
@@ -251,7 +259,10 @@ class FileDataset(Archived):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode one label map, (H, W) with class ids and 255 = ignore; other stored values raise DatasetError."""
         path = self.files(index)[1]
-        return self._as_classes(read_labels(path, 256, index), path)
+        stored = read_labels(path, index)
+        if self.colours:
+            check_order(stored, self.colours, path, self.info.how_to_get)
+        return self._as_classes(stored.numbers, path)
 
     def _as_classes(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
         labels = self.labels[stored]
@@ -259,8 +270,9 @@ class FileDataset(Archived):
         if wrong.any():
             values = ", ".join(str(v) for v in np.unique(stored[wrong])[:5])
             raise DatasetError(
-                f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {_ranges(self.labels != WRONG)} "
-                f"(ignore). Wrong file, or a mask of another class map? Run `densebench data check {self.cli_name}`."
+                f"{path} holds label {values} in {int(wrong.sum())} pixels; expected {_ranges(self.labels != WRONG)}. "
+                f"{self.renumbered or 'Wrong file, or a mask of another class map?'} Run `densebench data check "
+                f"{self.cli_name}`."
             )
         return labels
 
@@ -283,10 +295,10 @@ def read_split(
 
 
 def _ranges(known: NDArray[np.bool_]) -> str:
-    """Return which of 256 values are known, 255 among them, in words such as 0..20 or 255."""
+    """Return which of 256 values are known, in words such as 0..20 or 255 (ignore)."""
     edges = np.flatnonzero(np.diff(known[:VOID], prepend=False, append=False)).reshape(-1, 2)
     runs = [f"{start}..{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in edges.tolist()]
-    return f"{', '.join(runs)} or 255"
+    return ", ".join(runs) + (f" or {VOID} (ignore)" if known[VOID] else "")
 
 
 def _walk(folder: Path) -> list[str]:

@@ -13,6 +13,8 @@ Paths begin at the file's folder, unless they are absolute. What `*` stands for 
 file with the same id. `splits` names the one to train on, then the one to evaluate on; without `{split}` in the
 patterns, `lists` says where their ids are listed, as in `lists = "{split}.txt"`. Values in `ignore` belong to no class,
 as 255 never does; a stored value is otherwise the number of a class. `background` names the classes that are no things.
+`palette` has a colour per class, as in `[[0, 0, 0], [220, 60, 40], [40, 90, 200]]`, for pictures; masks with these
+colours in another order are refused, as editors sort them and the numbers with them.
 `licence` and `citation` may be added. A file with `base` is a subset of another dataset: `subset.py`. What a class in
 a file must be is checked in `user_class.py`.
 """
@@ -27,11 +29,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from densebench.config import read_toml
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, decoding, json_digest
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.folder import check_names
 from densebench.datasets.id_lists import read_ids
@@ -42,7 +43,7 @@ from densebench.errors import DatasetError, UsageError
 
 KEYS: Mapping[str, type] = {
     "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "background": list,
-    "lists": str, "licence": str, "citation": str,
+    "palette": list, "lists": str, "licence": str, "citation": str,
 }  # fmt: skip
 NEEDED = ("name", "classes", "images", "masks")
 SPEC = re.compile(r"(.+\.toml|.+\.py:\w+)(?::([^:/,]*))?")
@@ -73,26 +74,6 @@ class UserDataset(FileDataset):
             )
         check_names(ids, images.folder)
         self.pair(images, masks, ((id_, image.replace("*", id_), mask.replace("*", id_)) for id_ in ids))
-
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """Decode one label map, (H, W) with class ids and 255 = ignore.
-
-        Raises DatasetError for pixels that are no class numbers of 8 bits, and for numbers that the file does not list.
-        """
-        path = self.files(index)[1]
-        with decoding(path, "a label image", index) as image:
-            mode, stored = image.mode, np.array(image)
-        if mode not in ("P", "L", "1"):
-            wide = "Save the numbers with 8 bits" if mode[0] in "IF" else "Colours are no numbers: save these"
-            raise DatasetError(
-                f"{path} has pixels of mode {mode}; expected a grey or palette PNG of class numbers, 8 bits (P or L). "
-                f"{wide}, as Image.fromarray(numbers.astype('uint8')).save(...) does."
-            )
-        try:
-            return self._as_classes(stored.astype(np.uint8), path)
-        except DatasetError as error:
-            hint = f"A number that is meant to be there belongs into `classes` or `ignore` of {self.file.name}."
-            raise DatasetError(f"{error} {hint}") from None
 
     def digest(self) -> str:
         """Return a digest of contents, classes and ignored labels, and of what else the file says of them."""
@@ -169,11 +150,12 @@ def from_toml(path: Path) -> type[DenseDataset]:
         raise UsageError(f"{path} describes no dataset: {'; '.join(wrong)}. See docs/datasets.md for an example.")
     classes, ignore, splits = state["classes"], state.get("ignore", []), state.get("splits", ["train", "val"])
     kept = [i for i in range(len(classes)) if i not in ignore]
+    colours = tuple(map(tuple, state.get("palette", ())))
     info = DatasetInfo(
         name=state["name"],
         title=state["name"],
         classes=tuple(classes[i] for i in kept),
-        palette=voc_palette(len(classes) + 1)[1:][: len(kept)],
+        palette=tuple(colours[i] for i in kept) if colours else voc_palette(len(kept) + 1)[1:],
         splits=dict.fromkeys(splits, 0),
         train=splits[0],
         val=splits[-1],
@@ -184,7 +166,9 @@ def from_toml(path: Path) -> type[DenseDataset]:
     )
     labels = table(len(kept), {stored: label for label, stored in enumerate(kept)}, ignore)
     where = {"file": path.absolute(), "source": str(path.absolute())}
-    return type(state["name"], (UserDataset,), {**where, "info": info, "labels": labels, "state": state})
+    hint = f"A number that is meant to be there belongs into `classes` or `ignore` of {path.name}."
+    told = {"info": info, "labels": labels, "colours": colours, "renumbered": hint, "state": state}
+    return type(state["name"], (UserDataset,), {**where, **told})
 
 
 def _rules(
@@ -196,6 +180,7 @@ def _rules(
     splits: Sequence[Any] = ("train", "val"),
     ignore: Sequence[Any] = (),
     background: Sequence[Any] = (),
+    palette: Sequence[Any] = (),
     lists: str | None = None,
     licence: str = "",
     citation: str = "",
@@ -207,12 +192,19 @@ def _rules(
         "ignore: expected integers from 0 to 255": all(type(v) is int and 0 <= v <= VOID for v in ignore),
         "ignore: it leaves no class": any(i not in ignore for i in range(len(classes))),
         "background: expected names out of `classes`": all(name in classes for name in background),
+        f"palette: expected {len(classes)} colours, [red, green, blue] of 0 to 255, one per class": (
+            not palette or (len(palette) == len(classes) and all(map(_is_colour, palette)))
+        ),
         "splits: expected one or two names": len(splits) in (1, 2) and _texts(splits) and all(splits),
         "images and masks: expected exactly one * in each": images.count("*") == masks.count("*") == 1,
         "masks: JPEG changes class numbers, expected PNG": not masks.lower().endswith((".jpg", ".jpeg")),
         "images: expected {split} in it, or `lists`": "{split}" in images or lists is not None,
         "lists: expected {split} in it, or one split": lists is None or "{split}" in images + lists or len(splits) == 1,
     }
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
 def _texts(values: Iterable[Any]) -> bool:

@@ -266,6 +266,10 @@ def _checked_info(info: Any) -> tuple[DatasetInfo, list[str]]:
             not masks or all(0 <= label < n for label in info.background),
             f"background={info.background}: expected numbers of classes",
         ),
+        (
+            all(0 <= label <= VOID for label in info.ignored),
+            f"ignored={info.ignored}: expected labels of a mask, 0 to {VOID}",
+        ),
     )
     return info, [message for kept, message in rules if not kept]
 

@@ -59,6 +59,7 @@ class VOC(FileDataset):
     )
 
     labels = table(len(CLASSES))
+    colours = voc_palette(256)
 
     def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)

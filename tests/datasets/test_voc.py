@@ -97,7 +97,7 @@ def test_a_mask_value_out_of_range_names_file_and_value(root):
 def test_a_colour_mask_is_refused(root):
     path = folder(root) / "SegmentationClass" / "2007_val_0000.png"
     Image.open(path).convert("RGB").save(path)
-    with pytest.raises(DatasetError, match="is a RGB image; expected a palette or grey PNG"):
+    with pytest.raises(DatasetError, match=r"mode RGB; expected a grey or palette PNG.*Get the original"):
         VOC(root, "val").mask(0)
 
 

@@ -126,7 +126,7 @@ def test_classes_of_known_colours(tmp_path: Path) -> None:
         tmp_path / "out", model="color", data="voc", split="trainaug", data_root=tmp_path / "data", size=64, classes=12
     )
     truth = tmp_path / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"
-    true = {p.stem: read_labels(p, 21) for p in sorted(truth.glob("*_trainaug_*.png"))}
+    true = {p.stem: read_labels(p).numbers for p in sorted(truth.glob("*_trainaug_*.png"))}
     found = {id_: read_map(result.folder / f"{id_}.png").numpy() for id_ in true}
     assert all(found[id_].shape == true[id_].shape for id_ in true)
     both = {(f, t) for id_ in true for f, t in zip(found[id_].ravel(), true[id_].ravel(), strict=True)}

@@ -1,0 +1,92 @@
+"""The numbers of a label file as its maker meant them: one look at how they are stored, wherever a mask is decoded.
+
+What the header tells is the format, the bits per pixel and the palette. Codecs that change pixels are refused, grey of
+2 or 4 bits, which Pillow scales to 8, is scaled back, and a palette is held against the published one where there is
+one: colours in another order mean that the numbers were given anew when the file was saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from densebench.errors import DatasetError
+
+Color = tuple[int, int, int]
+LOSSLESS = ("PNG", "TIFF", "BMP", "PPM")
+"""Formats, by Pillow's names, that keep every number; who writes GIF leaves out colours and counts anew."""
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+SCALES: Mapping[str, int] = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}
+"""What Pillow multiplies grey of fewer bits by, per raw mode."""
+
+
+class Stored(NamedTuple):
+    """What a label file holds."""
+
+    numbers: NDArray[np.uint8]  # (H, W)
+    palette: bytes
+    """Red, green and blue of each number in turn; empty for grey."""
+
+
+def read_stored(image: Image.Image, path: Path) -> Stored:
+    """Return the numbers of an image that was opened and not decoded yet.
+
+    Raises DatasetError for pixels that are no numbers of 8 bits, and for files whose codec changes them.
+    """
+    packing = image.info.get("compression")
+    kind = f"TIFF of {packing}" if packing in LOSSY_TIFF else str(image.format)
+    if kind not in LOSSLESS:
+        raise DatasetError(
+            f"{path} is stored as {kind}, whatever it is called, and that changes numbers; expected PNG. Get the "
+            "original file: saving this one as PNG does not bring them back."
+        )
+    if image.mode not in ("P", "L", "1"):
+        why = "Save the numbers with 8 bits" if image.mode[0] in "IF" else "Colours are no numbers: save these"
+        raise DatasetError(
+            f"{path} has pixels of mode {image.mode}; expected a grey or palette PNG of class numbers, 8 bits (P or "
+            f"L). Get the original file. {why}, as Image.fromarray(numbers.astype('uint8')).save(...) does."
+        )
+    codec, _, _, raw = (getattr(image, "tile", None) or [("", None, 0, "")])[0]  # what is to be decoded, and how
+    layout = raw if isinstance(raw, str) else next((part for part in raw or () if isinstance(part, str)), "")
+    if codec == "ppm" or (image.format == "TIFF" and "I" in layout):
+        how = "white as 0" if "I" in layout else "numbers of its own largest value"
+        raise DatasetError(f"{path} stores {how}, which is read as other numbers; expected a grey or palette PNG.")
+    numbers = np.array(image, dtype=np.uint8)
+    if layout in SCALES:
+        numbers //= SCALES[layout]
+    return Stored(numbers, bytes(image.getpalette("RGB") or ()) if image.mode == "P" else b"")
+
+
+def check_order(stored: Stored, published: Sequence[Color], path: Path, how_to_get: str) -> None:
+    """Raise DatasetError where a palette has the `published` colours, by number, in another order.
+
+    A palette with colours of its own tells nothing of the numbers, and is none of this function's business.
+    """
+    known = np.array(published, dtype=np.uint8).tobytes()
+    if not stored.palette or stored.palette.startswith(known) or known.startswith(stored.palette):
+        return
+    colours = {number: colour(stored.palette, number) for number in np.unique(stored.numbers).tolist()}
+    meant = {number: published.index(one) for number, one in colours.items() if one in published}
+    moved = {number: other for number, other in meant.items() if colours[number] != _at(published, number)}
+    if moved and len(colours) - len(meant) <= 1:  # void may have a colour of its own
+        number, other = next(iter(moved.items()))
+        raise DatasetError(
+            f"{path} has the published colours in another order: {number} has the colour of {other}, so that "
+            f"{len(moved)} of its {len(colours)} numbers mean other classes. It was saved through an editor or a "
+            f"conversion that sorts colours. {how_to_get}"
+        )
+
+
+def colour(palette: bytes, number: int) -> Color | None:
+    """Return the colour of a number in a palette of a `Stored`; None where it has none."""
+    red, green, blue = palette[3 * number : 3 * number + 3] or (0, 0, 0)
+    return (red, green, blue) if len(palette) >= 3 * number + 3 else None
+
+
+def _at(published: Sequence[Color], number: int) -> Color | None:
+    return published[number] if number < len(published) else None
