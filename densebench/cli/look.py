@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -152,7 +153,8 @@ class CheckModel:
         from densebench.model_zoo.conformance.report import as_json, report
         from densebench.progress import Progress
 
-        checks = findings(load_model(self.model, self.weights), self.size, pick_device(self.device))
+        again = partial(load_model, self.model, self.weights)
+        checks = findings(again(), self.size, pick_device(self.device), again)
         found = list(Progress(self.quiet).track(checks, "check-model", len(CHECKS), "checks"))
         if self.json:
             print(as_json(self.model, found))

@@ -36,26 +36,31 @@ MODELS: Registry[Callable[[], Backbone]] = Registry("model", group="densebench.m
 """Adapters that need no spec: registered by `register_model` or by an installed package."""
 
 
-def load_model(model: str | ModelSpec, weights: str | Path | None = None) -> Backbone:
+def load_model(model: str | ModelSpec, weights: str | Path | None = None, seed: int = 0) -> Backbone:
     """Build a backbone by name, in eval mode on the CPU; its `info.name` is what NAME= says, where it does.
+
+    It is built under the random state of `seed`, which what an adapter draws for itself depends on; what is asked for
+    by `?random` does not.
 
     >>> load_model("pico").info.patch
     8
     """
-    spec = parse_spec(model, weights) if isinstance(model, str) else model
-    if spec.name in MODELS:
-        if spec.weights is not None or spec.random:
-            raise UsageError(f"{spec.text!r} builds its own weights: --weights, @FILE and ?random do not apply.")
-        from densebench.model_zoo.user import registered
+    from densebench.model_zoo.foreign import identified, seeded
+    from densebench.model_zoo.user import registered
 
-        backbone = registered(spec.name)
-    else:
-        backbone = FAMILIES[spec.family](spec)
-        backbone.requires_grad_(False)
+    spec = parse_spec(model, weights) if isinstance(model, str) else model
+    if spec.name in MODELS and (spec.weights is not None or spec.random):
+        raise UsageError(f"{spec.text!r} builds its own weights: --weights, @FILE and ?random do not apply.")
+    with seeded(seed):
+        if spec.name in MODELS:
+            backbone = registered(spec.name)
+        else:
+            backbone = FAMILIES[spec.family](spec)
+            backbone.requires_grad_(False)
     backbone.identity = backbone.identity or spec.text.partition("?")[0]
     if spec.label or spec.name in MODELS:
         backbone.info = replace(backbone.info, name=spec.shown)
-    return backbone.eval()
+    return identified(backbone.eval())
 
 
 def register_model(name: str, adapter: Callable[[], Backbone] | str, summary: str = "") -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import densebench
 from densebench.errors import DensebenchError, ModelError, UsageError
 from densebench.model_zoo import MODELS, ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.foreign import file_of, is_ours, with_digest_of
 from densebench.model_zoo.spec import check_name
 from densebench.paths import file_digest
 from densebench.user_files import import_file, lines_in, raised
@@ -20,9 +17,9 @@ from densebench.user_files import import_file, lines_in, raised
 def load(spec: ModelSpec) -> Backbone:
     """Import the file and build the class without arguments.
 
-    The class's name and the bytes of the file, and of the one that defines the class where that is another, enter the
-    weights digest: with the same weights, other code gives other features, and neither cache nor results may take them
-    for each other. Whatever else is imported does not enter.
+    The class's name and the bytes of the file enter the weights digest: with the same weights, other code gives other
+    features, and neither cache nor results may take them for each other. Whatever else is imported does not enter, but
+    for the file that defines the class (see `foreign`).
 
     Raises UsageError for names that are not there, ModelError for whatever the file itself raises.
     """
@@ -55,8 +52,7 @@ def load(spec: ModelSpec) -> Backbone:
         backbone.info = replace(backbone.info, name=type(backbone).__name__)
     if not spec.label:
         check_name(backbone.info.name, f"the name in the info of {spec.name}")
-    files = dict.fromkeys(filter(None, (path, file_of(backbone))))
-    return _with_code(backbone, ",".join([name, *(file_digest(f) for f in files)]))
+    return with_digest_of(backbone, f"{name},{file_digest(path)}")
 
 
 def registered(name: str) -> Backbone:
@@ -69,27 +65,10 @@ def registered(name: str) -> Backbone:
         raise ModelError(f"{name} {raised(error, Path())}. --debug shows the traceback.") from error
 
 
-def file_of(backbone: Backbone) -> Path | None:
-    """Return the file that defines an adapter's class; None where it has none, as in a notebook."""
-    file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
-    return Path(file) if file else None
-
-
-def _with_code(backbone: Backbone, code: str) -> Backbone:
-    """Return the backbone, its digest that of its weights and its code; copies of it keep that."""
-    kind: Any = type(backbone)
-
-    def weights_digest(self: Backbone) -> str:
-        return hashlib.sha256(f"{kind.weights_digest(self)};code={code}".encode()).hexdigest()
-
-    backbone.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, "weights_digest": weights_digest})
-    return backbone
-
-
 def adapter_error(name: str, backbone: Backbone, error: BaseException) -> ModelError | None:
     """Return what an adapter outside this package raised as an error of the model; None where it had no part in it."""
     file = file_of(backbone)
-    if file is None or Path(densebench.__file__).parent in file.parents or not lines_in(file, error):
+    if file is None or is_ours(backbone) or not lines_in(file, error):
         return None
     return _failure(name, file, error)
 

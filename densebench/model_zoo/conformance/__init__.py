@@ -43,6 +43,7 @@ CHECKS: dict[str, Callable[[Probe], str]] = {
         geometry.class_token,
         state.gradients,
         state.weights,
+        state.construction,
         state.copies,
         state.cost,
     )
@@ -65,17 +66,23 @@ class Finding:
 
 
 def check(backbone: Backbone, size: tuple[int, int] | None = None, device: str = "cpu") -> list[Finding]:
-    """Return one finding per check; arguments as in `findings`."""
+    """Return one finding per check; arguments as in `findings`, without building the adapter again."""
     return list(findings(backbone, size, device))
 
 
-def findings(backbone: Backbone, size: tuple[int, int] | None = None, device: str = "cpu") -> Iterator[Finding]:
+def findings(
+    backbone: Backbone,
+    size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    again: Callable[[int], Backbone] | None = None,
+) -> Iterator[Finding]:
     """Yield one finding per check, `len(CHECKS)` in all. The backbone is put into eval mode on `device`.
 
     Args:
         backbone: any adapter.
         size: height and width in pixels to look at it with; by default 4 x 6 patches, and the native size for some.
         device: as torch names it.
+        again: builds the same adapter under the random state given, as `load_model` does.
 
     Raises:
         UsageError: `size` is no multiple of the patch.
@@ -90,7 +97,7 @@ def findings(backbone: Backbone, size: tuple[int, int] | None = None, device: st
     patch = info.patch
     if size and (min(size) < patch or size[0] % patch or size[1] % patch):
         raise UsageError(f"--size {size[0]} {size[1]}: expected multiples of the patch of {patch} pixels.")
-    probe = Probe(backbone.to(device).eval(), size)
+    probe = Probe(backbone.to(device).eval(), size, again)
     for name, run in CHECKS.items():
         start = time.perf_counter()
         outcome, found, mend = _outcome(run, probe) if probe.usable else NO_SIZE

@@ -18,11 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from densebench.errors import DensebenchError
 from densebench.model_zoo.backbone import Backbone, Read
-from densebench.model_zoo.user import file_of
+from densebench.model_zoo.foreign import GRID, file_of, images
 from densebench.user_files import lines_in
 
-GRID = (4, 6)
-"""Patches of a probe image: few, so that large models are quick; not square, so that a transposed grid shows."""
 SAME = 1e-3
 """Norm of a difference over norm of the features, up to which features are equal: float32 sums in another order."""
 
@@ -46,8 +44,15 @@ class NotApplicable(Exception):  # noqa: N818
 class Probe:
     """A backbone and the images it is looked at with."""
 
-    def __init__(self, backbone: Backbone, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        size: tuple[int, int] | None = None,
+        again: Callable[[int], Backbone] | None = None,
+    ) -> None:
         self.backbone = backbone
+        self.again = again
+        """Builds the adapter anew under a random state; None where it was given as an object."""
         self.info = backbone.info
         self.asked = size
         self.size = size or self.pixels(GRID)
@@ -81,12 +86,7 @@ class Probe:
 
     def images(self, n: int = 4, size: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
         """Return images (n, 3, H, W) in [0, 1]: blotches of colour under fine noise, the same on every machine."""
-        height, width = size or self.size
-        generator = torch.Generator().manual_seed(seed)
-        coarse = torch.rand(n, 3, 4, 4, generator=generator)
-        blotches = nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-        noise = torch.rand(n, 3, height, width, generator=generator)
-        return (0.6 * blotches + 0.4 * noise).to(self.backbone.device)
+        return images(n, size or self.size, seed).to(self.backbone.device)
 
     def features(self, images: Tensor, layer: int = -1, norm: bool = True, backbone: Backbone | None = None) -> Tensor:
         """Return the map (B, D, h, w) of one layer's tokens, in float32, as a run would get it."""

@@ -8,7 +8,8 @@ import time
 import torch
 from torch import nn
 
-from densebench.model_zoo.conformance.probe import Failed, Noted, PeakTensors, Probe, differ
+from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.conformance.probe import Failed, NotApplicable, Noted, PeakTensors, Probe, differ
 
 
 def eval_mode(probe: Probe) -> str:
@@ -66,7 +67,8 @@ def weights(probe: Probe) -> str:
     state = probe.backbone.state_dict()
     if not state:
         raise Noted(
-            "no weights are registered", "Keep the network as an attribute (self.net = ...); the digest is empty."
+            "no weights are registered; what it answers to two images stands for them in the digest",
+            "Keep the network as an attribute (self.net = ...), or its weights as buffers.",
         )
     flags = {p: p.requires_grad for p in probe.backbone.parameters()}
     try:
@@ -81,6 +83,38 @@ def weights(probe: Probe) -> str:
             "Keep modules as attributes or in nn.ModuleList; a plain list or dict hides them.",
         )
     return f"{sum(p.numel() for p in flags) / 1e6:.2f} M parameters, digest {probe.backbone.weights_digest()[:12]}"
+
+
+def construction(probe: Probe) -> str:
+    """Built again it is the same model, and none of its weights are drawn at random."""
+    if probe.again is None:
+        raise NotApplicable("it is given as an object; check-model builds it again")
+    others = _others(probe.backbone, probe.again(0))
+    if others:
+        raise Failed(
+            f"built again under the same random state, it has other {others}: another model in every run",
+            "Load weights, or draw them from torch's, NumPy's or Python's own random state, which is fixed by then.",
+        )
+    drawn = _others(probe.backbone, probe.again(1))
+    if drawn:
+        raise Noted(
+            f"drawn at random: {drawn}; the same in every run, as the random state is fixed when it is built",
+            "Load weights (pretrained=True, load_state_dict) unless a random network is meant.",
+        )
+    return f"built three times, under two random states: digest {probe.backbone.weights_digest()[:12]}"
+
+
+def _others(one: Backbone, other: Backbone) -> str:
+    """Return which weights two builds of an adapter do not share, in words; "" for none."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    names = [
+        name
+        for name, tensor in ours.items()
+        if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu().to(tensor.dtype))
+    ]
+    if names:
+        return f"weights {', '.join(names[:3])}" + (f" and {len(names) - 3} more of {len(ours)}" if names[3:] else "")
+    return "" if one.weights_digest() == other.weights_digest() else "weights that state_dict() does not hold"
 
 
 def copies(probe: Probe) -> str:
