@@ -464,7 +464,7 @@ class _Run:
             },
             metrics=measurement.metrics,
             facts=dict(measurement.facts),
-            notes=measurement.notes,
+            notes=(*measurement.notes, *self.splits.notes(self._cell_splits(cell.protocol, cell.dataset))),
             artifacts=artifacts,
             environment=environment(self.device),
             cost=cost,

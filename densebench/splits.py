@@ -25,6 +25,7 @@ class Splits:
         self.root, self.limit, self.skip_corrupt, self.progress = root, limit, skip_corrupt, progress
         self._found: dict[Split, DenseDataset | DensebenchError] = {}
         self._left_out: dict[Split, tuple[str, ...]] = {}
+        self._unread: dict[Split, tuple[str, ...]] = {}
 
     def data(self, splits: Sequence[Split]) -> Data | DensebenchError:
         """Return training and validation images, or why there are none; a single split is both."""
@@ -40,6 +41,10 @@ class Splits:
         """Return the ids of corrupt images that were left out."""
         return tuple(id_ for split in splits for id_ in self._left_out.get(split, ()))
 
+    def notes(self, splits: Sequence[Split]) -> tuple[str, ...]:
+        """Return in a sentence each which files that lie beside those of the splits were not read."""
+        return tuple(sentence for split in dict.fromkeys(splits) for sentence in self._unread.get(split, ()))
+
     def _find(self, name: str, split: str) -> DenseDataset | DensebenchError:
         if (name, split) not in self._found:
             try:
@@ -50,6 +55,9 @@ class Splits:
 
     def _load(self, name: str, split: str) -> DenseDataset:
         data = load_dataset(name, split, self.root)
+        self._unread[name, split] = tuple(data.left_out())
+        for sentence in self._unread[name, split]:
+            self.progress.say(f"{name} {split}: {sentence}")
         if self.limit is not None and self.limit < len(data):
             data = data.select(range(self.limit))
         if self.skip_corrupt:

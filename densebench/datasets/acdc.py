@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from densebench.datasets.cityscapes import CLASSES, PALETTE, label_ids, paired
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
-from densebench.datasets.files import FileDataset, find_tree
+from densebench.datasets.files import FileDataset, Tree, find_tree
 
 PLACES = ("acdc", "ACDC", ".")
 ARCHIVES = ("rgb_anon_trainvaltest.zip", "gt_trainval.zip")
@@ -43,6 +43,11 @@ class ACDC(FileDataset):
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, "rgb_anon", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, "gt", ARCHIVES)
-        every = paired(images, "_rgb_anon.png", "_gt_labelIds.png")
-        mine = tuple(f"{condition}/{split}/" for condition in CONDITIONS)
-        self.pair(images, masks, (sample for sample in every if sample[1].startswith(mine)))
+        endings = "_rgb_anon.png", "_gt_labelIds.png"
+        self._mine = tuple(f"{condition}/{split}/" for condition in CONDITIONS)
+        every = paired(images, *endings)
+        self.pair(images, masks, (sample for sample in every if sample[1].startswith(self._mine)), endings)
+
+    def beside(self, tree: Tree) -> list[str]:
+        """Return the names of all files of the split."""
+        return [name for name in super().beside(tree) if name.startswith(self._mine)]

@@ -85,7 +85,7 @@ class ADE20K(FileDataset):
             for kind in ("images", "annotations")
         )
         stems = [name.removesuffix(".jpg") for name in images.names(".jpg")]
-        self.pair(images, masks, ((stem, f"{stem}.jpg", f"{stem}.png") for stem in stems))
+        self.pair(images, masks, ((stem, f"{stem}.jpg", f"{stem}.png") for stem in stems), (".jpg", ".png"))
 
 
 class ADE20K150(ADE20K):

@@ -46,4 +46,5 @@ class CamVid(FileDataset):
         masks = find_tree(self.info, root, PLACES, f"{split}annot", ("camvid.zip", "CamVid.zip"))
         images = find_tree(self.info, root, PLACES, split, ("camvid.zip", "CamVid.zip"))
         found = [name for suffix in (".png", ".jpg") for name in images.names(suffix)]
-        self.pair(images, masks, ((name[:-4], name, f"{name[:-4]}.png") for name in found))
+        samples = ((name[:-4], name, f"{name[:-4]}.png") for name in found)
+        self.pair(images, masks, samples, (found[-1][-4:] if found else ".png", ".png"))

@@ -82,7 +82,9 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
         names = {**dict(enumerate(info.classes)), VOID: "ignored"}
         report.pixels = {name: int(pixels[label]) for label, name in names.items()}
         report.images = {name: int(images[label]) for label, name in names.items()}
-    return report if report.problems else _without_truth(report, info)
+    report = report if report.problems else _without_truth(report, info)
+    report.problems += data.left_out()
+    return report
 
 
 def _without_truth(report: CheckReport, info: DatasetInfo) -> CheckReport:

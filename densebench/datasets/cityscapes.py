@@ -73,7 +73,8 @@ class Cityscapes(FileDataset):
         super().__init__(root, split, transforms)
         images = find_tree(self.info, root, PLACES, f"leftImg8bit/{split}", ARCHIVES)
         masks = find_tree(self.info, root, PLACES, f"gtFine/{split}", ARCHIVES)
-        self.pair(images, masks, paired(images, "_leftImg8bit.png", "_gtFine_labelIds.png"))
+        endings = "_leftImg8bit.png", "_gtFine_labelIds.png"
+        self.pair(images, masks, paired(images, *endings), endings)
 
 
 class Cityscapes27(Cityscapes):

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, find_tree
+from densebench.datasets.left_out import unread
 
 PLACES = ("coco", "COCO", "coco2017", "cocostuff", "coco_stuff164k", ".")
 
@@ -38,6 +39,10 @@ class COCO(Archived):
         needed = (f"{split}2017", f"images/{split}2017")
         self._tree = find_tree(self.info, root, PLACES, needed, (f"{split}2017.zip",))
         self.ids = [name.removesuffix(".jpg") for name in self._tree.some(self.info, ".jpg")]
+
+    def left_out(self) -> list[str]:
+        """Return, in a sentence, which images are not read for their ending."""
+        return unread("images", self._tree.folder, self._tree.names(""), ".jpg", ())
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the image of one sample."""

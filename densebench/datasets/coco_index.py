@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import functools
 import hashlib
-import json
 import os
 import reprlib
 import tempfile
@@ -27,6 +26,7 @@ from densebench.datasets.id_lists import repeated
 from densebench.datasets.polygons import polygons_mask, ring_area, runs_mask
 from densebench.errors import DatasetError, StorageError
 from densebench.paths import cache_dir, file_digest
+from densebench.regular import parse_json
 
 Arrays = Mapping[str, NDArray[Any]]
 VERSION = 2
@@ -211,8 +211,8 @@ def _remembered(path: Path, kind: str, build: Callable[[dict[str, Any]], Arrays]
     folder = cache_dir() / "coco" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         try:
-            arrays = build(json.loads(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            arrays = build(parse_json(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DatasetError(
                 f"{path} is no {kind} file of COCO: {_in_words(error)}. Mend it, or get the original file."
             ) from None

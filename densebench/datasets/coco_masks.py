@@ -71,7 +71,8 @@ class CocoMaps(FileDataset):
         folders, archives = ([name.format(self._half) for name in names] for names in (self.folders, self.archives))
         masks = find_tree(self.info, root, PLACES, folders, archives)
         stems = [name.removesuffix(".png") for name in masks.names(".png") if not name.endswith("TrainIds.png")]
-        self.pair(find_images(self.info, root, self._half), masks, ((s, f"{s}.jpg", f"{s}.png") for s in stems))
+        images = find_images(self.info, root, self._half)  # more of them than masks, perhaps
+        self.pair(images, masks, ((s, f"{s}.jpg", f"{s}.png") for s in stems), ("", ".png"))
 
     def __init_subclass__(cls) -> None:
         """What a label file may hold is a class or void, anything else is wrong: a file of another numbering."""

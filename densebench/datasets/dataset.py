@@ -147,6 +147,10 @@ class DenseDataset(ABC):
         """Return the files that sample `index` is read from; empty where nothing is on disk."""
         return ()
 
+    def left_out(self) -> Sequence[str]:
+        """Return in a sentence each which files beside its own are not read, such as masks without images."""
+        return ()
+
     def digest(self) -> str:
         """Return a digest of all that can change a score: ids, contents, classes and ignored labels."""
         state = {"info": [self.info.name, self.info.classes, self.info.ignored], "split": self.split}
@@ -213,6 +217,10 @@ class View(DenseDataset):
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files of one sample."""
         return self.base.files(self.indices[index])
+
+    def left_out(self) -> Sequence[str]:
+        """Return which files the whole dataset does not read."""
+        return self.base.left_out()
 
     def digest(self) -> str:
         """Return a digest of the whole dataset's and of which samples these are."""

@@ -35,6 +35,7 @@ from densebench.datasets.dataset import (
 from densebench.datasets.id_lists import read_ids
 from densebench.datasets.label_files import Color, check_order
 from densebench.datasets.layout import MissingError, existing_root
+from densebench.datasets.left_out import unread, without_image
 from densebench.errors import CorruptFileError, DatasetError
 
 WRONG = 254
@@ -230,10 +231,16 @@ class FileDataset(Archived):
     def __init__(self, root: Root, split: str, transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
         self._trees: tuple[Tree, ...] = ()
+        self._endings = ("", "")
         self._names: list[tuple[str, ...]] = []  # no paths: COCO has 118,287 samples, and every worker a copy
 
-    def pair(self, images: Tree, masks: Tree, samples: Iterable[tuple[str, str, str]]) -> None:
+    def pair(
+        self, images: Tree, masks: Tree, samples: Iterable[tuple[str, str, str]], endings: tuple[str, str] = ("", "")
+    ) -> None:
         """Take the samples (id, image name, mask name), sorted by id.
+
+        `endings` of images and masks are given where the samples are what the folders hold: what lies there beside them
+        is told by `left_out` then. "" is for a folder that may hold more.
 
         Raises DatasetError for no samples at all, ids given twice, and files that are not there.
         """
@@ -241,7 +248,7 @@ class FileDataset(Archived):
         if not found:
             raise DatasetError(f"{self.info.name}: {images.folder} holds no images. {self.info.how_to_get}")
         self.ids, *names = (list(column) for column in zip(*found, strict=True))
-        self._trees, self._names = (images, masks), list(zip(*names, strict=True))
+        self._trees, self._names, self._endings = (images, masks), list(zip(*names, strict=True)), endings
         repeated = [a for a, b in itertools.pairwise(self.ids) if a == b]
         if repeated:
             raise DatasetError(
@@ -252,9 +259,25 @@ class FileDataset(Archived):
             tree.require(self.info, self.split, wanted, self.cli_name)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Leave out all other samples."""
+        """Leave out all other samples, as a list says."""
+        self._endings = ("", "")
         self.ids = [self.ids[i] for i in indices]
         self._names = [self._names[i] for i in indices]
+
+    def left_out(self) -> list[str]:
+        """Return in a sentence each which images and label files are not read, where a split is what a folder holds."""
+        said: list[str] = []
+        used = {name for names in self._names for name in names}
+        for tree, ending, what in zip(self._trees, self._endings, ("images", "label files"), strict=False):
+            said += unread(what, tree.folder, self.beside(tree), ending, used) if ending else ()
+        if all(self._endings) and not said:
+            masks = self._trees[1]
+            said += without_image(masks.folder, self.beside(masks), self._endings[1], used)
+        return said
+
+    def beside(self, tree: Tree) -> list[str]:
+        """Return the names of all files that `left_out` shall account for."""
+        return tree.names("")
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Decode one label map, (H, W) with class ids and 255 = ignore; other stored values raise DatasetError."""

@@ -14,6 +14,8 @@ from densebench.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of image files, in any case."""
+PICTURES = (".heic", ".heif", ".avif", ".gif", ".jfif", ".jp2", ".ppm", ".psd", ".dng", ".cr2", ".nef", ".arw", ".raw")
+"""Endings of pictures that are not read, in any case."""
 
 
 class ImageFolder(DenseDataset):
@@ -40,7 +42,23 @@ class ImageFolder(DenseDataset):
         if not self.folder.is_dir():
             found = "is a file" if self.folder.exists() else "does not exist"
             raise DatasetError(f"{root} {found}; expected a folder of images, FILE.toml or FILE.py:Class.")
-        self.ids = _list(self.folder)
+        self.ids, self._others = _list(self.folder)
+
+    def left_out(self) -> list[str]:
+        """Return in a sentence each which pictures are not read for their format, and which folders."""
+        pictures = [name for name in self._others if name.lower().endswith(PICTURES)]
+        folders = [name for name in self._others if name.endswith("/")]
+        said = []
+        if pictures:
+            said.append(
+                f"{len(pictures)} pictures below {self.folder} are not read (first: {min(pictures)}); endings that are "
+                f"read: {', '.join(SUFFIXES)}."
+            )
+        if folders:
+            said.append(
+                f"{len(folders)} links to folders below {self.folder} are not followed (first: {min(folders)})."
+            )
+        return said
 
     def image(self, index: int) -> Image.Image:
         """Decode one image as RGB; raises CorruptFileError also for pixels that 8 bits per channel cannot hold."""
@@ -51,11 +69,14 @@ class ImageFolder(DenseDataset):
         return (self.folder / self.ids[index],)
 
 
-def _list(folder: Path) -> list[str]:
-    """Return the sorted paths of all images below a folder, from it on and with slashes."""
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of all images below a folder, sorted, from it on and with slashes, and of all else.
+
+    Of the latter, links to folders end in a slash.
+    """
     found: list[str] = []
     dangling: list[str] = []
-    others = 0
+    others: list[str] = []
     todo = [""]
     while todo:
         place = todo.pop()
@@ -67,7 +88,7 @@ def _list(folder: Path) -> list[str]:
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(f"{place}{entry.name}/")
                     elif not entry.name.lower().endswith(SUFFIXES) or entry.is_dir():
-                        others += 1
+                        others.append(place + entry.name + ("/" if entry.is_dir() else ""))
                     else:
                         (found if entry.is_file() else dangling).append(place + entry.name)
         except OSError as error:
@@ -80,11 +101,11 @@ def _list(folder: Path) -> list[str]:
     if not found:
         raise DatasetError(
             f"{folder} holds no images: looked for {', '.join(SUFFIXES)} in it and its folders, found "
-            f"{others or 'no'} other files. Links to folders are not followed."
+            f"{len(others) or 'no'} other files. Links to folders are not followed."
         )
     found.sort()
     check_names(found, folder)
-    return found
+    return found, others
 
 
 def check_names(names: Iterable[str], folder: Path) -> None:

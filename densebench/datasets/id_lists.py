@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from densebench.datasets.archive_index import holder
-from densebench.datasets.archives import read_bytes
+from densebench.datasets.archives import read_member
 from densebench.errors import DatasetError
+from densebench.regular import MOST_TEXT, read
 
-LARGEST = 64 << 20
-"""Bytes of a list; the 118,287 ids of COCO are 2 MB."""
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".mat", ".json")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -32,16 +31,9 @@ def read_lines(path: Path, where: str) -> list[str]:
     Raises DatasetError, which begins with `where`, for a file that cannot be read, is too large, or is no text.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise DatasetError(f"{where} is no file. Give a text file with one image id per line.")
-        size = path.stat().st_size if path.exists() or holder(path) is None else 0
-        data = read_bytes(path) if size <= LARGEST else b""
+        data = read_member(path) if holder(path) else read(path, MOST_TEXT)
     except OSError as error:
         raise DatasetError(f"{where} cannot be read ({error.strerror}).") from error
-    if max(size, len(data)) > LARGEST:
-        raise DatasetError(
-            f"{where} has {max(size, len(data)) / 1e6:.0f} MB; expected a list of one image id per line."
-        )
     lines = (line.strip() for line in re.split(r"\r\n|\r|\n", _text(data, where)))
     return [line for line in lines if line]
 

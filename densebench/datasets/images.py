@@ -134,6 +134,10 @@ class Joined(DenseDataset):
         part, i = self._at(index)
         return part.files(i)
 
+    def left_out(self) -> list[str]:
+        """Return which files the parts do not read."""
+        return [said for part in self.parts for said in part.left_out()]
+
     def digest(self) -> str:
         """Return a digest of the parts' digests; one part keeps its own, wherever it lies."""
         digests = [part.digest() for part in self.parts]

@@ -11,7 +11,6 @@ a pair are those that both of its images have, so what the pairs of an image lis
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from densebench.datasets.id_lists import read_ids
 from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
+from densebench.regular import parse_json
 
 PLACES = ("SPair-71k", "spair", ".")
 ARCHIVES = ("SPair-71k.tar", "SPair-71k.zip")
@@ -162,7 +162,7 @@ def _keypoints(category: str, points: Mapping[str, Sequence[float]], box: Sequen
 
 def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     try:
-        state = json.loads(read_bytes(path))
+        state = parse_json(read_bytes(path))
         missing = [name for name in needed if name not in state]
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(f"spair: {path} cannot be read ({error}). Get the original file.") from None

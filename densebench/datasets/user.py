@@ -73,7 +73,15 @@ class UserDataset(FileDataset):
                 f"{self.info.name}: there is no file {images.path(image)}, split {self.split}. {self.info.how_to_get}"
             )
         check_names(ids, images.folder)
-        self.pair(images, masks, ((id_, image.replace("*", id_), mask.replace("*", id_)) for id_ in ids))
+        samples = ((id_, image.replace("*", id_), mask.replace("*", id_)) for id_ in ids)
+        endings = ("", "") if "lists" in self.state else (image.partition("*")[2], mask.partition("*")[2])
+        self._patterns = {images: image, masks: mask}
+        self.pair(images, masks, samples, endings)
+
+    def beside(self, tree: Tree) -> list[str]:
+        """Return the names of all files where those of a pattern are, as the pattern begins."""
+        before = self._patterns[tree].partition("*")[0]
+        return [before + name for name in _found(tree, f"{before}*")]
 
     def digest(self) -> str:
         """Return a digest of contents, classes and ignored labels, and of what else the file says of them."""

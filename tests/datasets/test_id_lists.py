@@ -4,8 +4,9 @@ import unicodedata
 
 import pytest
 
-from densebench.datasets.id_lists import LARGEST, ids_of, read_ids, read_lines, repeated
+from densebench.datasets.id_lists import ids_of, read_ids, read_lines, repeated
 from densebench.errors import DatasetError
+from densebench.regular import MOST_TEXT
 from tests.datasets.test_archives import write_zip
 
 IDS = ["ulm/scene.1", "café 2", "2007_000033"]
@@ -54,7 +55,7 @@ def test_what_is_no_list_is_said(tmp_path):
     path = tmp_path / "list.txt"
     with pytest.raises(DatasetError, match=r"the list cannot be read \(No such file or directory\)"):
         read_ids(path, "the list")
-    with pytest.raises(DatasetError, match="the list is no file"):
+    with pytest.raises(DatasetError, match=r"the list cannot be read \(it is a folder"):
         read_ids(tmp_path, "the list")
     for content, message in ((b"\n# none\n", "is empty; expected one image id per line"), (b"a\0b", "is no text"),
                              (b"a\nb\na\n", r"lists 1 ids twice \(first: a\); list each once")):  # fmt: skip
@@ -62,8 +63,8 @@ def test_what_is_no_list_is_said(tmp_path):
         with pytest.raises(DatasetError, match=f"the list {message}"):
             read_ids(path, "the list")
     with path.open("wb") as file:
-        file.truncate(LARGEST + 1)
-    with pytest.raises(DatasetError, match="the list has 67 MB; expected a list"):
+        file.truncate(MOST_TEXT + 1)
+    with pytest.raises(DatasetError, match=r"the list cannot be read \(it has 67\.1 MB; expected at most 67\.1\)"):
         read_ids(path, "the list")
     assert repeated("banana") == ["a", "n"]
 
