@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import platform
+import re
+import secrets
+import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -16,21 +23,30 @@ from filelock import FileLock, Timeout
 from densebench.errors import StorageError, UsageError
 from densebench.regular import size_of
 
+TEMPORARY = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part$")
+LEFT_AFTER = 24 * 3600.0
+"""Seconds without a write after which a temporary file is nobody's, whichever machine its process was on."""
+
 
 def cache_dir() -> Path:
     """Return the folder of things that can be made again (features, digests): DENSEBENCH_CACHE or the user's."""
-    return Path(os.environ.get("DENSEBENCH_CACHE") or platformdirs.user_cache_dir("densebench"))
+    return _given("DENSEBENCH_CACHE") or Path(platformdirs.user_cache_dir("densebench"))
 
 
 def zoo_dir() -> Path:
     """Return the folder of checkpoints trained or fetched here: DENSEBENCH_ZOO or the user's data folder."""
-    return Path(os.environ.get("DENSEBENCH_ZOO") or Path(platformdirs.user_data_dir("densebench")) / "zoo")
+    return _given("DENSEBENCH_ZOO") or Path(platformdirs.user_data_dir("densebench")) / "zoo"
 
 
 def config_file() -> Path:
     """Return the user's settings file: DENSEBENCH_CONFIG or config.toml in the user's config folder."""
-    found = os.environ.get("DENSEBENCH_CONFIG")
-    return Path(found) if found else Path(platformdirs.user_config_dir("densebench")) / "config.toml"
+    return _given("DENSEBENCH_CONFIG") or Path(platformdirs.user_config_dir("densebench")) / "config.toml"
+
+
+def _given(variable: str) -> Path | None:
+    """Return the path in an environment variable, with a home folder (~) as a shell would have put it in."""
+    found = os.environ.get(variable)
+    return Path(os.path.expanduser(found)) if found else None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -42,12 +58,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        temporary = temporary_name(path)
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
@@ -56,6 +71,49 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             f"cannot write {path} ({error.strerror or error}). Free space or choose another folder, then run again: "
             "finished results are kept."
         ) from error
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` to write a file or folder under until it is whole.
+
+    What a killed process left under such a name, the next one that writes into the folder removes.
+    """
+    _sweep(path.parent)
+    return path.with_name(f".{path.name[:40]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove, once in a process, what processes that are gone left in a folder under names of `temporary_name`."""
+    with os.scandir(folder) as entries:
+        named = [(Path(entry.path), found) for entry in entries if (found := TEMPORARY.search(entry.name))]
+    for path, found in named:
+        with contextlib.suppress(OSError):
+            is_old = time.time() - path.stat().st_mtime > LEFT_AFTER
+            if is_old or (found["machine"] == _machine() and not _is_alive(int(found["pid"]))):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Return a digest of where process ids mean what they mean here: the machine, since it started, the container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is there; True where that cannot be told."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 @contextmanager
@@ -86,3 +144,12 @@ def file_digest(path: Path) -> str:
     size_of(path, most=sys.maxsize)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> list[Any]:
+    """Return what changes when a file does, without reading it: size, times and place; raises OSError for none.
+
+    A copy that keeps size and date (`cp -p`, `rsync -t`) still has another number (inode) or time of change.
+    """
+    state = path.stat()
+    return [str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, check_same_size, remembered
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, check_same_size
 from densebench.errors import CorruptFileError, DatasetError
+from densebench.memo import remembered
 from densebench.progress import Progress
 
 

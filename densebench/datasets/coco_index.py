@@ -7,11 +7,14 @@ worker only what it looks at.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import hashlib
+import json
 import os
 import reprlib
-import tempfile
+import shutil
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,12 +27,14 @@ from numpy.typing import NDArray
 from densebench.datasets.archives import read_bytes, split
 from densebench.datasets.id_lists import repeated
 from densebench.datasets.polygons import polygons_mask, ring_area, runs_mask
-from densebench.errors import DatasetError, StorageError
-from densebench.paths import cache_dir, file_digest
+from densebench.errors import DatasetError
+from densebench.paths import cache_dir, file_digest, file_state, temporary_name
 from densebench.regular import parse_json
 
 Arrays = Mapping[str, NDArray[Any]]
 VERSION = 2
+SUMS = "sums.json"
+"""What was written, beside the arrays: type, shape and CRC-32 of each."""
 LARGEST_ID = 200
 """Of a category: COCO's things end at 90, its stuff at 183, the merged stuff of panoptic files at 200."""
 
@@ -206,18 +211,34 @@ def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:
 
 def _remembered(path: Path, kind: str, build: Callable[[dict[str, Any]], Arrays]) -> Arrays:
     """Return the arrays made of a JSON file, on disk or in an archive, from the cache where it holds them."""
-    state = (path if path.exists() else split(path)[0]).stat()
-    key = f"{path.resolve()}-{state.st_size}-{state.st_mtime_ns}-{VERSION}"
-    folder = cache_dir() / "coco" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if not folder.is_dir():
-        try:
-            arrays = build(parse_json(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise DatasetError(
-                f"{path} is no {kind} file of COCO: {_in_words(error)}. Mend it, or get the original file."
-            ) from None
-        _keep(folder, arrays)
-    return {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    state = [*file_state(path if path.exists() else split(path)[0]), str(path.resolve()), VERSION]
+    folder = cache_dir() / "coco" / f"{kind}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
+    kept = _kept(folder)
+    if kept is not None:
+        return kept
+    try:
+        arrays = build(parse_json(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DatasetError(
+            f"{path} is no {kind} file of COCO: {_in_words(error)}. Mend it, or get the original file."
+        ) from None
+    _keep(folder, arrays)
+    return _kept(folder) or arrays
+
+
+def _kept(folder: Path) -> Arrays | None:
+    """Return the arrays in a folder, mapped; None where it lacks one, or has another than was written."""
+    try:
+        sums = parse_json((folder / SUMS).read_bytes())
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in sums}
+    except (OSError, ValueError, EOFError):
+        return None
+    return arrays if {name: _sum(array) for name, array in arrays.items()} == sums else None
+
+
+def _sum(array: NDArray[Any]) -> list[Any]:
+    """Return type, shape and CRC-32 of an array: half a second for a gigabyte."""
+    return [array.dtype.str, list(array.shape), zlib.crc32(np.ascontiguousarray(array).data)]
 
 
 def _in_words(error: Exception) -> str:
@@ -230,18 +251,16 @@ def _in_words(error: Exception) -> str:
 
 
 def _keep(folder: Path, arrays: Arrays) -> None:
-    """Write all arrays to a folder that appears whole or not at all."""
-    try:
+    """Write all arrays to a folder that appears whole or not at all; where nothing can be written, there is none."""
+    with contextlib.suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as place:
-            whole = Path(place) / "whole"
-            whole.mkdir()
+        shutil.rmtree(folder, ignore_errors=True)
+        place = temporary_name(folder)
+        try:
+            place.mkdir()
             for name, array in arrays.items():
-                np.save(whole / f"{name}.npy", array)
-            try:
-                os.rename(whole, folder)
-            except OSError:  # another process was faster
-                if not folder.is_dir():
-                    raise
-    except OSError as error:
-        raise StorageError(f"cannot write {folder} ({error.strerror or error}). Free space, then run again.") from error
+                np.save(place / f"{name}.npy", array)
+            (place / SUMS).write_text(json.dumps({name: _sum(array) for name, array in arrays.items()}))
+            os.rename(place, folder)  # raises where another process was faster
+        finally:
+            shutil.rmtree(place, ignore_errors=True)

@@ -28,7 +28,8 @@ from densebench.config import user_settings
 from densebench.datasets.archives import opened
 from densebench.datasets.label_files import Color, Stored, read_stored
 from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
-from densebench.paths import cache_dir, config_file, file_digest, write_atomically
+from densebench.memo import remembered
+from densebench.paths import config_file, file_digest, file_state
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""
@@ -362,9 +363,9 @@ def json_digest(state: object) -> str:
 
 
 def _contents(dataset: DenseDataset) -> str:
-    """Hash the bytes of all files once; remembered by path, size and modification time."""
+    """Hash the bytes of all files once; remembered by their states."""
     files = [(id_, path) for i, id_ in enumerate(dataset.ids) for path in dataset.files(i)]
-    stats = [(id_, str(path), (s := path.stat()).st_size, s.st_mtime_ns) for id_, path in files]
+    stats = [[id_, *file_state(path)] for id_, path in files]
 
     def find() -> str:
         whole = hashlib.sha256()
@@ -373,16 +374,6 @@ def _contents(dataset: DenseDataset) -> str:
         return whole.hexdigest()
 
     return remembered(f"digests/{json_digest(stats)}.txt", find)
-
-
-def remembered(name: str, find: Callable[[], str]) -> str:
-    """Return what `find` returns, or what it returned the last time: the cache keeps it in a file of this name."""
-    memo = cache_dir() / name
-    if memo.exists():
-        return memo.read_text()
-    answer = find()
-    write_atomically(memo, answer)
-    return answer
 
 
 def data_root(given: str | Path | None = None) -> Path | None:

@@ -30,13 +30,14 @@ from densebench.datasets.dataset import (
     read_image,
     read_labels,
     read_size,
-    remembered,
 )
 from densebench.datasets.id_lists import read_ids
 from densebench.datasets.label_files import Color, check_order
 from densebench.datasets.layout import MissingError, existing_root
 from densebench.datasets.left_out import unread, without_image
 from densebench.errors import CorruptFileError, DatasetError
+from densebench.memo import remembered
+from densebench.paths import file_state
 
 WRONG = 254
 """In a table: a value that a label file must not hold."""
@@ -202,7 +203,7 @@ class Archived(DenseDataset):
         files = [self.files(i) for i in range(len(self))]
         loose = [path for paths in files for path in paths if path.parent not in holders]
         archives = sorted({*holders.values()})
-        stats = [[str(path), (s := path.stat()).st_size, s.st_mtime_ns] for path in (*archives, *loose)]
+        stats = [file_state(path) for path in (*archives, *loose)]
 
         def find() -> str:
             whole = hashlib.sha256()

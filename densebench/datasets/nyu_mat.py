@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densebench.datasets.archives import opened
-from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat, remembered
+from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat
 from densebench.datasets.kinect import checked_metres
 from densebench.errors import CorruptFileError, DatasetError
-from densebench.paths import file_digest
+from densebench.memo import remembered
+from densebench.paths import file_digest, file_state
 
 NAME, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NUMBERS = {"train": "trainNdxs", "test": "testNdxs"}
@@ -82,9 +83,8 @@ class LabelledFrames:
         return metres
 
     def digest(self) -> str:
-        """Return the SHA-256 of the file, and of which frames and depth are read; remembered by size and date."""
-        state = self.path.stat()
-        key = json_digest([str(self.path), state.st_size, state.st_mtime_ns])
+        """Return the SHA-256 of the file, and of which frames and depth are read; remembered by its state."""
+        key = json_digest(file_state(self.path))
         whole = remembered(f"digests/{key}.txt", lambda: file_digest(self.path))
         return json_digest([self.ids, self.depths, self.exported, whole])
 

@@ -27,11 +27,12 @@ from densebench.datasets.dataset import (
     json_digest,
     read_image,
     read_mat,
-    remembered,
 )
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
+from densebench.memo import remembered
+from densebench.paths import file_state
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_part", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)
@@ -105,7 +106,7 @@ class PascalPart(FileDataset):
 
     def _with_animals(self) -> list[int]:
         """Return which samples show a part of an animal; remembered by the annotation files."""
-        stats = [(str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in (self.files(i)[1] for i in range(len(self)))]
+        stats = [file_state(self.files(i)[1]) for i in range(len(self))]
 
         def find() -> str:
             found = [i for i in range(len(self)) if next(self._parts(i), None) is not None]
