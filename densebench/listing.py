@@ -81,18 +81,26 @@ def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
 
 def _dataset_status(name: str, root: Path | None) -> str:
     """Return whether a dataset is ready, broken, fetchable, or to be got by hand."""
-    info = DATASETS[name].info
-    wrong: dict[str, DatasetError] = {}
+    try:
+        info = DATASETS[name].info
+    except DensebenchError as error:
+        return f"broken: {error}"
+    wrong: dict[str, Exception] = {}
     for split in dict.fromkeys((info.val, info.train)):
         try:
             load_dataset(name, split, root)
-        except DatasetError as error:
+        except Exception as error:  # a plugin's own, or what a file that nobody foresaw leads to
             wrong[split] = error
     if info.val not in wrong:
         return f"ready, but for split {info.train}" if wrong else "ready"
     if not isinstance(wrong[info.val], MissingError):
         return f"not as expected, see `densebench data where {name}`"
     return "fetchable" if name in REMOTES else "by hand"
+
+
+def plugin_problems(kind: str) -> list[str]:
+    """Return in a sentence each what plugins wanted to register of a kind and could not."""
+    return {"protocols": PROTOCOLS.problems, "datasets": DATASETS.problems}.get(kind, [])
 
 
 def _methods() -> Iterator[tuple[str, str]]:
@@ -198,6 +206,8 @@ def data_where(name: str, root: Path | None) -> str:
             said = f"{len(load_dataset(name, split, root))} images"
         except DatasetError as error:
             said = str(error).partition(f" {info.how_to_get}")[0]  # which comes last, once
+        except Exception as error:
+            said = f"it raised {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         found.setdefault(said, []).append(split)
     lines += [f"{', '.join(splits)}: {said}" for said, splits in found.items()]
     return "\n".join([*lines, f"how to get it: {info.how_to_get}"])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -43,9 +44,13 @@ class Registry(Generic[T]):
     >>> PROTOCOLS.add("hummingbird", "densebench.protocols.hummingbird:Hummingbird", "in-context retrieval")
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, needs: Sequence[str] = ()) -> None:
+        """`needs` are attributes that everything registered has: what a plugin offers may be anything."""
         self.kind = kind
         self.group = group
+        self.needs = needs
+        self.problems: list[str] = []
+        """In a sentence each, what plugins wanted to register and could not; filled when names are first asked for."""
         self._entries: dict[str, Entry] = {}
         self._loaded: dict[str, T] = {}
         self._plugins_read = False
@@ -71,7 +76,11 @@ class Registry(Generic[T]):
     def _import(self, entry: Entry) -> T:
         module, _, attribute = entry.target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            found = getattr(importlib.import_module(module), attribute)
+            lacking = [name for name in self.needs if not hasattr(found, name)]
+            if lacking:
+                raise TypeError(f"{reprlib.repr(found)} has no {', '.join(lacking)}, as every {self.kind} has")
+            return found
         except DensebenchError:
             raise
         except (Exception, SystemExit) as error:
@@ -107,7 +116,19 @@ class Registry(Generic[T]):
         if self._plugins_read:
             return
         self._plugins_read = True
-        for point in entry_points(group=self.group):
-            if point.name not in self._entries:
-                distribution = point.dist.name if point.dist else "a plugin"
-                self._entries[point.name] = Entry(point.name, point.value, f"from {distribution}")
+        try:
+            points = list(entry_points(group=self.group))
+        except Exception as error:  # of another package, whose files are damaged
+            self.problems.append(
+                f"installed packages cannot be asked for {self.kind}s ({error}); their own are missing."
+            )
+            return
+        for point in points:
+            source = f"from {point.dist.name if point.dist else 'a plugin'}"
+            taken = self._entries.get(point.name)
+            if taken is None:
+                self._entries[point.name] = Entry(point.name, point.value, source)
+            elif taken.target != point.value:
+                self.problems.append(
+                    f"the {self.kind} {point.name!r} {source} is left out: the name is taken by {taken.target}."
+                )

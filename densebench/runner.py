@@ -21,7 +21,7 @@ from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset, data_root
 from densebench.datasets.layout import MissingError
 from densebench.environment import PeakMemory, environment, pick_device
-from densebench.errors import DensebenchError, ModelError, PluginError, StorageError, UsageError
+from densebench.errors import DensebenchError, ModelError, StorageError, UsageError
 from densebench.failures import FOREIGN, as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
@@ -125,23 +125,23 @@ class _Run:
 
     def _protocols(self) -> list[tuple[Protocol[Any], Any]]:
         """Return the protocols asked for, each with its config."""
-        found = []
+        found, known = [], set[str]()
         names = PROTOCOLS.names() if self.request.everything else PROTOCOLS.match(self.request.protocols)
         for name in names:
             try:
                 protocol = PROTOCOLS[name]()
-            except PluginError as error:
+            except FOREIGN as error:
                 if not self.request.everything:
-                    raise
-                self._skip(str(error))
+                    raise as_known(error) from None
+                self._skip(f"{name}: {as_known(error)}")
                 continue
+            known.update(protocol.presets)
             if self.request.everything and self.request.preset not in protocol.presets:
                 self._skip(f"{name}: has no preset {self.request.preset!r}")
                 continue
             found.append((protocol, protocol.configure(self.request.preset, self.request.settings.get(name))))
         if not found:
-            known = sorted({preset for name in names for preset in PROTOCOLS[name].presets})
-            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(known)}.")
+            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(sorted(known))}.")
         return found
 
     def _plan(self, spec: ModelSpec, protocols: Sequence[tuple[Protocol[Any], Any]]) -> list[Cell]:

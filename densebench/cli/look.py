@@ -48,6 +48,8 @@ class List:
         from densebench import listing
 
         rows = listing.rows(self.kind, self.pattern, self.results, self.data_root)
+        for problem in listing.plugin_problems(self.kind):
+            print(problem, file=sys.stderr)
         if not rows:
             where = f" in {self.results}" if self.kind == "results" else ""
             print(f"no {self.kind}{where} match {self.pattern!r}.", file=sys.stderr)

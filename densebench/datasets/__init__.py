@@ -10,7 +10,7 @@ from densebench.registry import Registry
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
 
-DATASETS: Registry[type[DenseDataset]] = Registry("dataset", group="densebench.datasets")
+DATASETS: Registry[type[DenseDataset]] = Registry("dataset", "densebench.datasets", needs=("info", "image"))
 DATASETS.add("scenes", "densebench.datasets.scenes.dataset:Scenes", "rendered scenes, built in, nothing to download")
 DATASETS.add("scenes_large", "densebench.datasets.scenes.dataset:ScenesLarge", "scenes with 1440 validation images")
 DATASETS.add("voc", "densebench.datasets.voc:VOC", "PASCAL VOC 2012 segmentation, VOCdevkit layout")

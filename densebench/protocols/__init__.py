@@ -9,7 +9,9 @@ from densebench.registry import Registry
 if TYPE_CHECKING:
     from densebench.protocols.protocol import Protocol
 
-PROTOCOLS: Registry[type[Protocol[Any]]] = Registry("protocol", group="densebench.protocols")
+PROTOCOLS: Registry[type[Protocol[Any]]] = Registry(
+    "protocol", "densebench.protocols", needs=("name", "presets", "run")
+)
 PROTOCOLS.add(
     "hummingbird", "densebench.protocols.hummingbird:Hummingbird", "in-context segmentation by patch retrieval"
 )
