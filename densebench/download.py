@@ -30,11 +30,11 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
 
 from densebench.errors import DensebenchError, StorageError
+from densebench.locks import lock
 from densebench.paths import file_digest, write_atomically
 from densebench.progress import Progress
 
@@ -78,7 +78,7 @@ def download(url: str, target: Path, sha256: str, progress: Progress, failure: F
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
+        with lock(target.with_name(f".{target.name}.lock")):
             if not target.exists():
                 size, digest = _Download(url, target, progress, failure).run(sha256)
                 record = {"url": url, "sha256": digest, "bytes": size, "fetched": date.today().isoformat()}

@@ -21,13 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from densebench.errors import StorageError
+from densebench.locks import lock
 from densebench.paths import write_atomically
 from densebench.progress import Progress
 
@@ -67,7 +67,7 @@ class FeatureCache:
         folder = self.root / f"{key}-{FORMAT}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.root / ".lock"):
+            with lock(self.root / ".lock"):
                 os.utime(folder)
                 entry = Entry(folder, shape, dtype, self.progress, self._say_unusable)
                 self._make_room(len(set(wanted) - entry.indices) * map_bytes, keep=folder)

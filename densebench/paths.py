@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from densebench.errors import StorageError, UsageError
+from densebench.locks import Timeout, lock
 from densebench.regular import size_of
 
 TEMPORARY = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part$")
@@ -122,10 +122,10 @@ def claim(folder: Path, doing: str) -> Iterator[Path]:
 
     Raises UsageError, with what the other process is `doing`, where one does; StorageError where it cannot be made.
     """
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock(folder.parent / f".{folder.name}.lock", timeout=0)
+        held.acquire()
     except Timeout:
         raise UsageError(f"another process is {doing} in {folder}.") from None
     except OSError as error:
@@ -133,8 +133,8 @@ def claim(folder: Path, doing: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()
         if not any(folder.iterdir()):
             folder.rmdir()
 

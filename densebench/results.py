@@ -15,6 +15,7 @@ import filelock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from densebench.errors import StorageError
+from densebench.locks import lock
 from densebench.paths import write_atomically
 
 SCHEMA = 1
@@ -170,7 +171,7 @@ class ResultStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write to {self.root} ({error.strerror}); choose another with --out.") from None
-        return filelock.FileLock(folder / f"{path.stem}.lock")
+        return lock(folder / f"{path.stem}.lock")
 
     def records(self) -> Iterator[Record | StorageError]:
         """Yield every record in path order; what cannot be read is yielded as its error."""

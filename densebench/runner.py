@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from densebench.config import score_hash
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset, data_root
@@ -25,6 +23,7 @@ from densebench.errors import DensebenchError, ModelError, StorageError, UsageEr
 from densebench.failures import FOREIGN, as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
+from densebench.locks import Timeout
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
 from densebench.paths import cache_dir
@@ -312,7 +311,7 @@ class _Run:
             with self.store.lock(cell.path).acquire(blocking=False):
                 if not self._kept(cell):
                     self._run(cell, source := self._built(cell.spec))
-        except filelock.Timeout:
+        except Timeout:
             return False
         except FOREIGN as error:
             self._fail(cell, error, source)

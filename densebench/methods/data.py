@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import CorruptFileError, DensebenchError, StorageError, UsageError
+from densebench.locks import lock
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
 from densebench.methods.method import TrainConfig
 from densebench.paths import cache_dir
@@ -88,7 +88,7 @@ class CachedImages(Images):
         self.path = cache_dir() / "pixels" / f"{key}.bin"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock"):
+            with lock(self.path.with_name(f"{self.path.name}.lock")):
                 if not self.path.exists():
                     self._fill(workers, report)
             shapes = np.load(self.path.with_suffix(".npy"))
