@@ -55,7 +55,7 @@ def publish(
         k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous()
         for k, v in branch.backbone.net.state_dict().items()  # type: ignore[union-attr]
     }
-    blob = save(state, {"format": "pt", "densebench": name, "method": trainer.origin["method"]})
+    blob = _in_order(save(state, {"format": "pt", "method": trainer.origin["method"]}))
     write_atomically(folder / "weights.safetensors", blob)
     write_atomically(folder / "log.png", curves(trainer.lines, name))
     origin = {key: trainer.origin[key] for key in ("method", "base", "base_digest")}
@@ -94,3 +94,14 @@ def publish(
     for path in states(folder):
         path.unlink()
     return json.loads(json.dumps(card))
+
+
+def _in_order(blob: bytes) -> bytes:
+    """Return a safetensors file with its header sorted: equal tensors make equal bytes, and one SHA-256.
+
+    safetensors writes the entries of the metadata in another order every time.
+    """
+    size = int.from_bytes(blob[:8], "little")
+    header = json.dumps(json.loads(blob[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + blob[8 + size :]

@@ -40,6 +40,7 @@ from densebench.ops.search import search
 from densebench.paths import claim, write_atomically
 from densebench.progress import Progress
 from densebench.reading import RESAMPLING
+from densebench.states import is_whole
 
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""
@@ -232,7 +233,7 @@ class _Maker:
 
     def _segments(self) -> None:
         """Segment each image and keep its map, its segments' mean features and its own."""
-        todo = [block for block in self.blocks if not self._shard(block).exists()]
+        todo = [block for block in self.blocks if not is_whole(self._shard(block))]
         for block, features, pixels, _ in self._features(todo, "segments"):
             values = features.cpu().numpy()
             maps, means = [], []

@@ -29,6 +29,7 @@ from densebench.methods.data import Images, batches
 from densebench.methods.distributed import Group
 from densebench.methods.method import Method, TrainConfig, update_teacher
 from densebench.paths import write_atomically
+from densebench.states import read_state
 
 
 class DivergedError(DensebenchError):
@@ -210,12 +211,11 @@ class Trainer:
             old.unlink(missing_ok=True)
 
     def restore(self) -> None:
-        """Go on from the last state; raises UsageError when the config is another one."""
-        path = states(self.folder)[-1]
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # a foreign or damaged file fails in many ways
-            raise StorageError(f"{path} cannot be read ({error}); start over with --overwrite.") from error
+        """Go on from the last state that is whole.
+
+        Raises UsageError when the config is another one, StorageError where no state can be read.
+        """
+        state = self._last_state()
         now = {**as_dict(self.config), **self.origin}
         then = {**state["config"], **state.get("origin", self.origin)}
         check_same(self.folder.name, then, now)
@@ -225,6 +225,19 @@ class Trainer:
         self.first_loss, self.last_loss = state["losses"]
         self._window, self.lines = state["window"], state["lines"]
         self.left_out = set(state["left_out"])
+
+    def _last_state(self) -> dict[str, Any]:
+        lost = []
+        for path in reversed(states(self.folder)):
+            try:
+                state = read_state(path, self.device)
+            except StorageError as error:
+                lost.append(str(error))
+                continue
+            if lost and self.group.first:
+                Console(stderr=True).print(f"{'; '.join(lost)}: going on from {path.name}.", soft_wrap=True)
+            return state
+        raise StorageError(f"{'; '.join(lost)}; start over with --overwrite.")
 
 
 def states(folder: Path) -> list[Path]:

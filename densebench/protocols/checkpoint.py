@@ -15,6 +15,7 @@ from densebench.config import score_hash
 from densebench.errors import StorageError
 from densebench.paths import write_atomically
 from densebench.progress import Progress
+from densebench.states import read_state
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
@@ -53,13 +54,11 @@ class Checkpoint:
         if self.folder is None or not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
-        except Exception as error:  # a torn file can fail in any way that zip, pickle and torch have
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-            self.progress.say(f"{self.path} cannot be read ({reason}); training starts again.")
+            state = read_state(self.path)
+        except StorageError as error:
+            self.progress.say(f"{error}; training starts again.")
             return None
-        if settings != self.settings:
+        if state.get("settings") != self.settings:
             self.progress.say(f"{self.path} is of other settings; training starts again.")
             return None
         return state

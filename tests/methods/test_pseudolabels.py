@@ -184,11 +184,15 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(
     assert len(done) == (0 if stage == "segments" else 13)
     with pytest.raises(UsageError, match=r"half made; go on with `densebench pseudolabel --model 'pico\?random'"):
         LabelFolder(out)
+    if stage == "segments":  # a shard that was written and is another now is made again
+        shard = out / ".work" / "00000000.npz"
+        middle, content = shard.stat().st_size // 2, shard.read_bytes()
+        shard.write_bytes(content[:middle] + bytes(16) + content[middle + 16 :])
     calls[0] = 0
     counted = limited(merge_patches, 99)
     SEGMENTERS.add("features", counted)
     result = make(out)
-    assert calls[0] == (30 - 16 if stage == "segments" else 0)
+    assert calls[0] == (30 - 8 if stage == "segments" else 0)
     assert contents(out) == whole
     assert {p: p.stat().st_mtime_ns for p in done} == done
     assert LabelFolder(out).classes == 10

@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from densebench.datasets import DATASETS
-from densebench.errors import CorruptFileError, UsageError
+from densebench.errors import CorruptFileError, StorageError, UsageError
 from densebench.methods import METHODS, trainer
+from densebench.methods.card import _in_order
 from densebench.methods.data import CachedImages, Images, batches
 from densebench.methods.dino import Dino, DinoConfig
 from densebench.methods.trainer import DivergedError, cosine, parameter_groups, states, warm_cosine
@@ -180,6 +182,35 @@ def test_the_last_states_stay_until_the_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert states(zoo_dir() / "broken") == []
 
 
+def test_a_damaged_state_is_said_and_the_one_before_is_gone_on_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        break_after(patch, 9)
+        with pytest.raises(RuntimeError):
+            toy.run("broken", keep=2)
+    before, last = states(zoo_dir() / "broken")
+    whole, middle = before.read_bytes(), last.stat().st_size // 2
+    for state in (before, last):
+        content = state.read_bytes()
+        state.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    with pytest.raises(StorageError, match=r"cannot be read .*; start over with --overwrite"):
+        toy.run("broken", keep=2, resume=True)
+    before.write_bytes(whole)
+    toy.run("broken", keep=2, resume=True)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"{last.name} cannot be read (it is torn or damaged): going on from {before.name}" in said
+    toy.run("whole")
+    assert_same("whole", "broken")
+
+
+def test_equal_weights_have_equal_files() -> None:
+    tensors = {"a": torch.zeros(3), "b": torch.ones(2)}
+    files = {_in_order(save(tensors, {str(i): "x" for i in range(9)})) for _ in range(9)}
+    assert len(files) == 1
+    assert load(files.pop())["b"].tolist() == [1, 1]
+
+
 def test_two_processes_are_one_with_twice_the_parts() -> None:
     toy.run("base", epochs=1)  # its batch statistics are settled
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -275,6 +306,29 @@ def test_cached_images_are_the_images_and_are_made_once(monkeypatch: pytest.Monk
     assert torch.equal(CachedImages(boards, None, 64)[3], cached[3])
     monkeypatch.undo()
     assert CachedImages(boards, 10, 24)[9].shape == (3, 20, 24)  # 40 x 48 shrunk
+
+
+@pytest.mark.parametrize("damage", ["flipped", "torn", "gone", "torn table", "old table"])
+def test_damaged_pixels_are_decoded_again(damage: str) -> None:
+    boards = toy.Boards(None, "train")
+    plain, pixels = Images(boards), CachedImages(boards, None, 64).path
+    table = pixels.with_suffix(".npz")
+    content = bytearray(pixels.read_bytes())
+    if damage == "flipped":
+        content[50_000] ^= 128
+        pixels.write_bytes(content)
+    elif damage == "torn":
+        pixels.write_bytes(content[:-7])
+    elif damage == "gone":
+        pixels.unlink()
+    elif damage == "torn table":
+        table.write_bytes(table.read_bytes()[:-30])
+    else:
+        table.unlink()
+        np.save(pixels.with_suffix(".npy"), np.zeros((30, 2), np.int64))
+    for _ in range(2):
+        cached = CachedImages(boards, None, 64)
+        assert all(torch.equal(plain[i], cached[i]) for i in range(30))
 
 
 def test_batches_are_the_same_from_any_step_and_any_number_of_workers() -> None:
