@@ -73,6 +73,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         ) from error
 
 
+def write_new(path: Path, content: str | bytes, overwrite: bool = False) -> None:
+    """Write a file that the user named, as `write_atomically` does, where there is none or `overwrite` says so.
+
+    One that holds the same bytes already stays. Raises UsageError where there is another.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if os.path.lexists(path) and not overwrite:
+        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
+        raise UsageError(f"{path} exists and stays as it is; choose another name, or give --overwrite.")
+    write_atomically(path, data)
+
+
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` to write a file or folder under until it is whole.
 

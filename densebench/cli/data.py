@@ -45,18 +45,23 @@ class DataWhere:
 
 @dataclass
 class DataSheet:
-    """Draw a contact sheet of the embedded scenes: images, classes, depth, parts, key points."""
+    """Draw a sheet of any dataset: `densebench data sheet voc --out voc.png`. Images, labels, depth, key points."""
 
-    path: Positional[Path] = Path("scenes.png")
-    seed: int = 0
+    name: Annotated[Positional[str], arg(help="As --data takes it: a name, FILE.toml, FILE.py:Class, a folder.")] = (
+        "scenes"
+    )
+    out: Annotated[Path | None, arg(help="The PNG file; default NAME.png.")] = None
+    split: Annotated[str | None, arg(help="By default the one that is evaluated.")] = None
+    limit: Annotated[int, arg(help="So many images, spread over the split.")] = 12
+    data_root: Path | None = None
+    overwrite: Annotated[bool, arg(help="Replace a file that is there.")] = False
     debug: Debug = False
 
     def __call__(self) -> int:
         """Draw and print the path."""
-        from densebench.datasets.scenes.sheet import contact_sheet
+        from densebench.datasets.sheet import write_sheet
 
-        contact_sheet(self.path, seed=self.seed)
-        print(self.path)
+        print(write_sheet(self.name, self.out, self.split, self.limit, self.data_root, self.overwrite))
         return 0
 
 
@@ -89,20 +94,22 @@ class DataExport:
     layout: Annotated[str, arg(help="The dataset whose layout it is; docs/datasets.md lists them.")] = "voc"
     limit: Annotated[int | None, arg(help="Only the first N images of each split.")] = None
     data_root: Path | None = None
+    overwrite: Annotated[bool, arg(help="Replace files that are there.")] = False
     debug: Debug = False
 
     def __call__(self) -> int:
         """Print images per split."""
         from densebench.datasets.export import export_splits
 
-        for split, count in export_splits(self.name, self.layout, self.folder, self.limit, self.data_root):
+        splits = export_splits(self.name, self.layout, self.folder, self.limit, self.data_root, self.overwrite)
+        for split, count in splits:
             print(f"{split}: {count} images")
         return 0
 
 
 @dataclass
 class Data:
-    """Check datasets, get them, export them, draw the embedded scenes."""
+    """Check datasets, get them, export them, draw them."""
 
     verb: (
         Annotated[DataCheck, subcommand("check")]

@@ -8,6 +8,7 @@ beyond 10 m; of key points, PF-WILLOW wants ten where things in scenes have five
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,8 @@ from densebench.datasets.folder import ImageFolder
 from densebench.datasets.pascal_part import CLASSES as PARTS
 from densebench.datasets.pf_willow import GROUPS
 from densebench.datasets.spair import CATEGORIES
-from densebench.errors import StorageError, UsageError
+from densebench.errors import UsageError
+from densebench.paths import write_new
 from densebench.registry import unknown_name
 
 NAMES = {"train": "training", "val": "validation"}
@@ -88,12 +90,14 @@ LAYOUTS |= {
 }
 
 
-def export(data: DenseDataset, layout: str, folder: Path, split: str = "") -> int:
+def export(data: DenseDataset, layout: str, folder: Path, split: str = "", overwrite: bool = False) -> int:
     """Write the samples of a split below `folder` in the layout of another dataset, as its `split`; return how many.
 
     `split` is by default the layout's training or validation split, as `data` is one or the other. Raises UsageError
-    for a layout nobody wrote down, and for one that needs ground truth which `data` does not have.
+    for a layout nobody wrote down, for one that needs ground truth which `data` does not have, and for a file that is
+    there with other contents, without `overwrite`; lists are looked at before anything is written.
     """
+    to = Target(folder, overwrite)
     other = _known(layout)
     lacking = other.info.targets - data.info.targets
     if lacking:
@@ -102,38 +106,68 @@ def export(data: DenseDataset, layout: str, folder: Path, split: str = "") -> in
     where = LAYOUTS[layout]
     names = {"split": split, "name": NAMES.get(split, split), "aug": "Aug" if split == "trainaug" else ""}
     stored = _stored(other)
+    if where.lists:
+        to.write(where.lists.format(**names), "".join(f"{id_}\n" for id_ in data.ids))
     for sample in _samples(data):
         if where.image:
-            _save(sample.image, folder / where.image.format(id=sample.id, **names))
+            to.save(sample.image, where.image.format(id=sample.id, **names))
         if where.mask:
             assert sample.mask is not None
-            _save(Image.fromarray(stored[sample.mask]), folder / where.mask.format(id=sample.id, **names))
-    if where.lists:
-        _write(folder / where.lists.format(**names), "".join(f"{id_}\n" for id_ in data.ids))
+            to.save(Image.fromarray(stored[sample.mask]), where.mask.format(id=sample.id, **names))
     if layout in _MORE:
-        _MORE[layout](data, folder, split)
+        _MORE[layout](data, to, split)
     return len(data)
 
 
+@dataclass(frozen=True)
+class Target:
+    """The folder that is written to; files that are there with other contents stay, unless `overwrite` says so."""
+
+    folder: Path
+    overwrite: bool = False
+
+    def save(self, image: Image.Image, name: str) -> None:
+        """Write a picture."""
+        buffer = io.BytesIO()
+        if name.endswith(".jpg"):
+            image.save(buffer, "JPEG", quality=95, subsampling=0)
+        else:
+            image.save(buffer, "PNG")
+        self.write(name, buffer.getvalue())
+
+    def save_mat(self, variables: Mapping[str, Any], name: str, **options: Any) -> None:
+        """Write a MATLAB file, with a header that does not say when."""
+        from scipy.io import savemat
+
+        buffer = io.BytesIO()
+        savemat(buffer, dict(variables), **options)  # type: ignore[arg-type]  # its stubs do not know open files
+        self.write(name, b"MATLAB 5.0 MAT-file, by densebench".ljust(116) + buffer.getvalue()[116:])
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file; raises UsageError where another one is there."""
+        write_new(self.folder / name, content, self.overwrite)
+
+
 def export_splits(
-    name: str, layout: str, folder: Path, limit: int | None = None, root: Path | None = None
+    name: str,
+    layout: str,
+    folder: Path,
+    limit: int | None = None,
+    root: Path | None = None,
+    overwrite: bool = False,
 ) -> Iterator[tuple[str, int]]:
     """Export the train and val splits of a named dataset, at most `limit` images of each; yields split and images.
 
-    A layout that has only one split gets the val split. Raises StorageError where the folder cannot be written.
+    A layout that has only one split gets the val split. Raises as `export` does, and StorageError where a file cannot
+    be written.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: expected at least 1.")
     info, other = DATASETS[resolve_dataset(name)].info, _known(layout).info
     for split in (info.train, info.val) if other.train != other.val else (info.val,):
         data = load_dataset(name, split, root)
-        try:
-            yield split, export(data if limit is None else data.select(range(min(limit, len(data)))), layout, folder)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {error.filename or folder} ({error.strerror or error}). Free space or choose another "
-                "folder, then run again: what is there is written anew."
-            ) from error
+        shown = data if limit is None else data.select(range(min(limit, len(data))))
+        yield split, export(shown, layout, folder, overwrite=overwrite)
 
 
 def _known(layout: str) -> type[DenseDataset]:
@@ -158,7 +192,7 @@ def _stored(other: Any) -> NDArray[np.uint8]:
     return values
 
 
-def _things(data: DenseDataset, folder: Path, split: str, layout: str = "coco_things") -> None:
+def _things(data: DenseDataset, to: Target, split: str, layout: str = "coco_things") -> None:
     """Panoptic PNGs, a segment per category, and their JSON."""
     stored = _stored(DATASETS[layout])
     annotations = []
@@ -168,13 +202,13 @@ def _things(data: DenseDataset, folder: Path, split: str, layout: str = "coco_th
         segments = np.where(categories > 0, categories * 1000 + 7, 0)
         colours = np.stack([segments & 255, segments >> 8 & 255, segments >> 16], axis=-1).astype(np.uint8)
         name = f"{sample.id}.png"
-        _save(Image.fromarray(colours), folder / f"coco/annotations/panoptic_{split}2017/{name}")
+        to.save(Image.fromarray(colours), f"coco/annotations/panoptic_{split}2017/{name}")
         infos = [{"id": int(c) * 1000 + 7, "category_id": int(c)} for c in np.unique(categories) if c]
         annotations.append({"file_name": name, "segments_info": infos})
-    _write(folder / f"coco/annotations/panoptic_{split}2017.json", json.dumps({"annotations": annotations}))
+    to.write(f"coco/annotations/panoptic_{split}2017.json", json.dumps({"annotations": annotations}))
 
 
-def _instances(data: DenseDataset, folder: Path, split: str, layout: str = "coco_things_instances") -> None:
+def _instances(data: DenseDataset, to: Target, split: str, layout: str = "coco_things_instances") -> None:
     """An instances JSON; everything is a crowd, because run lengths, unlike polygons, keep every pixel."""
     stored = _stored(DATASETS[layout])
     images, annotations = [], []
@@ -191,13 +225,11 @@ def _instances(data: DenseDataset, folder: Path, split: str, layout: str = "coco
             counts = np.diff([0, *changes, inside.size]).tolist()
             annotations.append({**annotation, "segmentation": {"counts": counts, "size": [height, width]}})
     state = {"images": images, "annotations": annotations}
-    _write(folder / f"coco/annotations/instances_{split}2017.json", json.dumps(state))
+    to.write(f"coco/annotations/instances_{split}2017.json", json.dumps(state))
 
 
-def _parts(data: DenseDataset, folder: Path, split: str) -> None:
+def _parts(data: DenseDataset, to: Target, split: str) -> None:
     """Annotations of Pascal-Part: each image a cat whose parts are the classes."""
-    from scipy.io import savemat
-
     for sample in _samples(data):
         assert sample.mask is not None
         parts = [
@@ -206,36 +238,34 @@ def _parts(data: DenseDataset, folder: Path, split: str) -> None:
             if (sample.mask == label).any()
         ]
         thing = {"class": "cat", "class_ind": 8, "mask": (sample.mask < len(PARTS)).astype(np.uint8), "parts": parts}
-        path = folder / _VOC10 / "Annotations_Part" / f"{sample.id}.mat"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        savemat(path, {"anno": {"imname": sample.id, "objects": [thing]}}, do_compression=True)
+        name = f"{_VOC10}/Annotations_Part/{sample.id}.mat"
+        to.save_mat({"anno": {"imname": sample.id, "objects": [thing]}}, name, do_compression=True)
 
 
-def _nyu(data: DenseDataset, folder: Path, split: str) -> None:
+def _nyu(data: DenseDataset, to: Target, split: str) -> None:
     """Depth in millimetres and the list of pairs."""
     lines = []
     for sample in _samples(data):
         assert sample.depth is not None
-        _save(_millimetres(sample.depth), folder / f"nyu/scenes/{sample.id}_depth.png")
+        to.save(_millimetres(sample.depth), f"nyu/scenes/{sample.id}_depth.png")
         lines.append(f"scenes/{sample.id}.jpg scenes/{sample.id}_depth.png 518.8579\n")
-    _write(folder / f"nyu/nyu_{split}.txt", "".join(lines))
+    to.write(f"nyu/nyu_{split}.txt", "".join(lines))
 
 
-def _seven_scenes(data: DenseDataset, folder: Path, split: str) -> None:
+def _seven_scenes(data: DenseDataset, to: Target, split: str) -> None:
     """One sequence of the scene "chess" for training, another for the test, and the lists of them."""
     number = 1 if split == "train" else 2
-    scene = folder / "7scenes" / "chess"
+    scene = "7scenes/chess"
     for frame, sample in enumerate(_samples(data)):
         assert sample.depth is not None
-        name = scene / f"seq-{number:02d}" / f"frame-{frame:06d}"
-        _save(sample.image, name.with_name(f"{name.name}.color.png"))
-        _save(_millimetres(sample.depth), name.with_name(f"{name.name}.depth.png"))
-    _write(scene / f"{split.capitalize()}Split.txt", f"sequence{number}\n")
+        name = f"{scene}/seq-{number:02d}/frame-{frame:06d}"
+        to.save(sample.image, f"{name}.color.png")
+        to.save(_millimetres(sample.depth), f"{name}.depth.png")
+    to.write(f"{scene}/{split.capitalize()}Split.txt", f"sequence{number}\n")
 
 
-def _spair(data: DenseDataset, folder: Path, split: str) -> None:
+def _spair(data: DenseDataset, to: Target, split: str) -> None:
     """The first thing of each class in an image, under the category with its class's number; neighbours are pairs."""
-    root = folder / "SPair-71k"
     images: dict[str, list[str]] = {}
     for sample in _samples(data):
         first = {thing.category: thing for thing in reversed(sample.keypoints) if thing.visible.any()}
@@ -247,13 +277,13 @@ def _spair(data: DenseDataset, folder: Path, split: str) -> None:
             points = [xy if seen else None for xy, seen in zip(thing.xy.tolist(), thing.visible, strict=True)]
             size = dict(zip(("image_width", "image_height"), sample.image.size, strict=True))
             state = {"kps": {str(i): xy for i, xy in enumerate(points)}, "bndbox": list(thing.bbox), **size}
-            _write(root / "ImageAnnotation" / name / f"{sample.id}.json", json.dumps(state))
-            _save(sample.image, root / "JPEGImages" / name / f"{sample.id}.jpg")
+            to.write(f"SPair-71k/ImageAnnotation/{name}/{sample.id}.json", json.dumps(state))
+            to.save(sample.image, f"SPair-71k/JPEGImages/{name}/{sample.id}.jpg")
     pairs = [(name, a, b) for name, ids in images.items() for a, b in itertools.pairwise(ids)]
     if not pairs:
         raise UsageError(f"the {len(data)} images of {data.info.name} show no category twice; export more of them.")
     lines = (f"{i:06d}-{a}-{b}:{name}\n" for i, (name, a, b) in enumerate(pairs))
-    _write(root / "Layout" / "large" / f"{split}.txt", "".join(lines))
+    to.write(f"SPair-71k/Layout/large/{split}.txt", "".join(lines))
 
 
 def ten_points(xy: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -265,14 +295,12 @@ def ten_points(xy: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([xy, (xy + np.roll(xy, -1, axis=0)) / 2])[:10]
 
 
-def _pf_willow(data: DenseDataset, folder: Path, split: str) -> None:
+def _pf_willow(data: DenseDataset, to: Target, split: str) -> None:
     """A group per class of things, of up to ten images that show one of them with all its key points, as `ten_points`.
 
     The first such thing of an image counts. The groups are the ten classes with the most such images, at least two, in
     the order of their numbers, under the names that PF-WILLOW's groups have.
     """
-    from scipy.io import savemat
-
     whole: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in data.info.classes}
     for index in range(len(data)):
         for thing in data.keypoints(index):
@@ -283,12 +311,12 @@ def _pf_willow(data: DenseDataset, folder: Path, split: str) -> None:
         raise UsageError(f"the {len(data)} images of {data.info.name} show no class twice as a whole; export more.")
     for group, name in zip(GROUPS, filter(most.__contains__, whole), strict=False):
         for index, xy in whole[name].items():
-            path = folder / "PF-dataset" / group / f"{data.ids[index]}.png"
-            _save(data.image(index), path)
-            savemat(path.with_suffix(".mat"), {"pts_coord": ten_points(xy).T})
+            stem = f"PF-dataset/{group}/{data.ids[index]}"
+            to.save(data.image(index), f"{stem}.png")
+            to.save_mat({"pts_coord": ten_points(xy).T}, f"{stem}.mat")
 
 
-_MORE: Mapping[str, Callable[[DenseDataset, Path, str], None]] = {
+_MORE: Mapping[str, Callable[[DenseDataset, Target, str], None]] = {
     "coco_things": _things,
     "coco_things80": partial(_things, layout="coco_things80"),
     "coco_things_instances": _instances,
@@ -304,16 +332,3 @@ _MORE: Mapping[str, Callable[[DenseDataset, Path, str], None]] = {
 def _millimetres(depth: NDArray[np.float32]) -> Image.Image:
     """Return a depth map of 16 bits; what is farther than 10 m counts as not measured."""
     return Image.fromarray(np.where(depth <= 10, np.round(depth * 1000), 0).astype(np.uint16))
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jpg":
-        image.save(path, quality=95, subsampling=0)
-    else:
-        image.save(path)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)

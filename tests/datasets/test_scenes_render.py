@@ -287,7 +287,8 @@ def test_the_large_set_begins_with_the_small_one() -> None:
 def test_contact_sheet(tmp_path) -> None:
     from densebench.datasets.scenes.sheet import contact_sheet
 
-    path = contact_sheet(tmp_path / "sheet.png", rows=1, size=64)
+    path = tmp_path / "sheet.png"
+    path.write_bytes(contact_sheet(rows=1, size=64))
     with Image.open(path) as image:
         assert min(image.size) > 300
 

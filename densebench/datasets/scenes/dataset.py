@@ -105,6 +105,12 @@ class Scenes(DenseDataset):
         assert scene.image is not None
         return Sample(self.ids[index], Image.fromarray(scene.image), scene.mask, scene.depth, _keypoints(scene))
 
+    def draw_sheet(self, n: int) -> bytes:
+        """Return a PNG of `n` scenes, in twos, with their parts, and of pairs of key points: for `data sheet`."""
+        from densebench.datasets.scenes.sheet import contact_sheet
+
+        return contact_sheet((n + 1) // 2, split=self.split, seed=self.seed)
+
     def digest(self) -> str:
         """Return a digest of all that decides the pixels: renderer version, seed, split, size and length."""
         state = ["scenes", RENDERER_VERSION, self.seed, self.split, self.size, len(self.ids), CLASSES]

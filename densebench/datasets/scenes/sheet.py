@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,15 +40,14 @@ def part_colours() -> NDArray[np.uint8]:
 
 
 def contact_sheet(
-    path: str | Path,
     rows: int = 4,
     *,
     split: str = "val",
     seed: int = 0,
     size: int = 160,
     indices: Sequence[int] | None = None,
-) -> Path:
-    """Write a PNG of 2 * rows scenes (the first ones, or `indices`) and three keypoint pairs; returns its path."""
+) -> bytes:
+    """Return a PNG of 2 * rows scenes (the first ones, or `indices`) and three keypoint pairs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,10 +73,9 @@ def contact_sheet(
         for place, (name, pair) in enumerate(pairs):
             _draw_pair(_panel(figure, places[place]), name, *pair)
     _depth_bar(figure)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", pil_kwargs={"optimize": True})
-    return path
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+    return buffer.getvalue()
 
 
 def _pictures(scene: Scene) -> dict[str, NDArray[np.uint8]]:
