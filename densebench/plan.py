@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.progress import duration
 from densebench.protocols.protocol import Estimate, Protocol
-from densebench.results import Metric, Record
+from densebench.results import Metric, Record, setting_label
 
 ASK_ABOVE = 3600.0
 """Seconds of a plan that nobody gave datasets for, above which it is not begun unasked."""
@@ -33,7 +33,7 @@ class Cell:
     spec: ModelSpec
     protocol: Protocol[Any]
     dataset: str
-    preset: str
+    preset: str = ""
     config: Any = None
     train_dataset: str = ""
     """Where the training images come from, if not from `dataset` (domain shift)."""
@@ -45,6 +45,9 @@ class Cell:
     seconds: float = 0.0
     """The time that takes on this machine."""
     cache_bytes: int = 0
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What departs from the preset."""
     model: str = ""
     """What the model is called: by its spec, and once it is built, by itself."""
 
@@ -55,6 +58,11 @@ class Cell:
     def data_name(self) -> str:
         """The dataset, with the one trained on before it where that is another."""
         return f"{self.train_dataset}->{self.dataset}" if self.train_dataset else self.dataset
+
+    @property
+    def setting(self) -> str:
+        """The preset with what departs from it."""
+        return setting_label(self.preset, self.settings)
 
     def __str__(self) -> str:
         return f"{self.model} / {self.protocol.name} / {self.data_name}"
@@ -130,7 +138,7 @@ def plan_line(cell: Cell) -> str:
         f"{n} {split} images at {spec.size[0]}x{spec.size[1]}" for split, (spec, n) in cell.estimate.features.items()
     )
     return (
-        f"  {cell} ({cell.preset}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
+        f"  {cell} ({cell.setting}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
         f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {duration(cell.seconds)}"
     )
 
@@ -142,7 +150,7 @@ def finished_line(cell: Cell, record: Record) -> str:
         scores[SCORES:] = [f"and {len(scores) - SCORES} more"]
     pictures = sum(name.endswith(".png") for name in record.artifacts)
     beside = f", {_count(pictures, 'picture')} in {cell.path.with_suffix('')}" if pictures else ""
-    return f"{cell}: {', '.join(scores)}; {duration(record.cost.seconds['total'])}; {cell.path}{beside}"
+    return f"{record.title}: {', '.join(scores)}; {duration(record.cost.seconds['total'])}; {cell.path}{beside}"
 
 
 def _score(metric: Metric) -> str:

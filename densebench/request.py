@@ -25,13 +25,15 @@ class Request:
     """Empty: every dataset that is ready on this machine, `scenes` when none is."""
     train_dataset: str = ""
     """Take the training images (memory, heads) from this dataset instead: domain shift."""
-    preset: str = "paper"
+    preset: str = ""
+    """Empty: `embedded` on embedded datasets, else `paper`."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Overrides per protocol, such as {"hummingbird": {"neighbours": 50}}."""
     weights: str | Path | None = None
     data_root: str | Path | None = None
     limit: int | None = None
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
+    """Every cell is run once with each."""
     skip_corrupt: bool = False
     out: str | Path = "results"
     overwrite: bool = False
@@ -82,7 +84,7 @@ def _check_numbers(request: Request) -> None:
     """Raise UsageError for numbers of a request that mean nothing."""
     for name, value, least, most in (
         ("limit", request.limit, 1, None),
-        ("seed", request.seed, 0, 2**63 - 1),
+        *(("seed", seed, 0, 2**63 - 1) for seed in request.seeds),
         ("batch-size", request.batch_size, 1, None),
         ("workers", request.workers, 0, None),
         ("cache-size", request.cache_size, 0, None),

@@ -6,6 +6,8 @@ A record states everything a mismatch between two tables was ever traced to. `do
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from densebench.errors import StorageError
 from densebench.locks import lock
 from densebench.paths import write_atomically
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 LONGEST_SLUG = 100
 """Characters; file systems take names of 255, and that of a record holds model, preset and a hash."""
 
@@ -51,6 +53,15 @@ class SplitRecord(_Strict):
     split: str
     n_images: int
     digest: str
+    n_published: int = 0
+    """Images of the split as it is published; 0 where nobody says."""
+
+    def missing(self, limit: int | None) -> str:
+        """Return in words how it is not the whole split, "" where it is: "120 of 1449", "first 32 of 1449"."""
+        first = "first " if limit is not None and self.n_images == limit else ""
+        if self.n_published not in (0, self.n_images):
+            return f"{first}{self.n_images} of {self.n_published}"
+        return f"{first}{self.n_images}" if first else ""
 
 
 class DataRecord(_Strict):
@@ -65,6 +76,16 @@ class DataRecord(_Strict):
     limit: int | None = None
     skipped: tuple[str, ...] = ()
     """Ids of images left out because their files are corrupt (--skip-corrupt)."""
+
+    @property
+    def label(self) -> str:
+        """The dataset, with how its splits are not whole: "voc (120 of 1449, trained on 260 of 10582)"."""
+        val, train = self.val.missing(self.limit), self.train.missing(self.limit) if self.train else ""
+        parts = [val, f"trained on {train}" if train else ""]
+        if self.skipped and not any(parts):  # of a dataset that is not published
+            parts.append(f"{len(self.skipped)} left out")
+        said = ", ".join(filter(None, parts))
+        return f"{self.name} ({said})" if said else self.name
 
 
 class ModelRecord(_Strict):
@@ -91,6 +112,13 @@ class ProtocolRecord(_Strict):
     preset: str
     source: str
     config: dict[str, Any]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What departs from the preset, as it was asked for; precision and type of features but for the defaults."""
+
+    @property
+    def label(self) -> str:
+        """The preset and what departs from it: "paper + input_size=224, neighbours=1"."""
+        return setting_label(self.preset, self.settings)
 
 
 class Cost(_Strict):
@@ -107,7 +135,7 @@ class Cost(_Strict):
 class Record(_Strict):
     """One finished cell: model x protocol x dataset x preset."""
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     score_hash: str
     created: str
     """ISO 8601, UTC."""
@@ -124,6 +152,11 @@ class Record(_Strict):
     """Pictures and tables, as paths relative to the record's folder."""
     environment: dict[str, str] = Field(default_factory=dict)
     cost: Cost
+
+    @property
+    def title(self) -> str:
+        """The cell in words: "pico / hummingbird / voc (paper + neighbours=1)"."""
+        return f"{self.model.name} / {self.protocol.name} / {self.data.label} ({self.protocol.label})"
 
     @property
     def complete(self) -> bool:
@@ -147,16 +180,29 @@ class ResultStore:
         every = self.path(dataset=dataset, protocol=protocol, model=model, preset=preset, score_hash="*")
         return any(every.parent.glob(every.name))
 
+    def place(self, record: Record) -> Path:
+        """Return where a record belongs."""
+        return self.path(
+            dataset=record.data.name,
+            protocol=record.protocol.name,
+            model=record.model.name,
+            preset=record.protocol.preset,
+            score_hash=record.score_hash,
+        )
+
     def read(self, path: Path) -> Record:
-        """Read and validate one record; raises StorageError for one that is torn or of another schema."""
+        """Read and validate one record; raises StorageError for one that is torn, another schema, or holds nonsense."""
         try:
-            return Record.model_validate_json(path.read_bytes())
+            record = Record.model_validate_json(path.read_bytes())
+            wrong = _nonsense(record)
         except (ValidationError, OSError) as error:
-            first = str(error).splitlines()
+            wrong = " ".join(str(error).splitlines()[:3])
+        if wrong:
             raise StorageError(
-                f"{path} is no record of schema {SCHEMA} ({' '.join(first[:3])}). "
+                f"{path} is no record of schema {SCHEMA} ({wrong}). "
                 "Remove it and run the cell again, or read it with the densebench version that wrote it."
-            ) from None
+            )
+        return record
 
     def write(self, path: Path, record: Record, artifacts: Mapping[str, bytes] | None = None) -> None:
         """Write artifacts, then the record: a record that exists has all its artifacts."""
@@ -191,3 +237,33 @@ def slug(text: str) -> str:
     if len(plain) <= LONGEST_SLUG:
         return plain
     return f"{plain[: LONGEST_SLUG - 9]}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def setting_label(preset: str, settings: Mapping[str, Any]) -> str:
+    """Return a preset with what departs from it.
+
+    >>> setting_label("paper", {"input_size": 224, "fractions": [1, 8]})
+    'paper + input_size=224, fractions=[1, 8]'
+    """
+    return f"{preset} + {settings_text(settings)}" if settings else preset
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as `--set` takes them, separated by commas."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    return ", ".join(f"{name}={'none' if text == 'null' else text}" for name, text in texts.items())
+
+
+def _nonsense(record: Record) -> str:
+    """Return in words what cannot be true of a record's numbers, "" where nothing."""
+    names = [metric.name for metric in record.metrics]
+    for metric in record.metrics:
+        numbers = [metric.value, *(metric.ci95 or ()), *metric.seeds.values()]
+        numbers += [value for value in metric.per_class.values() if value is not None]
+        if not all(map(math.isfinite, numbers)):
+            return f"a value of metric {metric.name} is no finite number"
+        if metric.ci95 and metric.ci95[0] > metric.ci95[1]:
+            return f"the interval of metric {metric.name} ends before it begins: {list(metric.ci95)}"
+        if names.count(metric.name) > 1:
+            return f"metric {metric.name} is there {names.count(metric.name)} times"
+    return ""

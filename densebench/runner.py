@@ -7,6 +7,7 @@ and what fails costs only its own cell.
 from __future__ import annotations
 
 import datetime
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from densebench.paths import cache_dir
 from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
 from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
+from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
 from densebench.request import Request, checked
 from densebench.results import (
@@ -73,22 +75,31 @@ def run(
     progress: Progress | None = None,
     dry_run: bool = False,
     agree: Callable[[Sequence[Cell]], None] | None = None,
+    finished: Callable[[Record], None] | None = None,
 ) -> Outcome:
     """Run every cell of a request that has no record yet; `dry_run` only plans and estimates.
 
-    `agree` is shown the plan of a request without datasets before it begins, and raises where it shall not. Raises
-    UsageError for a request that cannot mean anything; everything else fails its own cell only.
+    `agree` is shown the plan of a request without datasets before it begins, and raises where it shall not. `finished`
+    is told of each new record as soon as it is written. Raises UsageError for a request that cannot mean anything;
+    everything else fails its own cell only.
     """
-    return _Run(request, progress or Progress(), dry_run).go(agree)
+    return _Run(request, progress or Progress(), dry_run, finished).go(agree)
 
 
 class _Run:
     """One request on its way: models and data are looked at first, then every cell is planned, then they are run."""
 
-    def __init__(self, request: Request, progress: Progress, dry_run: bool) -> None:
+    def __init__(
+        self,
+        request: Request,
+        progress: Progress,
+        dry_run: bool,
+        finished: Callable[[Record], None] | None,
+    ) -> None:
         self.request = request = checked(request)
         self.progress = progress
         self.dry_run = dry_run
+        self.finished = finished or (lambda record: None)
         self.store = ResultStore(request.out)
         self.outcome = Outcome()
         self.device = pick_device(request.device)
@@ -135,13 +146,16 @@ class _Run:
                 self._skip(f"{name}: {as_known(error)}")
                 continue
             known.update(protocol.presets)
-            if self.request.everything and self.request.preset not in protocol.presets:
+            if self.request.everything and self.request.preset and self.request.preset not in protocol.presets:
                 self._skip(f"{name}: has no preset {self.request.preset!r}")
                 continue
-            found.append((protocol, protocol.configure(self.request.preset, self.request.settings.get(name))))
+            found.append((protocol, self._configured(protocol, self.request.preset)))
         if not found:
             raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(sorted(known))}.")
         return found
+
+    def _configured(self, protocol: Protocol[Any], preset: str) -> Any:
+        return protocol.configure(preset or next(iter(protocol.presets)), self.request.settings.get(protocol.name))
 
     def _plan(self, spec: ModelSpec, protocols: Sequence[tuple[Protocol[Any], Any]]) -> list[Cell]:
         """Return the cells of a model that have no record yet; what cannot be run is noted as skipped or failed."""
@@ -162,8 +176,8 @@ class _Run:
             if lacking and self.request.everything:
                 self._skip(lacking)
                 continue
-            for dataset in self._datasets(protocol):
-                cell = Cell(spec, protocol, dataset, self.request.preset, config, model=name)
+            for dataset, seed in itertools.product(self._datasets(protocol), self.request.seeds):
+                cell = Cell(spec, protocol, dataset, self.request.preset, seed=seed, model=name)
                 try:
                     if lacking:
                         raise UsageError(lacking)
@@ -246,10 +260,25 @@ class _Run:
         data = self._data(cell)
         if "mask" in cell.protocol.needs:
             check_same_classes(data)
-        cell.config = cell.protocol.resolve(cell.config, source.info, data.info)
+        cell.preset = cell.preset or cell.protocol.default_preset(data.info)
+        asked = self._configured(cell.protocol, cell.preset)
+        cell.config = cell.protocol.resolve(asked, source.info, data.info)
+        cell.settings = self._departures(cell, asked, source, data)
         cell.estimate = cell.protocol.estimate(cell.config, source.info, data)
         passes = [f for split, f in cell.estimate.features.items() if split not in cell.estimate.uncached]
         cell.cache_bytes = sum(spec.nbytes(source.info, n, source.dtype) for spec, n in passes)
+
+    def _departures(self, cell: Cell, asked: Any, source: FeatureSource, data: Data) -> dict[str, Any]:
+        """Return what sets the cell apart from its preset, as JSON holds it."""
+        plain = _plain(asked)
+        found = {name: plain[name] for name in departures(cell.protocol, cell.preset, asked, source.info, data.info)}
+        for name, value, default in (
+            ("precision", self.precision, "float32"),
+            ("feature_dtype", self.request.feature_dtype, "float16"),
+        ):
+            if value != default:
+                found[name] = value
+        return found
 
     def _data(self, cell: Cell) -> Data:
         data = self.splits.data(self._cell_splits(cell.protocol, cell.dataset))
@@ -328,6 +357,7 @@ class _Run:
         shutil.rmtree(workspace, ignore_errors=True)
         self.outcome.done.append(record)
         self.progress.say(finished_line(cell, record))
+        self.finished(record)
 
     def _fail(self, cell: Cell, error: BaseException, source: FeatureSource | None) -> None:
         backbone = source.backbone if source else None
@@ -338,13 +368,19 @@ class _Run:
             self.outcome.skipped.append(line)
 
     def _kept(self, cell: Cell) -> bool:
+        """Whether the cell's record is there; one that cannot be read, or is another cell's, is said and run again."""
         if self.request.overwrite or not cell.path.exists():
             return False
         try:
-            self.outcome.kept.append(self.store.read(cell.path))
+            record = self.store.read(cell.path)
         except StorageError as error:
             self.progress.say(f"{error} It is run again.")
             return False
+        limit = self.splits.cut_to(self._cell_splits(cell.protocol, cell.dataset))
+        if self.store.place(record) != cell.path or record.data.limit != limit:
+            self.progress.say(f"{cell.path} is the record of another cell, {record.title}. This one is run again.")
+            return False
+        self.outcome.kept.append(record)
         return True
 
     def _built(self, spec: ModelSpec) -> FeatureSource:
@@ -386,7 +422,7 @@ class _Run:
                 "data": [data.train.digest(), data.val.digest()],
                 "protocol": [cell.protocol.name, cell.protocol.version],
                 "config": cell.config,
-                "seed": self.request.seed,
+                "seed": cell.seed,
                 **({"model": source.backbone.identity} if cell.spec.label else {}),  # a name may change its network
             }
         )
@@ -394,8 +430,8 @@ class _Run:
     def _measure(
         self, cell: Cell, source: FeatureSource, data: Data, workspace: Path
     ) -> tuple[Record, Mapping[str, bytes]]:
-        self.progress.say(f"{cell} ({cell.preset})")
-        context = Context(source, self.progress, self.request.seed, workspace)
+        self.progress.say(f"{cell} ({cell.setting})")
+        context = Context(source, self.progress, cell.seed, workspace)
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()
@@ -422,11 +458,12 @@ class _Run:
         cost: Cost,
     ) -> Record:
         info = source.info
+        splits = self._cell_splits(cell.protocol, cell.dataset)
         assert cell.estimate is not None
         return Record(
             score_hash=cell.score_hash,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seed=self.request.seed,
+            seed=cell.seed,
             model=ModelRecord(
                 name=cell.model,
                 weights_sha256=source.weights_digest,
@@ -446,8 +483,8 @@ class _Run:
                 ignored=data.info.ignored,
                 train=_split_record(data.train) if cell.protocol.reads_train else None,
                 val=_split_record(data.val),
-                limit=self.request.limit,
-                skipped=self.splits.left_out(self._cell_splits(cell.protocol, cell.dataset)),
+                limit=self.splits.cut_to(splits),
+                skipped=self.splits.left_out(splits),
             ),
             protocol=ProtocolRecord(
                 name=cell.protocol.name,
@@ -455,6 +492,7 @@ class _Run:
                 preset=cell.preset,
                 source=cell.protocol.presets[cell.preset].source,
                 config=_plain(cell.config),
+                settings=dict(cell.settings),
             ),
             features={
                 "precision": self.precision,
@@ -471,7 +509,8 @@ class _Run:
 
 
 def _split_record(data: DenseDataset) -> SplitRecord:
-    return SplitRecord(split=data.split, n_images=len(data), digest=data.digest())
+    published = data.info.splits.get(data.split, 0)
+    return SplitRecord(split=data.split, n_images=len(data), digest=data.digest(), n_published=published)
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Splits:
         self._found: dict[Split, DenseDataset | DensebenchError] = {}
         self._left_out: dict[Split, tuple[str, ...]] = {}
         self._unread: dict[Split, tuple[str, ...]] = {}
+        self._cut: set[Split] = set()
 
     def data(self, splits: Sequence[Split]) -> Data | DensebenchError:
         """Return training and validation images, or why there are none; a single split is both."""
@@ -45,6 +46,10 @@ class Splits:
         """Return in a sentence each which files that lie beside those of the splits were not read."""
         return tuple(sentence for split in dict.fromkeys(splits) for sentence in self._unread.get(split, ()))
 
+    def cut_to(self, splits: Sequence[Split]) -> int | None:
+        """Return the limit, if it cut any of these splits."""
+        return self.limit if self._cut.intersection(splits) else None
+
     def _find(self, name: str, split: str) -> DenseDataset | DensebenchError:
         if (name, split) not in self._found:
             try:
@@ -60,6 +65,7 @@ class Splits:
             self.progress.say(f"{name} {split}: {sentence}")
         if self.limit is not None and self.limit < len(data):
             data = data.select(range(self.limit))
+            self._cut.add((name, split))
         if self.skip_corrupt:
             data, left_out = without_corrupt(data, self.progress)
             self._left_out[name, split] = left_out

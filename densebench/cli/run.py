@@ -6,17 +6,20 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
 from densebench.cli.options import Debug, Device, Names, Quiet, split_names
-from densebench.errors import UsageError
+from densebench.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from densebench.plan import Cell
+    from densebench.progress import Progress
     from densebench.request import Request
+    from densebench.results import Record
     from densebench.runner import Outcome
 
 
@@ -38,7 +41,10 @@ class Measure:
     train_dataset: Annotated[
         str, arg(metavar="NAME", help="Take memories and heads from this dataset's training images: domain shift.")
     ] = ""
-    preset: Annotated[str, arg(metavar="NAME", help="A published setting of the protocols.")] = "paper"
+    preset: Annotated[
+        str,
+        arg(metavar="NAME", help="A published setting of the protocols; by default paper, on embedded data embedded."),
+    ] = ""
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="PROTOCOL.FIELD=VALUE", help="Change one setting; may be repeated."),
@@ -53,7 +59,13 @@ class Measure:
             help="A file of weights for the model, FILE@ENTRY where it holds several; also SPEC@FILE.",
         ),
     ] = None
-    seed: Annotated[int, arg(metavar="N", help="Of everything that is drawn: subsets, crops, k-means, heads.")] = 0
+    seed: Annotated[
+        str,
+        arg(
+            metavar="N[,N,...]",
+            help="Of everything that is drawn: subsets, crops, k-means, heads. Tables show the mean of several.",
+        ),
+    ] = "0"
 
 
 @dataclass
@@ -123,15 +135,18 @@ class Run:
         from densebench.runner import run
 
         agree = None if self.results.yes else _agree
-        outcome = run(request, Progress(self.results.quiet), dry_run=self.results.dry_run, agree=agree)
+        progress = Progress(self.results.quiet)
+        finished = partial(_keep_rows, self.results.out, progress)
+        outcome = run(request, progress, dry_run=self.results.dry_run, agree=agree, finished=finished)
         _report(outcome, as_json=self.results.json, out=self.results.out)
         if self.debug:
             for _, error in outcome.failed:
                 print(error.trace, file=sys.stderr)
-        if outcome.done:
-            from densebench.leaderboard import write_leaderboard
+        if outcome.records and not self.results.dry_run:
+            from densebench.leaderboard import is_current, write_leaderboard
 
-            write_leaderboard(self.results.out)
+            if not is_current(self.results.out):
+                write_leaderboard(self.results.out)
         if not outcome.failed:
             return 0
         misused = all(isinstance(error, UsageError) for _, error in outcome.failed)
@@ -154,7 +169,7 @@ class Run:
             train_dataset=asked.train_dataset,
             preset=asked.preset,
             weights=asked.weights,
-            seed=asked.seed,
+            seeds=_seeds(asked.seed),
             **vars(self.images),
             out=self.results.out,
             overwrite=self.results.overwrite,
@@ -176,6 +191,24 @@ def _agree(cells: Sequence[Cell]) -> None:
     print("Begin? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UsageError("not begun. Name fewer with --dataset, --protocol or --limit.")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of --seed 0,1,2, each once."""
+    try:
+        return tuple(dict.fromkeys(int(name) for name in split_names(text))) or (0,)
+    except ValueError:
+        raise UsageError(f"--seed {text}: expected whole numbers, such as 0 or 0,1,2.") from None
+
+
+def _keep_rows(out: Path, progress: Progress, record: Record) -> None:
+    """Write the rows of all results so far; what is wrong there costs no cell and is said again at the end."""
+    from densebench.leaderboard import write_rows
+
+    try:
+        write_rows(out)
+    except StorageError as error:
+        progress.say(str(error))
 
 
 def _report(outcome: Outcome, as_json: bool, out: Path) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from densebench.errors import StorageError, UsageError
 from densebench.leaderboard.markdown import console_table, markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
-from densebench.leaderboard.rows import Row, Selection, leaderboard_rows, select, to_csv, to_json
+from densebench.leaderboard.rows import Row, Selection, Table, leaderboard_rows, select, tables, to_csv, to_json
 from densebench.paths import write_atomically
 from densebench.results import Record, slug
 
 FORMATS = ("csv", "md", "json", "png")
+ROWS = "leaderboard.csv"
 
 
 def write_leaderboard(
@@ -25,6 +26,7 @@ def write_leaderboard(
     formats: Sequence[str] = ("csv", "md", "png"),
     *,
     published: bool = False,
+    limited: bool = False,
     protocols: Iterable[str] | None = None,
     datasets: Iterable[str] | None = None,
     report: Callable[[str], None] | None = None,
@@ -34,8 +36,9 @@ def write_leaderboard(
     Sweeps of `positional_effect` add `positional_study.csv` and pictures of all models together.
 
     With `published`, the papers' values stand below ours, as grey marks in the line plots, and as `published.csv`
-    beside. `report` is told, a line each, what is left off: records of --limit runs and files that cannot be read
-    (by default they are logged). Each file is written whole or not at all, so two processes may do this at once.
+    beside. With `limited`, records of --limit runs have tables of their own, which say so. `report` is told, a line
+    each, what is left off: such records otherwise, files that cannot be read, and pictures that cannot be drawn (by
+    default they are logged). Each file is written whole or not at all, so two processes may do this at once.
 
     Raises UsageError for an unknown format, and StorageError where the folder holds no records or cannot be written.
     """
@@ -49,27 +52,33 @@ def write_leaderboard(
     selection = select(results, protocols, datasets)
     for problem in selection.unreadable:
         report(problem)
-    if selection.limited:
+    records = selection.records
+    if limited:
+        records += selection.limited
+    elif selection.limited:
         count = len(selection.limited)
-        report(f"{count} record{'s' if count > 1 else ''} of --limit runs left off the leaderboard.")
-    rows = leaderboard_rows(selection.records)
+        report(
+            f"{count} record{'s' if count > 1 else ''} of --limit runs left off the leaderboard; "
+            "`densebench leaderboard --limited` shows them."
+        )
+    rows = leaderboard_rows(records, limited=limited)
     printed = published_rows() if published else ()
 
     files: dict[str, str | bytes] = {}
-    pictures: dict[tuple[str, str, str], list[str]] = {}
+    pictures: dict[Table, list[str]] = {}
     if "png" in formats:
         from densebench.leaderboard import drawing, plots  # matplotlib takes a second to import
 
-        for table, figures in plots.figures(rows, printed, selection.records).items():
+        for table, figures in plots.figures(rows, printed, records, report).items():
             for name, figure in figures.items():
                 files[f"plots/{name}.png"] = drawing.png(figure)
                 pictures.setdefault(table, []).append(f"plots/{name}.png")
-    for table, name, content in _study(results, selection.records, rows, formats, report):
+    for table, name, content in _study(results, records, rows, formats, report):
         files[name] = content
         if name.endswith(".png"):
             pictures.setdefault(table, []).append(name)
     if "csv" in formats:
-        files["leaderboard.csv"] = to_csv(rows)
+        files[ROWS] = to_csv(rows)
     if "json" in formats:
         files["leaderboard.json"] = to_json(rows)
     if "md" in formats:
@@ -81,13 +90,28 @@ def write_leaderboard(
     return [results / name for name in files]
 
 
+def write_rows(results: str | Path) -> None:
+    """Write `leaderboard.csv` alone, of the complete records so far: cheap enough to do after every cell."""
+    write_atomically(Path(results) / ROWS, to_csv(leaderboard_rows(select(results).records)))
+
+
+def is_current(results: str | Path) -> bool:
+    """Whether the files that `run` writes by default are there, and newer than every record."""
+    results = Path(results)
+    made = [results / ROWS, results / "leaderboard.md"]  # the last one written
+    if not all(path.exists() for path in made):
+        return False
+    written = min(path.stat().st_mtime_ns for path in made)
+    return all(path.stat().st_mtime_ns <= written for path in (results / "records").glob("*/*/*.json"))
+
+
 def _study(
     results: Path,
     records: Iterable[Record],
     rows: Sequence[Row],
     formats: Sequence[str],
     report: Callable[[str], None],
-) -> Iterator[tuple[tuple[str, str, str], str, str | bytes]]:
+) -> Iterator[tuple[Table, str, str | bytes]]:
     """Yield (table, file, content) of the sweeps of `positional_effect`; the CSV file is of all tables."""
     if not {"csv", "png"} & set(formats):
         return
@@ -103,18 +127,21 @@ def _study(
 
     styles = drawing.styles(rows)
     looks = {row.model: styles[row.label] for row in rows}
-    for (dataset, preset), sweeps in found.items():
-        table = dataset, "positional_effect", preset
+    members = tables(rows)
+    for table, sweeps in found.items():
         stem = f"plots/{slug('--'.join(table))}"
-        members = [row for row in rows if row.table == table]
-        yield table, f"{stem}--correlation.png", drawing.png(layers.correlation(sweeps, members, looks))
+        yield table, f"{stem}--correlation.png", drawing.png(layers.correlation(sweeps, members[table], looks))
         facet = positional.shared_facet(sweeps)
         if facet is None:
             continue
         try:
             yield table, f"{stem}--models.png", positional.model_grid(sweeps, facet)
         except UsageError as error:
-            report(f"{dataset}: no grid of models; {error}")
+            report(f"{table[0]}: no grid of models; {error}")
+        except Exception as error:  # arrays that are there, but of other shapes than a sweep leaves
+            report(
+                f"{table[0]}: no grid of models; best.npz of one of them is damaged ({type(error).__name__}: {error})."
+            )
 
 
 __all__ = [
@@ -123,6 +150,7 @@ __all__ = [
     "Row",
     "Selection",
     "console_table",
+    "is_current",
     "leaderboard_rows",
     "markdown",
     "published_rows",
@@ -130,4 +158,5 @@ __all__ = [
     "to_csv",
     "to_json",
     "write_leaderboard",
+    "write_rows",
 ]

@@ -6,6 +6,7 @@ Figures are built without pyplot, so nothing global changes. A model has one col
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -136,21 +137,46 @@ def grid(axes: Axes, which: Any) -> None:
         spine.set_color("#bbbbbb")
 
 
-def head(figure: Figure, members: Sequence[Row], more: str = "", *, intervals: bool = True) -> None:
-    """Write what a figure shows above it: protocol, dataset, preset, images, and `more`."""
-    dataset, protocol, preset = members[0].table
-    images = " or ".join(map(str, sorted({row.n_images for row in members})))
-    seeds = max((row.seed_count for row in members if row.main), default=1)
-    facts = [f"preset {preset}", f"{images} images"]
-    facts += ["95 % intervals"] if intervals and any(row.ci95_low is not None for row in members) else []
-    facts += [f"{seeds} seeds"] if seeds > 1 else []
-    width, height = figure.get_size_inches()
-    left = 0.12 / width
-    figure.text(
-        left, 1 - 0.12 / height, f"{protocol} on {dataset}", fontsize=11, fontweight="bold", color=INK, va="top"
-    )
-    text = " · ".join([*facts, more] if more else facts)
-    figure.text(left, 1 - 0.36 / height, text, fontsize=8, color=GREY, va="top")
+@dataclass(frozen=True)
+class Head:
+    """What stands above a figure: protocol and data, then preset, images and more, in lines that fit its width."""
+
+    title: tuple[str, ...]
+    facts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Row], width: float, more: str = "", *, intervals: bool = True) -> Head:
+        """Return the head of a figure of so many inches."""
+        data, protocol, setting = members[0].table
+        images = " or ".join(map(str, sorted({row.n_images for row in members})))
+        seeds = max((row.seed_count for row in members if row.main), default=1)
+        facts = [f"preset {setting}", f"{images} images"]
+        facts += ["95 % intervals"] if intervals and any(row.ci95_low is not None for row in members) else []
+        facts += [f"{seeds} seeds"] if seeds > 1 else []
+        facts += [more] if more else []
+        return cls(_wrapped(f"{protocol} on {data}", width, 11), _wrapped(" · ".join(facts), width, 8))
+
+    @property
+    def extra(self) -> float:
+        """Inches that it is higher than one of a line each."""
+        return 0.18 * (len(self.title) - 1) + 0.14 * (len(self.facts) - 1)
+
+    def draw(self, figure: Figure) -> None:
+        """Write it at the top of a figure."""
+        width, height = figure.get_size_inches()
+        below = 1 - (0.36 + 0.18 * (len(self.title) - 1)) / height
+        bold: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "linespacing": 1.1}
+        for place, lines, look in (
+            (1 - 0.12 / height, self.title, bold),
+            (below, self.facts, {"fontsize": 8, "color": GREY}),
+        ):
+            figure.text(0.12 / width, place, "\n".join(lines), va="top", parse_math=False, **look)
+
+
+def _wrapped(text: str, width: float, size: float) -> tuple[str, ...]:
+    """Return a text in lines of so many inches; the letters of one size are about 0.6 of it wide, bold ones 0.7."""
+    letters = (width - 0.2) * 72 / (size * (0.7 if size > 10 else 0.6))
+    return tuple(textwrap.wrap(text, max(20, int(letters)))) or ("",)
 
 
 def short(label: str) -> str:
@@ -171,4 +197,5 @@ def darker(color: str) -> str:
 
 def width_of(texts: Iterable[str], size: float) -> float:
     """Return the width of the longest text in inches."""
-    return max(TextPath((0, 0), text.replace("$", "S"), size=size).get_extents().width for text in texts) / 72
+    paths = [TextPath((0, 0), text.replace("$", "S"), size=size) for text in texts if not text.isspace() and text]
+    return max((path.get_extents().width for path in paths), default=0.0) / 72

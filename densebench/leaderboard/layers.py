@@ -20,8 +20,9 @@ from densebench.leaderboard import drawing
 from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, NAME_SIZE, Name, Style
 from densebench.leaderboard.markdown import elide, title
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
-from densebench.leaderboard.rows import Row
+from densebench.leaderboard.rows import Row, Table
 from densebench.results import Record
+from densebench.text import plain
 
 METRIC = re.compile(r"(?P<quantity>.+)[@/](?P<facet>[a-z]+)")
 """A metric of a facet's best layer: "miou@token", "pck@0.10/key"."""
@@ -44,19 +45,24 @@ class Study:
         return layer / self.depth if shares else layer
 
 
-def studies(rows: Iterable[Row], records: Iterable[Record]) -> dict[tuple[str, str, str], list[Study]]:
-    """Return the studies of each table (dataset, protocol, preset) that has one of two layers or more."""
-    main: dict[tuple[str, str, str, str, str], list[Row]] = {}
+def studies(rows: Iterable[Row], records: Iterable[Record]) -> dict[Table, list[Study]]:
+    """Return the studies of each table (data, protocol, setting) that has one of two layers or more.
+
+    Of several seeds it is the first one's.
+    """
+    main: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.main:
-            main.setdefault((*row.table, row.model, row.score_hash), []).append(row)
-    found: dict[tuple[str, str, str], list[Study]] = {}
+            cell = row.data, row.protocol, row.setting, row.model, row.each[0].score_hash
+            main.setdefault(cell, []).append(row)
+    found: dict[Table, list[Study]] = {}
     for record in sorted(records, key=lambda record: (record.model.name, record.created), reverse=True):
-        table = record.data.name, record.protocol.name, record.protocol.preset
-        metrics = main.pop((*table, record.model.name, record.score_hash), [])  # of equal hashes the newest
+        named = record.data.label, record.protocol.name, record.protocol.label, record.model.name, record.score_hash
+        metrics = main.pop(tuple(map(plain, named)), [])  # of equal hashes the newest
         lines = _lines(record, [row.metric for row in metrics])
         if any(len(points) > 1 for points in lines.values()):
-            found.setdefault(table, []).append(Study(metrics[0].label, record.model.depth, lines, _best(record)))
+            study = Study(metrics[0].label, record.model.depth, lines, _best(record))
+            found.setdefault(metrics[0].table, []).append(study)
     return {table: members[::-1] for table, members in found.items()}
 
 
@@ -77,11 +83,12 @@ def figure(members: Sequence[Row], found: Sequence[Study], looks: Mapping[str, S
     }
     wide, tall, between, left, top, foot = 2.3, max(1.9, 1.2 * LABEL_GAP * len(found)), 0.2, 0.62, 0.85, 0.3
     names = [drawing.short(study.label) for study in found]
-    width = left + len(facets) * (wide + between) + 0.25 + drawing.width_of(names, NAME_SIZE)
+    width = max(5.0, left + len(facets) * (wide + between) + 0.25 + drawing.width_of(names, NAME_SIZE))
+    above = drawing.Head.of(members, width, "ring: the layer that is reported", intervals=False)
+    top += above.extra
     height = top + len(quantities) * (tall + between) + foot
     shares = len({study.depth for study in found}) > 1
-    drawn = Figure(figsize=(max(5.0, width), height))
-    width = drawn.get_size_inches()[0]
+    drawn = Figure(figsize=(width, height))
     for line, quantity in enumerate(quantities):
         shown = [study.lines.get((quantity, facet), ()) for study in found for facet in facets]
         values = [value for points in shown for _, value in points]
@@ -104,7 +111,7 @@ def figure(members: Sequence[Row], found: Sequence[Study], looks: Mapping[str, S
         drawing.names_beside(
             axes, [Name(study.label, study.at(layer, shares), y, looks[study.label]) for study, (layer, y) in ends]
         )
-    drawing.head(drawn, members, "ring: the layer that is reported", intervals=False)
+    above.draw(drawn)
     return drawn
 
 
@@ -118,10 +125,11 @@ def correlation(sweeps: Sequence[Sweep], members: Sequence[Row], looks: Mapping[
     names = [elide(sweep.model, LONGEST_NAME) for sweep in sweeps]
     wide, between, left, top, foot = 3.1, 0.6, 0.62, 1.05, 0.5  # inches
     tall = max(2.5, LABEL_GAP * 1.1 * len(sweeps))
-    width = left + len(charts) * (wide + between) + drawing.width_of(names, NAME_SIZE)
+    width = max(5.0, left + len(charts) * (wide + between) + drawing.width_of(names, NAME_SIZE))
+    above = drawing.Head.of(members, width, "a point per layer and facet", intervals=False)
+    top += above.extra
     height = top + tall + foot
-    drawn = Figure(figsize=(max(5.0, width), height))
-    width = drawn.get_size_inches()[0]
+    drawn = Figure(figsize=(width, height))
     for at, (name, series) in enumerate(charts.items()):
         axes = drawn.add_axes(((left + at * (wide + between)) / width, foot / height, wide / width, tall / height))
         drawing.grid(axes, "both")
@@ -146,7 +154,7 @@ def correlation(sweeps: Sequence[Sweep], members: Sequence[Row], looks: Mapping[
             va="center",
             parse_math=False,
         )
-    drawing.head(drawn, members, "a point per layer and facet", intervals=False)
+    above.draw(drawn)
     return drawn
 
 

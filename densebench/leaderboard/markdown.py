@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from densebench.leaderboard.published import PublishedRow
-from densebench.leaderboard.rows import Row, by_entry, leaderboard_rows, tables
+from densebench.leaderboard.rows import Row, Table, by_entry, leaderboard_rows, tables
+from densebench.text import degrade
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
     from densebench.results import Record
 
@@ -32,12 +35,12 @@ LONGEST = 40
 def markdown(
     rows: Sequence[Row],
     published: Sequence[PublishedRow] = (),
-    pictures: Mapping[tuple[str, str, str], Sequence[str]] | None = None,
+    pictures: Mapping[Table, Sequence[str]] | None = None,
 ) -> str:
-    """Return the leaderboard as Markdown: a section per dataset, in it a table per protocol and preset.
+    """Return the leaderboard as Markdown: a section per dataset, in it a table per protocol and setting.
 
-    `published` values of a dataset and protocol that has results follow below their tables; `pictures` are paths by
-    (dataset, protocol, preset), relative to where the text will lie.
+    `published` values of a whole dataset and protocol that has results follow below their tables; `pictures` are paths
+    by (data, protocol, setting), relative to where the text will lie.
     """
     grouped = tables(rows)
     lines = ["# Leaderboard", ""]
@@ -50,28 +53,28 @@ def markdown(
             "",
         ]
     for index, (key, members) in enumerate(grouped.items()):
-        dataset, protocol, preset = key
+        data, protocol, setting = (literal(text) for text in key)
         earlier, later = list(grouped)[:index], list(grouped)[index + 1 :]
-        if dataset not in {name for name, _, _ in earlier}:
-            lines += [f"## {dataset}", ""]
-        lines += [f"### {protocol}, preset {preset}", "", *_markdown_table(members), "", _footnote(members), ""]
+        if key[0] not in {name for name, _, _ in earlier}:
+            lines += [f"## {data}", ""]
+        lines += [f"### {protocol}, preset {setting}", "", *_markdown_table(members), "", _footnote(members), ""]
         for picture in (pictures or {}).get(key, ()):
-            lines += [f"![{protocol} on {dataset}, preset {preset}]({picture})", ""]
-        if (dataset, protocol) not in {(d, p) for d, p, _ in later}:
-            printed = [row for row in published if (row.dataset, row.protocol) == (dataset, protocol)]
+            lines += [f"![{protocol} on {data}, preset {setting}]({picture})", ""]
+        if key[:2] not in {other[:2] for other in later}:
+            printed = [row for row in published if (row.dataset, row.protocol) == key[:2]]
             lines += _published_tables(printed, _metrics(members))
     return "\n".join(lines).rstrip() + "\n"
 
 
 def console_table(records: Iterable[Record], console: Console) -> None:
-    """Print the main metrics of records, a table per dataset, protocol and preset, no wider than the console.
+    """Print the main metrics of records, a table per dataset, protocol and setting, no wider than the console.
 
-    Records of --limit runs are shown and marked as such.
+    Records of --limit runs are shown, in tables that say so. What the console's encoding cannot carry is in ASCII.
     """
     for index, members in enumerate(tables(leaderboard_rows(records, limited=True)).values()):
         if index:
             console.print()
-        for table in _rich_tables(members, console.width):
+        for table in _rich_tables(members, console.width, console.encoding):
             console.print(table)
 
 
@@ -85,6 +88,15 @@ def elide(text: str, longest: int = LONGEST) -> str:
         return text
     head = longest // 2
     return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
+
+
+def literal(text: str) -> str:
+    """Return a text that Markdown shows as it is: no HTML, no links, no emphasis.
+
+    >>> literal("[a](http://b) <b>*c*")
+    '\\\\[a\\\\](http://b) &lt;b&gt;\\\\*c\\\\*'
+    """
+    return re.sub(r"([\\`*\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
 def number(value: float, unit: str) -> str:
@@ -141,11 +153,14 @@ def _even(column: Iterable[Row]) -> bool:
 
 
 def _interval(row: Row, even: bool) -> str:
+    """Return what the images leave open, and beside it what the seeds do."""
+    seeds = "" if row.seed_sd is None else f"(sd {number(row.seed_sd, row.unit)})"
     if row.ci95_low is None or row.ci95_high is None:
-        return ""
+        return seeds
+    images = f"[{number(row.ci95_low, row.unit)}, {number(row.ci95_high, row.unit)}]"
     if even:
-        return f"± {number((row.ci95_high - row.ci95_low) / 2, row.unit)}"
-    return f"[{number(row.ci95_low, row.unit)}, {number(row.ci95_high, row.unit)}]"
+        images = f"± {number((row.ci95_high - row.ci95_low) / 2, row.unit)}"
+    return f"{images} {seeds}".rstrip()
 
 
 def _columns(members: Sequence[Row]) -> dict[str, list[Row]]:
@@ -170,7 +185,8 @@ def _markdown_table(members: Sequence[Row]) -> list[str]:
             value = f"**{value}**" if row is best else value
             cells.append(" ".join(filter(None, (value, _interval(row, even[name]), "≈" if row in close else ""))))
         first = next(iter(entry.values()))
-        lines.append(_line([first.label, *cells, f"`{first.score_hash[:8]}`"]))
+        records = " ".join(f"`{row.score_hash[:8]}`" for row in first.each)
+        lines.append(_line([literal(first.label), *cells, records]))
     return lines
 
 
@@ -180,7 +196,8 @@ def _footnote(members: Sequence[Row]) -> str:
 
     seeds = listing(row.seed_count for row in members if row.main) or listing(row.seed_count for row in members)
     images = listing(row.n_images for row in members)
-    return f"{images} validation images; {seeds} seed{'' if seeds == '1' else 's'} per value; 95 % intervals."
+    said = f"{images} validation images; {seeds} seed{'' if seeds == '1' else 's'} per value; 95 % intervals"
+    return f"{said}, sd over seeds." if any(row.seed_sd is not None for row in members) else f"{said}."
 
 
 def _published_tables(printed: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
@@ -228,10 +245,10 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(escaped) + " |"
 
 
-def _rich_tables(members: Sequence[Row], width: int) -> list[Table]:
+def _rich_tables(members: Sequence[Row], width: int, encoding: str) -> list[RichTable]:
     """Return a table as wide as the terminal at most, or several below each other where its columns do not fit."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     columns = _columns(members)
@@ -241,14 +258,19 @@ def _rich_tables(members: Sequence[Row], width: int) -> list[Table]:
 
     # percent goes without saying: the terminal is narrow
     heads = [
-        title(name, column[0].unit.strip("%") or "1", column[0].higher_is_better) for name, column in columns.items()
+        degrade(title(name, column[0].unit.strip("%") or "1", column[0].higher_is_better), encoding)
+        for name, column in columns.items()
     ]
     cells: list[list[tuple[str, str, bool]]] = []  # value, interval, whether the best
     for entry in entries:
         found = [(entry.get(name), name) for name in columns]
         cells.append(
             [
-                (number(row.value, row.unit), _interval(row, even[name]), row is marks[name][0])
+                (
+                    degrade(number(row.value, row.unit), encoding),
+                    degrade(_interval(row, even[name]), encoding),
+                    row is marks[name][0],
+                )
                 if row is not None
                 else ("", "", False)
                 for row, name in found
@@ -264,23 +286,21 @@ def _rich_tables(members: Sequence[Row], width: int) -> list[Table]:
             found.append(max(len(head), *texts) + PADDING)
         return found
 
-    names = [next(iter(entry.values())).label for entry in entries]
+    names = [degrade(next(iter(entry.values())).label, encoding) for entry in entries]
     wanted = min(max(len(name) for name in names), READABLE)
     apart = " " if sum(widths(" ")) + PADDING + 2 + wanted <= width else "\n"
     blocks = _blocks(widths(apart), width - PADDING - 2 - min(wanted, SHORTEST))
 
-    dataset, protocol, preset = members[0].table
-    limits = sorted({row.limit for row in members if row.limit is not None})
-    marked = f", first {' or '.join(map(str, limits))} images only" if limits else ""
-    heading, footnote = f"{protocol} on {dataset}, preset {preset}{marked}", _footnote(members)
+    data, protocol, setting = members[0].table
+    heading = degrade(f"{protocol} on {data}, preset {setting}", encoding)
+    footnote = degrade(_footnote(members), encoding)
     tables = []
     for block in blocks:
         first, last = block is blocks[0], block is blocks[-1]
-        table = Table(
-            title=heading if first else None,
+        table = RichTable(
+            title=Text(heading, "bold") if first else None,
             title_justify="left",
-            title_style="bold",
-            caption=footnote if last else None,
+            caption=Text(footnote, "table.caption") if last else None,
             caption_justify="left",
             # a narrow table would wrap both
             min_width=min(width, max(len(heading) * first, len(footnote) * last)) or None,
@@ -290,14 +310,14 @@ def _rich_tables(members: Sequence[Row], width: int) -> list[Table]:
         )
         table.add_column("model", no_wrap=True)
         for at in block:
-            table.add_column(heads[at], justify="right", no_wrap=True)
+            table.add_column(Text(heads[at]), justify="right", no_wrap=True)
         room = max(SHORTEST, width - PADDING - 2 - sum(widths(apart)[at] for at in block))
         for name, line in zip(names, cells, strict=True):
             texts = [
                 Text.assemble((value, "bold" if best else ""), (f"{apart}{interval}" if interval else "", "dim"))
                 for value, interval, best in (line[at] for at in block)
             ]
-            table.add_row(Text(elide(name, room)), *texts)
+            table.add_row(Text(degrade(elide(name, room), encoding)), *texts)
         tables.append(table)
     return tables
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,7 +21,7 @@ from densebench.leaderboard import drawing, layers
 from densebench.leaderboard.drawing import INK, LABEL_GAP, NAME_SIZE, Name, Style
 from densebench.leaderboard.markdown import number, title
 from densebench.leaderboard.published import PublishedRow
-from densebench.leaderboard.rows import Row, by_entry, tables
+from densebench.leaderboard.rows import Row, Table, by_entry, tables
 from densebench.results import Record, slug
 
 BANDS_UP_TO = 4
@@ -56,27 +56,48 @@ class _Line:
 
 
 def figures(
-    rows: Sequence[Row], published: Sequence[PublishedRow] = (), records: Iterable[Record] = ()
-) -> dict[tuple[str, str, str], dict[str, Figure]]:
-    """Return the figures of each table (dataset, protocol, preset) by file name: bars, then a line plot per sweep.
+    rows: Sequence[Row],
+    published: Sequence[PublishedRow] = (),
+    records: Iterable[Record] = (),
+    report: Callable[[str], None] | None = None,
+) -> dict[Table, dict[str, Figure]]:
+    """Return the figures of each table (data, protocol, setting) by file name: bars, then a line plot per sweep.
 
     `records` are what the rows were made of; those that hold the scores of many layers add a line plot over layers.
+    With `report`, a table that cannot be drawn is told of, and costs only its own figures.
     """
     looks = drawing.styles(rows)
     studies = layers.studies(rows, records)
-    found: dict[tuple[str, str, str], dict[str, Figure]] = {}
+    found: dict[Table, dict[str, Figure]] = {}
     for table, members in tables(rows).items():
         if not any(math.isfinite(row.value) for row in members):
             continue
-        stem = slug("--".join(table))
-        found[table] = {stem: bars(members, looks)}
-        printed = [row for row in published if (row.dataset, row.protocol, row.preset) == table]
-        for sweep in SWEEPS:
-            figure = lines(members, sweep, looks, printed)
-            if figure is not None:
-                found[table][f"{stem}--{sweep.name}"] = figure
-        if table in studies:
-            found[table][f"{stem}--layers"] = layers.figure(members, studies[table], looks)
+        whole = members[0].data, members[0].protocol, members[0].setting
+        printed = [row for row in published if (row.dataset, row.protocol, row.preset) == whole]
+        try:
+            found[table] = _figures(members, looks, printed, studies.get(table, ()))
+        except Exception as error:  # such as letters that no font has
+            if report is None:
+                raise
+            report(f"{' / '.join(table)}: no plots ({type(error).__name__}: {error}).")
+    return found
+
+
+def _figures(
+    members: Sequence[Row],
+    looks: Mapping[str, Style],
+    printed: Sequence[PublishedRow],
+    studies: Sequence[layers.Study],
+) -> dict[str, Figure]:
+    """Return the figures of one table by file name."""
+    stem = slug("--".join(members[0].table))
+    found = {stem: bars(members, looks)}
+    for sweep in SWEEPS:
+        figure = lines(members, sweep, looks, printed)
+        if figure is not None:
+            found[f"{stem}--{sweep.name}"] = figure
+    if studies:
+        found[f"{stem}--layers"] = layers.figure(members, studies, looks)
     return found
 
 
@@ -88,8 +109,11 @@ def bars(members: Sequence[Row], looks: Mapping[str, Style]) -> Figure:
     n_rows = math.ceil(len(names) / n_columns)
     # inches: every bar is as thick, whether there is one model or fifty
     left, wide, tall = 0.3 + drawing.width_of(labels, NAME_SIZE), 2.6 if n_columns < 3 else 2.0, 0.27 * len(entries)
-    between, head, foot = 0.25, 0.88, 0.38
+    between, foot = 0.25, 0.38
     width = max(4.6, left + n_columns * (wide + between))
+    several = any(row.members for row in members)
+    above = drawing.Head.of(members, width, "dots: single seeds" if several else "")
+    head = 0.88 + above.extra
     height = head + n_rows * (tall + foot) + (n_rows - 1) * 0.4
     figure = Figure(figsize=(width, height))
     for index, name in enumerate(names):
@@ -101,7 +125,7 @@ def bars(members: Sequence[Row], looks: Mapping[str, Style]) -> Figure:
         axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), parse_math=False)
         axes.tick_params(axis="y", labelsize=NAME_SIZE, labelcolor=INK, length=0)
         axes.set_ylim(len(entries) - 0.5, -0.5)  # best on top
-    drawing.head(figure, members)
+    above.draw(figure)
     return figure
 
 
@@ -128,9 +152,10 @@ def lines(
 
     names = [drawing.short(line.name) for line in (*ours, *named)]
     width = 5.75 + drawing.width_of(names, NAME_SIZE)  # inches
-    height = max(3.9, 1.3 + LABEL_GAP * 1.15 * len(names))
+    above = drawing.Head.of(members, width, "grey: as printed by the papers" if theirs else "")
+    height = max(3.9, 1.3 + LABEL_GAP * 1.15 * len(names)) + above.extra
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.62 / width, 0.55 / height, 4.6 / width, 1 - 1.25 / height))
+    axes = figure.add_axes((0.62 / width, 0.55 / height, 4.6 / width, 1 - (1.25 + above.extra) / height))
     drawing.grid(axes, "both")
     if sweep.log:
         axes.set_xscale("log")
@@ -157,7 +182,7 @@ def lines(
     drawing.names_beside(
         axes, [Name(line.name, x, row.value, looks[line.name] if line in ours else None) for line, x, row in last]
     )
-    drawing.head(figure, members, "grey: as printed by the papers" if theirs else "")
+    above.draw(figure)
     return figure
 
 
@@ -189,6 +214,10 @@ def _bar_panel(axes: Axes, column: Sequence[Row | None], looks: Mapping[str, Sty
             axes.plot(ends, [at, at], color="white", linewidth=2.8, zorder=3)  # seen on dark bars too
             axes.plot(ends, [at, at], color=INK, linewidth=1.3, zorder=4)
             end = max(end, row.ci95_high)
+        if row.members:
+            values = [member.value for member in row.members]
+            axes.plot(values, [at] * len(values), "o", markersize=3, color="white", markeredgecolor=INK, zorder=5)
+            end = max(end, *values)
         text = number(row.value, row.unit)
         axes.annotate(text, (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8, color=INK, zorder=4)
         far = max(far, end)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,9 @@ from numpy.typing import NDArray
 
 from densebench.errors import UsageError
 from densebench.leaderboard.markdown import elide
-from densebench.results import Record, ResultStore
+from densebench.leaderboard.rows import Table, tables_of
+from densebench.results import Record, ResultStore, settings_text
+from densebench.text import plain
 
 if TYPE_CHECKING:
     from densebench.ops.information import Correlation
@@ -46,7 +47,7 @@ class Sweep:
     @property
     def model(self) -> str:
         """The name of the model."""
-        return self.record.model.name
+        return plain(self.record.model.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class BestRow:
     """The best layer of one facet of one model; the fields are the columns of `positional_study.csv`."""
 
     dataset: str
+    data: str
     preset: str
+    settings: str
     model: str
     facet: str
     layer: str
@@ -66,23 +69,24 @@ class BestRow:
 
 def find_sweeps(
     results: str | Path, records: Iterable[Record], report: Callable[[str], None]
-) -> dict[tuple[str, str], list[Sweep]]:
-    """Return the sweeps among records by (dataset, preset), one per model, the newest.
+) -> dict[Table, list[Sweep]]:
+    """Return the sweeps among records by table (data, protocol, setting), one per model, the newest.
 
     `report` is told what is left off: a sweep whose facts are of another form, and pictures that are gone or of
     another form; the numbers of such a sweep stay.
     """
     store = ResultStore(results)
-    newest: dict[tuple[str, str, str], Record] = {}
-    for record in sorted(records, key=lambda record: (record.created, record.score_hash)):
-        if _is_sweep(record) and record.complete:
+    newest: dict[tuple[Table, str], Record] = {}
+    ordered = sorted(records, key=lambda record: (record.created, record.score_hash))
+    for table, record in zip(tables_of(ordered), ordered, strict=True):
+        if _is_sweep(record):
             if _readable(record):
-                newest[record.data.name, record.protocol.preset, record.model.name] = record
+                newest[table, record.model.name] = record
             else:
-                report(f"{_path(store, record)} is no sweep of this version; left off the positional study.")
-    found: dict[tuple[str, str], list[Sweep]] = {}
-    for (dataset, preset, _), record in sorted(newest.items()):
-        found.setdefault((dataset, preset), []).append(Sweep(record, _arrays(store, record, report)))
+                report(f"{store.place(record)} is no sweep of this version; left off the positional study.")
+    found: dict[Table, list[Sweep]] = {}
+    for (table, _), record in sorted(newest.items(), key=lambda entry: entry[0]):
+        found.setdefault(table, []).append(Sweep(record, _arrays(store, record, report)))
     return found
 
 
@@ -90,8 +94,10 @@ def best_rows(sweeps: Sequence[Sweep]) -> list[BestRow]:
     """Return the best layer of every facet of every model (P-POS figure 4b), best mIoU first within a facet."""
     rows = [
         BestRow(
-            dataset=sweep.record.data.name,
-            preset=sweep.record.protocol.preset,
+            dataset=plain(sweep.record.data.name),
+            data=plain(sweep.record.data.label),
+            preset=plain(sweep.record.protocol.preset),
+            settings=plain(settings_text(sweep.record.protocol.settings)),
             model=sweep.model,
             facet=facet,
             layer=best["depth"],
@@ -195,25 +201,15 @@ def _readable(record: Record) -> bool:
     return True
 
 
-def _path(store: ResultStore, record: Record) -> Path:
-    return store.path(
-        dataset=record.data.name,
-        protocol=record.protocol.name,
-        model=record.model.name,
-        preset=record.protocol.preset,
-        score_hash=record.score_hash,
-    )
-
-
 def _arrays(store: ResultStore, record: Record, report: Callable[[str], None]) -> dict[str, NDArray[Any]]:
     name = next((name for name in record.artifacts if name.endswith("best.npz")), None)
     if name is None:
         return {}  # a sweep without example pictures
-    path = _path(store, record).parent / name
+    path = store.place(record).parent / name
     try:
         with np.load(io.BytesIO(path.read_bytes())) as arrays:
             found = dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise whatever it leads them to
         report(f"{path} cannot be read ({error}); its model is missing in the grid of models.")
         return {}
     facets = {key.partition("_")[2] for key in found if key.startswith("classes_")}

@@ -1,6 +1,7 @@
 """Records as rows: one per metric and record, in one order, the same bytes for the same records.
 
-A row is flat, so tables, plots and the CSV file read nothing else. `docs/results.md` explains each column.
+A row is flat, so tables, plots and the CSV file read nothing else. Records that are equal in everything but the seed
+are one row, their mean, with the rows of each behind it. `docs/results.md` explains each column.
 """
 
 from __future__ import annotations
@@ -9,47 +10,73 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from densebench.errors import StorageError
-from densebench.results import Record, ResultStore
+from densebench.results import Record, ResultStore, settings_text
+from densebench.text import plain
 
 SHORT = 12
 """Characters kept of a weights digest."""
+TAG = 8
+"""Characters kept of a data digest."""
+FORMULA = ("=", "+", "-", "@")
+"""How a text begins that a spreadsheet would compute."""
+
+Table = tuple[str, str, str]
+"""What rows of one table share: data, protocol, setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One metric of one record; the fields are the columns of `leaderboard.csv`, in its order."""
+    """One metric of one record, or its mean over seeds; the fields are the columns of `leaderboard.csv`, in order."""
 
     model: str
     protocol: str
     dataset: str
+    data: str
+    """The dataset, with how its splits are not whole: "voc (120 of 1449)"."""
     preset: str
+    settings: str
+    """What departs from the preset: "input_size=224, neighbours=1"; mostly empty."""
     metric: str
     value: float
     unit: str
     ci95_low: float | None
     ci95_high: float | None
     n_images: int
+    n_published: int | None
+    n_train: int | None
+    n_train_published: int | None
     seed_count: int
+    seed_sd: float | None
+    """Standard deviation over the seeds: of the run where there are several, else of what the protocol repeats."""
     score_hash: str
+    """Of all records where there are several, separated by commas."""
     date: str
     """Day the cell finished, UTC."""
     main: bool
     higher_is_better: bool
     variant: str
-    """Settings in which records of one model, protocol, dataset and preset differ: "neighbours=50"; mostly empty."""
+    """What else sets records of one model in one table apart: "weights=ab01"; mostly empty."""
     limit: int | None
-    """Always empty on a leaderboard; a number in what `run` shows of a --limit run."""
-    seed: int
+    """Empty on a leaderboard but for --limited; a number in what `run` shows of a --limit run."""
+    seed: int | str
+    """Several, separated by commas, where the row is a mean."""
+    records: int
+    """How many records the row is of; those of a mean follow it."""
     weights_sha256: str
     protocol_version: int
     densebench: str
+    apart: str = field(default="", metadata={"column": False})
+    """What sets the table apart from another of the same name: other images, another version of the protocol."""
+    members: tuple[Row, ...] = field(default=(), metadata={"column": False}, repr=False)
+    """The rows that this one is the mean of."""
 
     @property
     def label(self) -> str:
@@ -57,9 +84,19 @@ class Row:
         return f"{self.model} ({self.variant})" if self.variant else self.model
 
     @property
-    def table(self) -> tuple[str, str, str]:
-        """Rows of one dataset, protocol and preset belong in one table."""
-        return self.dataset, self.protocol, self.preset
+    def setting(self) -> str:
+        """The preset and what departs from it: "paper + neighbours=1"."""
+        return f"{self.preset} + {self.settings}" if self.settings else self.preset
+
+    @property
+    def table(self) -> Table:
+        """Rows of the same images, protocol and setting belong in one table, and no others."""
+        return _table(self.data, self.protocol, self.setting, self.apart)
+
+    @property
+    def each(self) -> tuple[Row, ...]:
+        """The row of each record: this one, or those that it is the mean of."""
+        return self.members or (self,)
 
 
 @dataclass(frozen=True)
@@ -94,10 +131,10 @@ def select(
 def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> list[Row]:
     """Return one row per metric of each complete record, best first within a metric.
 
-    Sorted by dataset, protocol, preset, metric (main ones first, then as the protocol lists them), value in the
+    Sorted by data, protocol, setting, metric (main ones first, then as the protocol lists them), value in the
     metric's direction, model, and the newest first. A score hash that occurs twice for a model counts once, the
-    newest; records that differ in settings stay apart and say in `variant` in which. Records of --limit runs stay
-    off unless `limited`.
+    newest; records that differ in the seed alone are one row with their mean, those that differ otherwise stay apart
+    and say in `variant` in what. Records of --limit runs stay off unless `limited`.
     """
     kept: dict[tuple[str, ...], Record] = {}
     for record in records:
@@ -106,18 +143,18 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
         key = (*_cell(record), record.score_hash, str(record.data.limit))
         if key not in kept or _age(kept[key]) < _age(record):
             kept[key] = record
-    chosen = list(kept.values())
+    chosen = sorted(kept.values(), key=_age)
+    rows = _over_seeds(chosen, zip(tables_apart(chosen), _variants(chosen), strict=True))
 
     position: dict[tuple[str, ...], int] = {}  # of a metric within its protocol
-    for record in chosen:
-        for index, metric in enumerate(record.metrics):
-            place = (record.data.name, record.protocol.name, record.protocol.preset, metric.name)
+    for members in rows:
+        for index, row in enumerate(members):
+            place = (*row.table, row.metric)
             position[place] = min(index, position.get(place, index))
 
-    variants = _variants(chosen)
-    ordered = []
-    for record, variant in zip(chosen, variants, strict=True):
-        for row in _rows(record, variant):
+    ordered: list[tuple[Any, ...]] = []
+    for members in rows:
+        for row in members:
             worst_last = -row.value if row.higher_is_better else row.value
             ordered.append(
                 (
@@ -125,18 +162,45 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
                     (not row.main, position[*row.table, row.metric], row.metric),
                     (math.isnan(row.value), 0.0 if math.isnan(row.value) else worst_last),
                     row.model,
-                    _newest_first(record.created),
-                    row.score_hash,
+                    -len(ordered),  # the newest first
                     row,
                 )
             )
     return [entry[-1] for entry in sorted(ordered, key=lambda entry: entry[:-1])]
 
 
+def tables_apart(records: Sequence[Record]) -> list[str]:
+    """Return what sets each record apart from others that are called the same: "images 1f0c77aa", "version 1".
+
+    Records of one data name and setting that saw other images, or are of another version of the protocol, cannot be
+    compared; where all agree there is nothing to say.
+    """
+    groups: dict[Table, list[list[str]]] = defaultdict(list)
+    for record in records:
+        groups[_named(record)].append(_compared(record))
+    texts = []
+    for record in records:
+        columns = zip(*groups[_named(record)], strict=True)
+        said = [text for text, column in zip(_compared(record), columns, strict=True) if len(set(column)) > 1]
+        texts.append(", ".join(said))
+    return texts
+
+
+def tables_of(records: Sequence[Record]) -> list[Table]:
+    """Return the table of each record: that of its rows."""
+    return [
+        _table(*map(plain, (*_named(record), apart)))
+        for record, apart in zip(records, tables_apart(records), strict=True)
+    ]
+
+
 def to_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
-    """Return rows (dataclasses of one type) as CSV text; numbers with six significant digits, None empty."""
-    listed = list(rows)
-    names = list(columns or [field.name for field in fields(listed[0] if listed else Row)])
+    """Return rows (dataclasses of one type) as CSV text; numbers with six significant digits, None empty.
+
+    Rows behind a mean follow it. A text that a spreadsheet would compute begins with an apostrophe.
+    """
+    listed = list(_with_members(rows))
+    names = list(columns or _columns(listed[0] if listed else Row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
@@ -147,12 +211,13 @@ def to_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
 
 def to_json(rows: Iterable[Row]) -> str:
     """Return rows as a JSON list of objects; a value that is not finite becomes null."""
-    return json.dumps([{k: _finite(v) for k, v in asdict(row).items()} for row in rows], indent=1) + "\n"
+    listed = [{name: _finite(getattr(row, name)) for name in _columns(row)} for row in _with_members(rows)]
+    return json.dumps(listed, indent=1) + "\n"
 
 
-def tables(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Return rows grouped by (dataset, protocol, preset), in order of appearance."""
-    grouped: dict[tuple[str, str, str], list[Row]] = {}
+def tables(rows: Iterable[Row]) -> dict[Table, list[Row]]:
+    """Return rows grouped by (data, protocol, setting), in order of appearance."""
+    grouped: dict[Table, list[Row]] = {}
     for row in rows:
         grouped.setdefault(row.table, []).append(row)
     return grouped
@@ -166,30 +231,89 @@ def by_entry(rows: Iterable[Row]) -> list[dict[str, Row]]:
     return list(entries.values())
 
 
-def _rows(record: Record, variant: str) -> list[Row]:
+def _over_seeds(records: Sequence[Record], said: Iterable[tuple[str, str]]) -> list[list[Row]]:
+    """Return the rows of each record, the oldest first; of those that differ in the seed alone their mean.
+
+    Of several records of one seed the newest takes part, and the others stand alone.
+    """
+    groups: dict[str, dict[int, list[Row]]] = defaultdict(dict)
+    for record, (apart, variant) in reversed(list(zip(records, said, strict=True))):
+        settings = {name: text for name, text in _settings(record).items() if name != "examples"}
+        alike = [_cell(record), _compared(record), settings, record.model.mean, record.model.std]
+        key = json.dumps(alike, sort_keys=True)
+        while record.seed in groups[key]:
+            key += "'"
+        groups[key][record.seed] = _rows(record, apart, variant)
+    return [_mean([found[seed] for seed in sorted(found)]) for found in groups.values()][::-1]
+
+
+def _mean(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """Return the mean over seeds of each metric; of one seed its rows.
+
+    Its interval is that of the images, the mean of those of the runs: all saw the same images, so the interval of the
+    mean is at most as wide. What the seed changes is `seed_sd`.
+    """
+    if len(runs) == 1:
+        return list(runs[0])
+    by_metric: dict[str, list[Row]] = {}
+    for row in (row for run in runs for row in run):
+        by_metric.setdefault(row.metric, []).append(row)
+    rows = []
+    for members in by_metric.values():
+        low = [row.ci95_low for row in members if row.ci95_low is not None]
+        high = [row.ci95_high for row in members if row.ci95_high is not None]
+        newest = max(members, key=lambda row: row.date)
+        rows.append(
+            replace(
+                newest,
+                value=statistics.fmean(row.value for row in members),
+                ci95_low=statistics.fmean(low) if len(low) == len(members) else None,
+                ci95_high=statistics.fmean(high) if len(high) == len(members) else None,
+                seed_count=sum(row.seed_count for row in members),
+                seed_sd=statistics.stdev(row.value for row in members) if len(members) > 1 else newest.seed_sd,
+                score_hash=",".join(row.score_hash for row in members),
+                seed=",".join(str(row.seed) for row in members),
+                records=len(members),
+                members=tuple(members),
+            )
+        )
+    return rows
+
+
+def _rows(record: Record, apart: str, variant: str) -> list[Row]:
+    train = record.data.train
     shared: dict[str, Any] = {
-        "model": record.model.name,
+        "model": record.model.name or "(no name)",
         "protocol": record.protocol.name,
         "dataset": record.data.name,
+        "data": record.data.label,
         "preset": record.protocol.preset,
+        "settings": settings_text(record.protocol.settings),
         "n_images": record.data.val.n_images,
+        "n_published": record.data.val.n_published or None,
+        "n_train": train.n_images if train else None,
+        "n_train_published": (train.n_published or None) if train else None,
         "score_hash": record.score_hash,
         "date": record.created[:10],
         "variant": variant,
         "limit": record.data.limit,
         "seed": record.seed,
+        "records": 1,
         "weights_sha256": record.model.weights_sha256[:SHORT],
         "protocol_version": record.protocol.version,
         "densebench": record.environment.get("densebench", ""),
+        "apart": apart,
     }
+    shared = {name: plain(value) if isinstance(value, str) else value for name, value in shared.items()}
     return [
         Row(
-            metric=metric.name,
+            metric=plain(metric.name),
             value=metric.value,
             unit=metric.unit,
             ci95_low=metric.ci95[0] if metric.ci95 else None,
             ci95_high=metric.ci95[1] if metric.ci95 else None,
             seed_count=len(metric.seeds) or 1,
+            seed_sd=statistics.stdev(metric.seeds.values()) if len(metric.seeds) > 1 else None,
             main=metric.main,
             higher_is_better=metric.higher_is_better,
             **shared,
@@ -198,8 +322,22 @@ def _rows(record: Record, variant: str) -> list[Row]:
     ]
 
 
+def _table(data: str, protocol: str, setting: str, apart: str) -> Table:
+    return data, protocol, f"{setting} ({apart})" if apart else setting
+
+
+def _named(record: Record) -> Table:
+    return record.data.label, record.protocol.name, record.protocol.label
+
+
+def _compared(record: Record) -> list[str]:
+    """Return in words what records of one table have to share."""
+    trained = f"trained on {record.data.train.digest[:TAG]}" if record.data.train else ""
+    return [f"images {record.data.val.digest[:TAG]}", trained, f"version {record.protocol.version}"]
+
+
 def _cell(record: Record) -> tuple[str, str, str, str]:
-    return record.data.name, record.protocol.name, record.protocol.preset, record.model.name
+    return (*_named(record), record.model.name)
 
 
 def _age(record: Record) -> tuple[str, str]:
@@ -207,13 +345,13 @@ def _age(record: Record) -> tuple[str, str]:
 
 
 def _variants(records: Sequence[Record]) -> list[str]:
-    """Say for each record in which settings it differs from others of its cell: "neighbours=50, seed=1"."""
+    """Say for each record in what it differs from others of its model in its table: "weights=ab01"; not in the seed."""
     cells = defaultdict(list)
     for record in records:
-        cells[_cell(record)].append(_settings(record))
+        cells[*_cell(record), *_compared(record)].append(_settings(record))
     texts = []
     for record in records:
-        settings, others = _settings(record), cells[_cell(record)]
+        settings, others = _settings(record), cells[*_cell(record), *_compared(record)]
         names = sorted({name for other in others for name in other})
         differing = [name for name in names if len({other.get(name, "-") for other in others}) > 1]
         # what a split's features were asked for follows from the config, so it is named only where nothing else is
@@ -224,12 +362,11 @@ def _variants(records: Sequence[Record]) -> list[str]:
 
 
 def _settings(record: Record) -> dict[str, str]:
-    """Return everything that can change a score, flat and as text."""
+    """Return everything that can change a score but the seed of the run, flat and as text."""
     return _flatten(
         {
             **record.protocol.config,
             "version": record.protocol.version,
-            "seed": record.seed,
             "limit": record.data.limit,
             "weights": record.model.weights_sha256[:SHORT],
             "train": record.data.train.digest[:SHORT] if record.data.train else "",
@@ -251,10 +388,6 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _newest_first(created: str) -> tuple[int, ...]:
-    return tuple(-ord(letter) for letter in created)
-
-
 def _names(names: Iterable[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
@@ -263,9 +396,21 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _columns(row: Any) -> list[str]:
+    return [each.name for each in fields(row) if each.metadata.get("column", True)]
+
+
+def _with_members(rows: Iterable[Any]) -> Iterator[Any]:
+    for row in rows:
+        yield row
+        yield from getattr(row, "members", ())
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

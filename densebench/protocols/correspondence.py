@@ -36,6 +36,7 @@ from densebench.protocols import sweeps
 from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
+    AS_PAPER,
     Context,
     Data,
     Estimate,
@@ -47,9 +48,6 @@ from densebench.protocols.protocol import (
 )
 from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
 from densebench.results import Metric
-
-EMBEDDED_PAIRS = 500
-"""Pairs that a sweep draws on embedded datasets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +62,7 @@ class CorrespondenceConfig(SweepConfig):
     threshold: Literal["bbox", "image"] = "bbox"
     """The target object's bounding box (SPair-71k, PF-WILLOW) or the target image (as PF-PASCAL is often scored)."""
     pairs: int | None = None
-    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none, 500 in a
-    sweep on embedded datasets."""
+    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none."""
     seed: int = 0
     """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
     examples: int = no_score(6)
@@ -80,9 +77,13 @@ class Correspondence(Protocol[CorrespondenceConfig]):
     config = CorrespondenceConfig
     presets = {
         "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
+        "embedded": AS_PAPER,
         "sweep": Preset(
             source=f"{PAPER}, A.7, A.8 and A.11 (tables 3 and 5): every layer and facet, best layer by PCK",
             settings={"layers": "all", "facets": "all"},
+        ),
+        "embedded-sweep": Preset(
+            source="preset sweep with fewer pairs", settings={"layers": "all", "facets": "all", "pairs": 500}
         ),
     }
     metrics = (
@@ -103,7 +104,6 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         return replace(
             config,
             **sweep,
-            pairs=config.pairs or (EMBEDDED_PAIRS if sweep and data.embedded else None),
             input_size=input_size(config.input_size, 448, backbone, data),
             alphas=tuple(dict.fromkeys(config.alphas)),
         )

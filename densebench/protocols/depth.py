@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -43,9 +43,7 @@ from densebench.protocols.protocol import (
     refuse_nonsense,
 )
 
-STEPS, BATCH, RATES = 38_400, 16, (1e-3, 2e-3, 5e-3)
-EMBEDDED = {"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)}
-"""Defaults on embedded datasets: few steps, since every one runs the backbone."""
+STEPS, BATCH = 38_400, 16
 CROP = (416, 544)
 
 NAMES = ("rmse", "abs_rel", "delta1", "delta2", "delta3", "log10")
@@ -74,17 +72,17 @@ class DepthConfig:
     bin_norm: ops.BinNorm = "linear"
     min_depth: float = 1e-3
     """Metres: first bin, and the exclusive lower bound of what is evaluated (MDE)."""
-    max_depth: float | None = None
-    """Metres: last bin and exclusive upper bound; None: 10 as for NYU (D2's hub writes 80), 20 on embedded datasets."""
-    steps: int | None = None
-    """Optimiser steps; None: 38,400 (DVT, D3), 100 on embedded datasets. Warm-ups are shares of it."""
-    batch: int | None = None
-    """Images per step; None: 16 (DVT, D3: 8 GPUs with 2 each), 8 on embedded datasets."""
+    max_depth: float = 10.0
+    """Metres: last bin and exclusive upper bound; 10 as for NYU (D2's hub writes 80)."""
+    steps: int = STEPS
+    """Optimiser steps (DVT, D3). Warm-ups are shares of it."""
+    batch: int = BATCH
+    """Images per step (DVT, D3: 8 GPUs with 2 each)."""
     images_per_loss: int = 2
     """The loss is no mean over pixels: it is taken over so many images, and averaged (DVT, D3: 2 on each GPU)."""
-    learning_rates: tuple[float, ...] | None = None
-    """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. None: 1e-3,
-    2e-3, 5e-3 (D2's own is not public, DVT has 5e-3, P-PaKA says nothing), 5e-3 on embedded datasets."""
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 5e-3)
+    """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. D2's own is not
+    public, DVT has 5e-3, P-PaKA says nothing."""
     held_out: int = 256
     """Training images that choose among several learning rates, at most a fifth of all; a single rate needs none."""
     beta2: float = 0.999
@@ -123,6 +121,10 @@ class Depth(Protocol[DepthConfig]):
     config = DepthConfig
     presets = {
         "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),
+        "embedded": Preset(
+            source="preset paper with few steps at one rate, and depth up to the 20 m of the embedded scenes",
+            settings={"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)},
+        ),
         "dinov2": Preset(
             source="dinov2 hub/depthers.py and eval/depth; schedule of Denoising-ViT vitb_nyu_linear_config.py",
             settings={"learning_rates": (5e-3,)},
@@ -163,9 +165,6 @@ class Depth(Protocol[DepthConfig]):
         has_token = backbone.has_class_token and backbone.prefix > 0
         if config.class_token and not has_token:
             raise UsageError(f"depth.class_token=true: {backbone.name} has no class token.")
-        defaults: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "max_depth": 10.0, "learning_rates": RATES}
-        if data.embedded:
-            defaults = EMBEDDED
         resolved = replace(
             config,
             heads=tuple(dict.fromkeys(heads)),
@@ -173,7 +172,6 @@ class Depth(Protocol[DepthConfig]):
             class_token=has_token if config.class_token is None else config.class_token,
             crop=config.crop or _default_crop(backbone, data),
             nyu_crops="nyu" in (data.name, data.variant_of) if config.nyu_crops is None else config.nyu_crops,
-            **{k: v for k, v in defaults.items() if getattr(config, k) is None},
         )
         _check(resolved)
         return resolved
@@ -238,7 +236,6 @@ class Depth(Protocol[DepthConfig]):
 
 def _check(config: DepthConfig) -> None:
     """Raise UsageError for numbers that mean nothing."""
-    assert config.max_depth is not None
     assert config.crop is not None
     refuse_nonsense(
         "depth",

@@ -50,11 +50,8 @@ class Plan:
     @classmethod
     def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> Plan:
         """Split the training images as the config asks."""
-        assert config.steps is not None
-        assert config.batch is not None
         assert config.crop is not None
         assert config.heads is not None
-        assert config.learning_rates is not None
         order = np.random.default_rng((seed, len(train))).permutation(len(train)).tolist()
         several = len(config.learning_rates) > 1 and len(train) > 4
         n = min(config.held_out, len(train) // 5) if several else 0
@@ -207,7 +204,6 @@ class Trained(NamedTuple):
 
 def new_head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
     """Return a head with its initial weights, which depend on the seed and on its size alone."""
-    assert config.max_depth is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # heads of one size start alike, whatever is trained beside them
         return LinearHead(
@@ -265,6 +261,5 @@ def _same_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
 
 def errors_of(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
     """Return the errors of one prediction (H, W), where the config says that pixels count."""
-    assert config.max_depth is not None
     valid = ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
     return ops.depth_errors(prediction, depth, valid)

@@ -13,7 +13,7 @@ batch size, weight decay and drop path (as CRIBO's configs), and which step is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -44,9 +44,6 @@ SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,),
 SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
 SHORT = ("voc", "pascal_context")
 """How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
-EMBEDDED: dict[str, Any] = {"epochs": 1, "batch": 4, "evaluations": 2}
-EMBEDDED_RATES = {"sgd": (1e-3,), "adam": (1e-4,), "adamw": (1e-4,)}
-"""Defaults on embedded datasets: few steps, since each runs the backbone forth and back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +67,12 @@ class FinetuneConfig:
     """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (P-NeCo
     4.1, NECO; P-PaKA is silent), else all."""
     epochs: int | None = None
-    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash", 1 on embedded datasets; as `steps` says."""
+    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash"; as `steps` says."""
     steps: int | None = None
     """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
     (NeCo A.2)."""
     batch: int | None = None
-    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide", 4 on
-    embedded datasets."""
+    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide"."""
     sub_batch: int = 8
     """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
     sums in another order are rounded otherwise."""
@@ -86,9 +82,9 @@ class FinetuneConfig:
     weight_decay: float = 1e-4
     """On all parameters (P-PaKA A.2)."""
     learning_rates: tuple[float, ...] | None = None
-    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide"; 1e-3 for
-    SGD and 1e-4 for Adam on embedded datasets. Of several, each is trained, and the one with the best mIoU on the
-    validation images is reported, as NeCo does: that choice looks at the images it is measured on."""
+    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
+    several, each is trained, and the one with the best mIoU on the validation images is reported, as NeCo does: that
+    choice looks at the images it is measured on."""
     head_factor: float = 100.0
     """Learning rate of the head over that of the backbone (P-PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
     layer_decay: float = 1.0
@@ -117,7 +113,7 @@ class FinetuneConfig:
     """MMSEG's default."""
     evaluations: int | None = None
     """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: 20 for
-    "squash", 10 for "slide" (MMSEG: val_interval), 2 on embedded datasets."""
+    "squash", 10 for "slide" (MMSEG: val_interval)."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
     examples: int = no_score(6)
@@ -134,6 +130,10 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
     config = FinetuneConfig
     presets = {
         "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
+        "embedded": Preset(
+            source="preset paper with one epoch at a larger rate: each step runs the backbone forth and back",
+            settings={"epochs": 1, "batch": 4, "learning_rates": (1e-3,), "evaluations": 2},
+        ),
         "segmenter": Preset(
             source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
             settings={
@@ -156,11 +156,17 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
     )
     shrink_hint = "Take fewer images at once with --set finetune_segmentation.sub_batch=N, or a smaller input_size."
 
+    def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> FinetuneConfig:
+        """Return the config of a preset with overrides applied; steps that are asked for replace a preset's epochs."""
+        given = dict(overrides or {})
+        if given.get("steps") not in (None, "none"):
+            given.setdefault("epochs", None)
+        return super().configure(preset, given)
+
     def resolve(self, config: FinetuneConfig, backbone: BackboneInfo, data: DatasetInfo) -> FinetuneConfig:
         """Fill in what depends on backbone and dataset."""
         slides = config.pipeline == "slide"
-        embedded = {**EMBEDDED, "learning_rates": EMBEDDED_RATES[config.optimiser]}
-        defaults = embedded if data.embedded else SLIDE if slides else SQUASH
+        defaults = SLIDE if slides else SQUASH
         if slides and data.name.startswith(SHORT):
             defaults = {**defaults, "steps": 80_000}
         if config.steps is not None or config.epochs is not None:

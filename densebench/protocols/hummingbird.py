@@ -32,6 +32,7 @@ from densebench.progress import Progress
 from densebench.protocols import memory, scoring
 from densebench.protocols.memory import Content, Memory, RetrievalConfig
 from densebench.protocols.protocol import (
+    AS_PAPER,
     Context,
     Data,
     Estimate,
@@ -72,6 +73,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
     config = HummingbirdConfig
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (open-hummingbird-eval)"),
+        "embedded": AS_PAPER,
         "open-hummingbird-v2": Preset(
             source="open-hummingbird-eval 2.0.0, README results: std 0.255 in blue, two augmentation passes",
             settings={"std": (0.229, 0.224, 0.255), "augmentation_epochs": 2, "fractions": (1,)},

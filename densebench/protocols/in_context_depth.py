@@ -8,8 +8,7 @@ Left open there, with the defaults here: retrieved patches are put back in their
 pixels as if they were channels); depth is in metres, valid between 1e-3 and 10 m; errors are computed per image at the
 input size and averaged over images; pixels of the memory without a measurement are left out of the mean; depth is
 binned for sampling between the least and greatest of each image (DIP: of each batch, which would make the batch size
-part of the score). Embedded datasets have no published setting: there `memory_size`, `augmentation_epochs` and
-`max_depth` have smaller defaults of their own, which the record states.
+part of the score).
 """
 
 from __future__ import annotations
@@ -46,9 +45,6 @@ from densebench.protocols.protocol import (
     refuse_nonsense,
 )
 
-PUBLISHED = {"memory_size": 10_240_000, "augmentation_epochs": 2, "max_depth": 10.0}
-EMBEDDED = {"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0}
-"""Defaults on embedded datasets."""
 ANSWERS = ("prediction", "constant", "image_mean")
 """Whose errors are computed: the memory's, its mean depth everywhere, and the true mean of each image."""
 UNMEASURED = 0.0
@@ -62,16 +58,16 @@ class InContextDepthConfig(RetrievalConfig):
     """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
     temperature: float = 0.07
     """Of the softmax over the neighbours' cosine similarities (P-DIP Tab. 7, DIP README)."""
-    memory_size: int | None = None
-    """Rows of the memory; None: 10,240,000 (P-DIP 3.1), 25,600 on embedded datasets."""
-    augmentation_epochs: int | None = None  # type: ignore[assignment]
-    """Passes over the memory images; None: 2 (DIP README), 1 on embedded datasets; 0 takes them as they are."""
+    memory_size: int | None = 10_240_000
+    """Rows of the memory (P-DIP 3.1); None keeps every patch."""
+    augmentation_epochs: int = 2
+    """Passes over the memory images (DIP README); 0 takes them as they are."""
     bins: int = 255
     """Bins of depth that stand for classes when patches are drawn (DIP)."""
     min_depth: float = 1e-3
     """Metres: exclusive lower bound of what is evaluated."""
-    max_depth: float | None = None
-    """Metres: exclusive upper bound; None: 10 as for NYU, 20 on embedded datasets."""
+    max_depth: float = 10.0
+    """Metres: exclusive upper bound; 10 as for NYU."""
     eigen_crop: bool = False
     """Evaluate inside the crop of Eigen et al. that NYU is usually evaluated in."""
     examples: int = no_score(6)
@@ -86,6 +82,10 @@ class InContextDepth(Protocol[InContextDepthConfig]):
     config = InContextDepthConfig
     presets = {
         "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
+        "embedded": Preset(
+            source="preset paper with a smaller memory, and depth up to the 20 m of the embedded scenes",
+            settings={"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0},
+        ),
         "dip": Preset(
             source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, std 0.255 in blue",
             settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
@@ -96,15 +96,9 @@ class InContextDepth(Protocol[InContextDepthConfig]):
     shrink_hint = "Take fewer rows with --set in_context_depth.memory_size=N, or a smaller in_context_depth.input_size."
 
     def resolve(self, config: InContextDepthConfig, backbone: BackboneInfo, data: DatasetInfo) -> InContextDepthConfig:
-        """Fill in what depends on backbone and dataset."""
-        defaults: dict[str, Any] = EMBEDDED if data.embedded else PUBLISHED
-        config = replace(
-            config,
-            input_size=input_size(config.input_size, 504, backbone, data),
-            **{k: v for k, v in defaults.items() if getattr(config, k) is None},
-        )
+        """Fill in the input size."""
+        config = replace(config, input_size=input_size(config.input_size, 504, backbone, data))
         memory.check(self.name, config)
-        assert config.max_depth is not None
         refuse_nonsense(
             self.name,
             "0 < min_depth < max_depth and at least one bin",
@@ -224,7 +218,6 @@ def _evaluate(
     config: InContextDepthConfig, bank: Memory, constant: float, patch: int, val: DenseDataset, context: Context
 ) -> _Scores:
     """Predict the depth of every validation image and average its errors."""
-    assert config.max_depth is not None
     scores, shown = _Scores(*ANSWERS), spread(config.examples, len(val))
     for batch, grid, recall in memory.ask(bank, val, context, "queries of depth", missing=UNMEASURED):
         assert batch.labels is not None

@@ -45,6 +45,8 @@ from densebench.protocols.protocol import (
     refuse_nonsense,
 )
 from densebench.protocols.segmentation_heads import (
+    BATCH,
+    EPOCHS,
     LinearHeadConfig,
     Pair,
     Plan,
@@ -57,9 +59,11 @@ from densebench.protocols.segmentation_heads import (
 
 C = TypeVar("C", bound=LinearHeadConfig)
 
-PUBLISHED = {"epochs": 20, "batch": 128, "learning_rate": 0.01, "drop_at": 20}
-EMBEDDED = {"epochs": 3, "batch": 8, "learning_rate": 0.3, "drop_at": 2}
-"""Defaults on embedded datasets: their images are few, and every epoch of crops runs the backbone."""
+EMBEDDED = Preset(
+    source="preset paper with few epochs and a larger rate: the embedded images are few, and every epoch of crops runs "
+    "the backbone",
+    settings={"epochs": 3, "batch": 8, "learning_rate": 0.3, "drop_at": 2},
+)
 NECO_LOADERS = {"voc": (False, True), "ade20k": (False, False), "coco": (True, True)}
 """NECO's (shuffle, drop_last) by dataset; others, Cityscapes among them, are (True, False)."""
 
@@ -110,7 +114,6 @@ class LinearHeadProtocol(Protocol[C]):
         loaders = NECO_LOADERS if config.loaders == "neco" else {}
         shuffle, drop_last = loaders.get(family, (True, False))
         defaults: dict[str, Any] = {
-            **(EMBEDDED if data.embedded else PUBLISHED),
             "train_share": 0.1 if family == "coco" else 1.0,
             "shuffle": shuffle,
             "drop_last": drop_last,
@@ -180,8 +183,7 @@ class LinearHeadProtocol(Protocol[C]):
             },
             notes=(
                 "miou is the last epoch's; miou_best is chosen on the images it is measured on, hence optimistic",
-                f"trained for {plan.epochs} epochs in batches of {plan.batch}; published: "
-                f"{PUBLISHED['epochs']} of {PUBLISHED['batch']}",
+                f"trained for {plan.epochs} epochs in batches of {plan.batch}; published: {EPOCHS} of {BATCH}",
             ),
             artifacts=pictures,
         )
@@ -196,6 +198,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
     config = LinearSegmentationConfig
     presets = {
         "paper": Preset(source="PaKA A.2 and NeCo A.2 (20 epochs), with the rest as NeCo's code; training shuffled"),
+        "embedded": EMBEDDED,
         "neco": Preset(
             source="NeCo experiments/linear_segmentation: 25 epochs, VOC and ADE20K in listed order",
             settings={"epochs": 25, "loaders": "neco"},
@@ -263,7 +266,10 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
     name = "linear_segmentation_cached"
     title = "Linear segmentation, cached features"
     config = LinearSegmentationCachedConfig
-    presets = {"paper": Preset(source="no paper: linear_segmentation's settings on squashed images instead of crops")}
+    presets = {
+        "paper": Preset(source="no paper: linear_segmentation's settings on squashed images instead of crops"),
+        "embedded": EMBEDDED,
+    }
     shrink_hint = "Take a smaller linear_segmentation_cached.input_size or train_share."
 
     def pairs_by_epoch(

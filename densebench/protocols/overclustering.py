@@ -29,6 +29,7 @@ from densebench.ops.resize import resize_labels
 from densebench.protocols import scoring
 from densebench.protocols.clusters import Fit, KMeansConfig, Run, Space, fit_clusters, fit_space
 from densebench.protocols.protocol import (
+    AS_PAPER,
     Context,
     Data,
     Estimate,
@@ -60,6 +61,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
     config = OverclusteringConfig
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
+        "embedded": AS_PAPER,
         "neco": Preset(source="NeCo experiments/overcluster: the same settings"),
         "leopart": Preset(
             source="Leopart experiments/overcluster README: K = 500 for VOC", settings={"clusters": (500,)}

@@ -70,9 +70,6 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
     """Return centroids (K, D) of the online cosine k-means per read, and their mean loss over the last 100 steps."""
     config, context = reads.config, reads.context
     assert config.clusters is not None
-    assert config.steps is not None
-    assert config.batch is not None
-    assert config.init_batches is not None
     rng = np.random.default_rng(context.seed)
     order = _shuffled_epochs(len(data), config.steps * config.batch, rng)
     first = sorted(set(order[: config.init_batches * config.batch]))

@@ -33,6 +33,7 @@ from densebench.ops.confusion import jackknife_interval
 from densebench.protocols import positional_study, sweeps
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.protocol import (
+    AS_PAPER,
     Context,
     Data,
     Estimate,
@@ -47,11 +48,6 @@ from densebench.protocols.protocol import (
 from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
 from densebench.results import Metric
 
-PUBLISHED: dict[str, Any] = {"steps": 5000, "batch": 24, "init_batches": 96}
-"""P-POS A.2."""
-EMBEDDED_SWEEP: dict[str, Any] = {"steps": 100, "batch": 8, "init_batches": 24}
-"""Defaults of a sweep on embedded datasets, which runs the backbone on every image of every step."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PositionalEffectConfig(SweepConfig):
@@ -64,15 +60,14 @@ class PositionalEffectConfig(SweepConfig):
     matching: Literal["hungarian", "precision"] = "hungarian"
     """One-to-one over the whole test set (P-POS 2.2); "precision" gives each cluster its best class, which P-POS A.5
     leaves open and NeCo and Leopart do where clusters outnumber classes."""
-    steps: int | None = None
-    """Of the online k-means; None: 5000 (P-POS A.2), 100 in a sweep on embedded datasets."""
-    batch: int | None = None
-    """Images per step; None: 24 (P-POS A.2), 8 in a sweep on embedded datasets."""
+    steps: int = 5000
+    """Of the online k-means (P-POS A.2)."""
+    batch: int = 24
+    """Images per step (P-POS A.2)."""
     learning_rate: float = 5e-3
     """Of Adam on the centroids."""
-    init_batches: int | None = None
-    """Batches whose principal components are the initial centroids; None: 96 (P-POS A.2), 24 in a sweep on embedded
-    datasets."""
+    init_batches: int = 96
+    """Batches whose principal components are the initial centroids (P-POS A.2)."""
     cell: int = 1
     """Side in pixels of one position. Larger cells need less memory and have less bias, and hide what varies within."""
     groups: int = 10
@@ -93,9 +88,14 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
     config = PositionalEffectConfig
     presets = {
         "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
+        "embedded": AS_PAPER,
         "sweep": Preset(
             source=f"{PAPER}, 2.4, 3.2, 3.3 and A.11 (table 4): every layer and facet, best layer by mIoU",
             settings={"layers": "all", "facets": "all"},
+        ),
+        "embedded-sweep": Preset(
+            source="preset sweep with few steps, each of which runs the backbone on all its images",
+            settings={"layers": "all", "facets": "all", "steps": 100, "batch": 8, "init_batches": 24},
         ),
         "overclustering": Preset(
             source=f"{PAPER}, A.5: 70 clusters more; the matching is left open and follows NeCo and Leopart",
@@ -133,13 +133,11 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
             },
         )
         sweep = _sweep(config, backbone)
-        defaults = EMBEDDED_SWEEP if sweep and data.embedded else PUBLISHED
         return replace(
             config,
             **sweep,
             input_size=input_size(config.input_size, 448, backbone, data),
             clusters=config.clusters or data.n_classes + config.extra_clusters,
-            **{name: value for name, value in defaults.items() if getattr(config, name) is None},
         )
 
     def estimate(self, config: PositionalEffectConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -150,8 +148,6 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         spec = config.spec
         height, width = spec.grid(backbone)
         assert config.clusters is not None
-        assert config.steps is not None
-        assert config.batch is not None
         cells = Positions.of(config).n * (config.clusters + data.info.n_classes)
         return Estimate(
             features={"train": (spec, len(data.train)), "val": (spec, len(data.val))},

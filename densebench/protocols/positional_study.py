@@ -31,9 +31,6 @@ def estimate(config: PositionalEffectConfig, reads: Sequence[Read], backbone: Ba
     Training holds the maps of one batch of all reads and their second moments, counting the position tables.
     """
     assert config.clusters is not None
-    assert config.steps is not None
-    assert config.batch is not None
-    assert config.init_batches is not None
     spec, width, k = config.spec, backbone.width, config.clusters
     height, columns = spec.grid(backbone)
     rows, n, grid = height * columns, len(reads), Positions.of(config)

@@ -41,6 +41,10 @@ class Preset:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+AS_PAPER = Preset(source="preset paper, which the embedded data needs no other setting than")
+"""The preset `embedded` of a protocol that finishes in minutes as published."""
+
+
 @dataclass(frozen=True)
 class MetricInfo:
     """What a metric of the protocol means."""
@@ -146,6 +150,11 @@ class Protocol(ABC, Generic[C]):
     def unfit(self, config: C, backbone: BackboneInfo) -> str:
         """Return in words what this backbone or this machine lacks for the protocol, "" where nothing."""
         return ""
+
+    def default_preset(self, data: DatasetInfo) -> str:
+        """Return the preset of a dataset where none is asked for: the paper's, cut down for embedded data."""
+        wanted = "embedded" if data.embedded else "paper"
+        return next((name for name in (wanted, "paper") if name in self.presets), next(iter(self.presets)))
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> C:
         """Return the config of a preset with overrides applied."""

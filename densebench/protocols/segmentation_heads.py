@@ -29,6 +29,8 @@ from densebench.protocols.settings import FeatureConfig
 from densebench.reading import Labels
 from densebench.results import Metric
 
+EPOCHS, BATCH = 20, 128
+"""As published."""
 Pair = tuple[Tensor, Tensor]
 """One image to train on: features (D, h, w) and mask (H, W)."""
 
@@ -39,17 +41,16 @@ class LinearHeadConfig(FeatureConfig):
 
     mask_size: int = 100
     """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NECO, LEO)."""
-    epochs: int | None = None
-    """None: 20 (PaKA A.2, NeCo A.2), 3 on embedded datasets. NECO's and LEO's configs say 25."""
-    batch: int | None = None
-    """Images per step; None: 128 (NECO), 8 on embedded datasets."""
-    learning_rate: float | None = None
-    """Of SGD; None: 0.01 (PaKA A.2, NECO; LEO has 0.1 or 1 for some models), 0.3 on embedded datasets."""
+    epochs: int = EPOCHS
+    """20 in PaKA A.2 and NeCo A.2; NECO's and LEO's configs say 25."""
+    batch: int = BATCH
+    """Images per step (NECO)."""
+    learning_rate: float = 0.01
+    """Of SGD (PaKA A.2, NECO; LEO has 0.1 or 1 for some models)."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    drop_at: int | None = None
-    """Epochs after which the learning rate falls to `drop_factor` of itself; None: 20 (NECO, LEO), never reached in 20
-    epochs, 2 on embedded datasets."""
+    drop_at: int = 20
+    """Epochs after which the learning rate falls to `drop_factor` of itself (NECO, LEO): never reached in 20 epochs."""
     drop_factor: float = 0.1
     train_share: float | None = None
     """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NECO, LEO), else all."""
@@ -87,10 +88,6 @@ class Plan:
     @classmethod
     def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> Plan:
         """Draw the share of the images that a resolved config asks for."""
-        assert config.epochs is not None
-        assert config.batch is not None
-        assert config.learning_rate is not None
-        assert config.drop_at is not None
         assert config.train_share is not None
         assert config.evaluations is not None
         images = draw_share(n_images, config.train_share, seed)

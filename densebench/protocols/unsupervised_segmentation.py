@@ -74,8 +74,7 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     """Settings of CBFE and community detection, with the names of the published code where it has one."""
 
     background: tuple[int, ...] | None = None
-    """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0. On
-    embedded datasets stuff (sky, floor) joins it, so that what is left are objects, as in VOC."""
+    """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0."""
     train_split: str | None = None
     """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""
@@ -119,6 +118,11 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     config = UnsupervisedSegmentationConfig
     presets = {
         "paper": Preset(source="NeCo A.2: 70 % of the attention's mass; k_community 189, threshold 0.07, time 1.2"),
+        "embedded": Preset(
+            source="preset paper with stuff (sky, floor) of the embedded scenes as background; objects are left, as in "
+            "VOC",
+            settings={"background": STUFF},
+        ),
         "neco": Preset(
             source="NeCo experiments/fully_unsup_seg: 65 % of the mass; the rest as NeCo A.2",
             settings={"attention_mass": 0.65},
@@ -169,7 +173,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         lacking = self.unfit(config, backbone) or self.unserved(data)
         if lacking:
             raise UsageError(f"{lacking}.")
-        background = tuple(config.background or (STUFF if data.embedded else _background(data)))
+        background = tuple(config.background or _background(data))
         outside = [label for label in background if label not in _labels(data)]
         if outside:
             raise UsageError(f"{self.name}.background={background}: {data.name} has no class {outside[0]}.")

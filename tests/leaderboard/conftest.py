@@ -61,7 +61,13 @@ def record() -> MakeRecord:
         created: str = "2026-11-20T10:00:00Z",
         limit: int | None = None,
         config: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
         seed: int = 0,
+        n_images: int = 1449,
+        n_train: int = 10582,
+        digest: str = "v",
+        version: int = 1,
+        skipped: tuple[str, ...] = (),
     ) -> Record:
         return Record(
             score_hash=score_hash or f"{model}{protocol}{dataset}{preset}".encode().hex()[:32],
@@ -82,12 +88,18 @@ def record() -> MakeRecord:
                 name=dataset,
                 n_classes=21,
                 ignored=(255,),
-                train=SplitRecord(split="train", n_images=10582, digest="t"),
-                val=SplitRecord(split="val", n_images=limit or 1449, digest="v"),
+                train=SplitRecord(split="train", n_images=n_train, digest="t", n_published=10582),
+                val=SplitRecord(split="val", n_images=limit or n_images, digest=digest, n_published=1449),
                 limit=limit,
+                skipped=skipped,
             ),
             protocol=ProtocolRecord(
-                name=protocol, version=1, preset=preset, source="here", config=config or {"neighbours": 30}
+                name=protocol,
+                version=version,
+                preset=preset,
+                source="here",
+                config=config or {"neighbours": 30},
+                settings=settings or {},
             ),
             features={"layer": -1},
             metrics=tuple(metrics) or hummingbird(80.0),
@@ -113,13 +125,4 @@ def results(tmp_path: Path, record: MakeRecord) -> Path:
 
 
 def save(store: ResultStore, record: Record) -> None:
-    store.write(
-        store.path(
-            dataset=record.data.name,
-            protocol=record.protocol.name,
-            model=record.model.name,
-            preset=record.protocol.preset,
-            score_hash=record.score_hash,
-        ),
-        record,
-    )
+    store.write(store.place(record), record)

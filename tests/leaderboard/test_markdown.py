@@ -157,7 +157,7 @@ def test_console_splits_tables_that_are_too_wide(record, width):
 
 def test_console_marks_limited_runs(record):
     text = shown([record("quick", limit=32)], 80)
-    assert "first 32 images only" in text
+    assert "hummingbird on voc (first 32 of 1449), preset paper" in text
     assert "quick" in text
 
 

@@ -20,6 +20,8 @@ from densebench.leaderboard.positional import (
 )
 from densebench.results import Metric, ResultStore
 
+SCENES = ("scenes", "positional_effect", "sweep")
+
 
 def row(layer, facet, nmi, miou, ablation=False):
     return {"layer": layer, "facet": facet, "nmi": nmi, "nmi_excess": nmi - 0.1, "miou": miou, "ablation": ablation}
@@ -177,15 +179,17 @@ def store(record, tmp_path):
 def test_sweeps_are_found_with_their_arrays(record, store):
     told = []
     older = sweep_record(record, "a", score_hash="older", created="2026-11-01T00:00:00Z")
-    limited, other = sweep_record(record, "d", limit=5), record("e", protocol="positional_effect")
-    records = [*store.records(), older, limited, other]
+    fewer = sweep_record(record, "d", n_images=5).model_copy(update={"artifacts": ()})
+    other = record("e", protocol="positional_effect")
+    records = [*store.records(), older, fewer, other]
     found = find_sweeps(store.root, records, told.append)
     assert {key: [sweep.model for sweep in sweeps] for key, sweeps in found.items()} == {
-        ("scenes", "sweep"): ["a", "b"],
-        ("voc", "sweep"): ["c"],
+        SCENES: ["a", "b"],
+        ("voc", "positional_effect", "sweep"): ["c"],
+        ("scenes (5 of 1449)", "positional_effect", "sweep"): ["d"],
     }
-    assert np.array_equal(found["scenes", "sweep"][0].arrays["truth"], arrays()["truth"])
-    assert found["scenes", "sweep"][0].record.score_hash != "older"
+    assert np.array_equal(found[SCENES][0].arrays["truth"], arrays()["truth"])
+    assert found[SCENES][0].record.score_hash != "older"
     assert told == []
 
 
@@ -200,7 +204,7 @@ def test_sweeps_are_found_with_their_arrays(record, store):
 def test_pictures_of_another_form_cost_the_pictures_only(record, store, content, message):
     told = []
     save(store, sweep_record(record, "a"), content)
-    found = find_sweeps(store.root, store.records(), told.append)["scenes", "sweep"]
+    found = find_sweeps(store.root, store.records(), told.append)[SCENES]
     assert [bool(sweep.arrays) for sweep in found] == [False, True]
     assert len(told) == 1
     assert message in told[0]
@@ -229,10 +233,10 @@ def test_the_leaderboard_has_the_study(record, store):
     ends = ("--correlation.png", "--layers.png", "--models.png", ".png")
     assert names == sorted(["positional_study.csv", *(stem + end for stem in stems for end in ends)])
     assert (store.root / "positional_study.csv").read_text() == (
-        "dataset,preset,model,facet,layer,miou,nmi,nmi_excess\n"
-        "scenes,sweep,a,token,2/2,100,0.2,0.1\nscenes,sweep,b,token,2/2,100,0.2,0.1\n"
-        "scenes,sweep,a,key,1/2,1,0.9,0.8\nscenes,sweep,b,key,1/2,1,0.9,0.8\n"
-        "voc,sweep,c,token,2/2,100,0.2,0.1\nvoc,sweep,c,key,1/2,1,0.9,0.8\n"
+        "dataset,data,preset,settings,model,facet,layer,miou,nmi,nmi_excess\n"
+        "scenes,scenes,sweep,,a,token,2/2,100,0.2,0.1\nscenes,scenes,sweep,,b,token,2/2,100,0.2,0.1\n"
+        "scenes,scenes,sweep,,a,key,1/2,1,0.9,0.8\nscenes,scenes,sweep,,b,key,1/2,1,0.9,0.8\n"
+        "voc,voc,sweep,,c,token,2/2,100,0.2,0.1\nvoc,voc,sweep,,c,key,1/2,1,0.9,0.8\n"
     )
     assert f"]({stems[0]}--models.png)" in (store.root / "leaderboard.md").read_text()
     assert told == []

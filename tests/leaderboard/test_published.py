@@ -18,10 +18,10 @@ SHARES = ("1/128", "1/64", "1/8", "1")
 UNMATCHED = {
     ("dataset", "coco_unstated"): "DIP's tables say COCO, not which classes; its code has VOC and ADE20K only",
     ("preset", "dip"): "DIP's table 8: the settings of its linear heads are not printed",
-    ("preset", "paper, norm=false"): "a setting, not a preset: the last layer before the final norm",
+    ("preset", "paper + norm=false"): "a setting, not a preset: the last layer before the final norm",
 }
 """Names in the file that the code does not have, and why; the preset only of the protocols below."""
-UNMATCHED_PRESETS = {("linear_segmentation", "dip"), ("correspondence", "paper, norm=false")}
+UNMATCHED_PRESETS = {("linear_segmentation", "dip"), ("correspondence", "paper + norm=false")}
 
 
 def values(paper, label, protocol, dataset, preset=None):
@@ -115,7 +115,7 @@ def test_positional_effect():
     assert best["pck@0.10/token"] == 57.87
     assert len(best) == 4
     assert values("Positional effect", label, "correspondence", "spair", "paper") == {"pck@0.10": 54.12}
-    assert values("Positional effect", label, "correspondence", "spair", "paper, norm=false") == {"pck@0.10": 57.01}
+    assert values("Positional effect", label, "correspondence", "spair", "paper + norm=false") == {"pck@0.10": 57.01}
     assert values("Positional effect", label, "positional_effect", "coco_stuff27", "raw") == {"miou": 1.45}
     assert values("Positional effect", label, "positional_effect", "coco_stuff27", "paper") == {"miou": 16.79}
 

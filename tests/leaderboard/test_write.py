@@ -28,7 +28,9 @@ def test_writes_all_formats_and_reports_what_is_left_off(results: Path):
     assert all(path.stat().st_size for path in written)
     assert len(told) == 2
     assert "torn--paper--00.json" in told[0]
-    assert told[1] == "1 record of --limit runs left off the leaderboard."
+    assert told[1] == (
+        "1 record of --limit runs left off the leaderboard; `densebench leaderboard --limited` shows them."
+    )
     text = (results / "leaderboard.md").read_text()
     assert "plots/voc--hummingbird--paper--memory.png" in text
     assert "As printed by the papers" in text

@@ -293,11 +293,11 @@ def test_a_sweep_of_one_read_has_its_interval():
     assert one["pck@0.10/key"].per_class == alone["pck@0.10"].per_class
 
 
-def test_a_sweep_is_estimated_and_draws_fewer_embedded_pairs():
+def test_a_sweep_is_estimated_and_that_of_embedded_data_draws_fewer_pairs():
     protocol, backbone, data = Correspondence(), Layered(), Scenes(None, "val", length=10, size=64)
-    one, many = (protocol.resolve(protocol.configure(p), backbone.info, data.info) for p in ("paper", "sweep"))
+    one, many = (protocol.resolve(protocol.configure(p), backbone.info, data.info) for p in ("paper", "embedded-sweep"))
     assert (one.pairs, many.pairs) == (None, 500)
-    assert protocol.resolve(protocol.configure("sweep"), backbone.info, Parts.info).pairs is None
+    assert protocol.resolve(protocol.configure("sweep"), backbone.info, data.info).pairs is None
     small, large = (protocol.estimate(c, backbone.info, Data(data, data)) for c in (one, many))
     assert large.bank_bytes == 7 * small.bank_bytes
     assert large.features["val"][1] == 20

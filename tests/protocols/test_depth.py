@@ -205,7 +205,9 @@ def test_defaults_follow_backbone_and_dataset():
     assert config.crop == (416, 544)
     assert config.nyu_crops
     scenes = dataclasses.replace(Ramps.info, embedded=True, input_size=160)
-    small = protocol.resolve(protocol.configure(), twelve, scenes)
+    small = protocol.resolve(protocol.configure("embedded"), twelve, scenes)
+    paper = protocol.resolve(protocol.configure("paper"), twelve, scenes)
+    assert (paper.steps, paper.batch, paper.max_depth, paper.learning_rates) == (38_400, 16, 10.0, (1e-3, 2e-3, 5e-3))
     assert (small.steps, small.max_depth, small.crop, small.nyu_crops) == (100, 20.0, (140, 140), False)
     last_only = protocol.resolve(protocol.configure(), toys.ShuffledBackbone.info, scenes)
     assert (last_only.heads, last_only.norm) == ((1,), True)

@@ -180,8 +180,10 @@ def test_defaults_follow_backbone_and_dataset():
     sixteen = dataclasses.replace(fourteen, patch=16)
     assert protocol.resolve(protocol.configure(), sixteen, nyu).input_size == 496
     scenes = dataclasses.replace(Blocks.info, embedded=True, input_size=160)
-    small = protocol.resolve(protocol.configure(), sixteen, scenes)
+    small = protocol.resolve(protocol.configure("embedded"), sixteen, scenes)
     assert (small.input_size, small.memory_size, small.augmentation_epochs, small.max_depth) == (160, 25_600, 1, 20.0)
+    paper = protocol.resolve(protocol.configure("paper"), sixteen, scenes)
+    assert (paper.memory_size, paper.augmentation_epochs, paper.max_depth) == (10_240_000, 2, 10.0)
 
 
 def test_the_estimate_counts_the_memory(data):

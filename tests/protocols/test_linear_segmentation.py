@@ -267,16 +267,19 @@ def test_settings_that_cannot_work_say_why(settings, message, plain):
         measure(LinearSegmentation, toys.ColorBackbone(), plain, **settings)
 
 
-def test_embedded_data_has_cheap_defaults_and_published_data_the_published_ones():
+def test_the_preset_of_embedded_data_is_cheap_and_that_of_the_paper_the_papers_whatever_the_data():
     protocol = LinearSegmentation()
     published = protocol.resolve(protocol.configure(), toys.ColorBackbone.info, INFO)
     assert (published.input_size, published.epochs, published.batch) == (448, 20, 128)
     assert (published.learning_rate, published.momentum, published.weight_decay) == (0.01, 0.9, 1e-4)
     assert (published.mask_size, published.drop_at, published.scale) == (100, 20, (0.8, 1.0))
-    embedded = protocol.resolve(
-        protocol.configure(), toys.ColorBackbone.info, dataclasses.replace(INFO, embedded=True, input_size=160)
+    scenes = dataclasses.replace(INFO, embedded=True, input_size=160)
+    cheap, whole = (
+        protocol.resolve(protocol.configure(preset), toys.ColorBackbone.info, scenes)
+        for preset in ("embedded", "paper")
     )
-    assert (embedded.input_size, embedded.epochs, embedded.batch) == (160, 3, 8)
+    assert (cheap.input_size, cheap.epochs, cheap.batch, cheap.learning_rate, cheap.drop_at) == (160, 3, 8, 0.3, 2)
+    assert whole == dataclasses.replace(published, input_size=160)
 
 
 def test_mirror_images_are_read_in_every_second_epoch(halves):

@@ -303,15 +303,16 @@ def test_locality_of_a_backbone_without_attention_is_refused_only_when_asked_for
         measure(toys.OneHotBackbone(), data, layers=(0,))
 
 
-def test_defaults_are_the_published_ones_but_for_sweeps_of_embedded_data(data):
+def test_defaults_are_the_published_ones_but_for_the_sweep_of_embedded_data(data):
     protocol = PositionalEffect()
     embedded = dataclasses.replace(data.info, embedded=True)
     for preset, info, expected in (
         ("paper", data.info, (5000, 24, 96)),
         ("paper", embedded, (5000, 24, 96)),
         ("sweep", data.info, (5000, 24, 96)),
-        ("sweep", embedded, (100, 8, 24)),
+        ("sweep", embedded, (5000, 24, 96)),
+        ("embedded-sweep", embedded, (100, 8, 24)),
     ):
         config = protocol.resolve(protocol.configure(preset), Layered.info, info)
         assert (config.steps, config.batch, config.init_batches) == expected
-        assert config.layers == ((0, 1, 2) if preset == "sweep" else None)
+        assert config.layers == (None if preset == "paper" else (0, 1, 2))

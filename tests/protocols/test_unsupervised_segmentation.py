@@ -386,9 +386,10 @@ def test_what_is_background_is_a_setting(stand_in):
         measure(Perfect(), data, background=(0, 9))
 
 
-def test_stuff_is_background_on_embedded_data(stand_in):
+def test_stuff_is_background_by_the_preset_of_embedded_data(stand_in):
     protocol, scenes = UnsupervisedSegmentation(), Scenes.info
-    config = protocol.resolve(protocol.configure(), Perfect.info, scenes)
+    assert protocol.resolve(protocol.configure("paper"), Perfect.info, scenes).background == (0,)
+    config = protocol.resolve(protocol.configure("embedded"), Perfect.info, scenes)
     info, _ = one_background(scenes, config.background)
     assert info.classes[:3] == ("background", "house", "tree")
     assert config.objects == len(info.classes) - 1 == 15

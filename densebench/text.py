@@ -1,0 +1,51 @@
+"""Words of others on a terminal and in files: without what would act there, in letters that the stream can carry."""
+
+from __future__ import annotations
+
+import unicodedata
+
+ASCII = {
+    "↑": "^", "↓": "v", "→": "->", "←": "<-", "±": "+-", "≈": "~", "–": "-", "—": "-", "−": "-", "·": "-", "…": "~",
+    "×": "x", "─": "-", "━": "-", "│": "|", "█": "#", "▇": "#", "▒": "+", "░": ".", "✓": "+", "✗": "x", "“": '"',
+    "”": '"', "’": "'",
+}  # fmt: skip
+"""What stands for the characters that our own words use; of as few characters, since tables are laid out by them."""
+
+
+def plain(text: str) -> str:
+    """Return one line without characters that act: line breaks become spaces, escapes "?", marks of direction nothing.
+
+    >>> plain("a\\nb \\x1b[31mred")
+    'a b ?[31mred'
+    """
+    return "".join(_plain(letter) for letter in text) if not text.isprintable() else text
+
+
+def degrade(text: str, encoding: str | None) -> str:
+    """Return `text` with what `encoding` cannot carry in ASCII; as it is where it can carry everything.
+
+    >>> degrade("miou ↑ 80.5 ± 1.0", "ascii")
+    'miou ^ 80.5 +- 1.0'
+    >>> degrade("miou ↑ 80.5 ± 1.0", "latin-1")
+    'miou ^ 80.5 ± 1.0'
+    """
+    try:
+        text.encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return "".join(letter if _carried(letter, encoding) else ASCII.get(letter, "?") for letter in text)
+    return text
+
+
+def _plain(letter: str) -> str:
+    kind = unicodedata.category(letter)
+    if letter in "\t\n\v\f\r" or kind in ("Zl", "Zp"):
+        return " "
+    return {"Cc": "?", "Cs": "?", "Cf": ""}.get(kind, letter)
+
+
+def _carried(letter: str, encoding: str | None) -> bool:
+    try:
+        letter.encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
