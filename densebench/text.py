@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 
 ASCII = {
@@ -29,11 +30,8 @@ def degrade(text: str, encoding: str | None) -> str:
     >>> degrade("miou ↑ 80.5 ± 1.0", "latin-1")
     'miou ^ 80.5 ± 1.0'
     """
-    try:
-        text.encode(encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return "".join(letter if _carried(letter, encoding) else ASCII.get(letter, "?") for letter in text)
-    return text
+    known = _known(encoding)
+    return "".join(letter if _carried(letter, known) else ASCII.get(letter, "?") for letter in text)
 
 
 def _plain(letter: str) -> str:
@@ -43,9 +41,16 @@ def _plain(letter: str) -> str:
     return {"Cc": "?", "Cs": "?", "Cf": ""}.get(kind, letter)
 
 
-def _carried(letter: str, encoding: str | None) -> bool:
+def _known(encoding: str | None) -> str:
     try:
-        letter.encode(encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
+        return codecs.lookup(encoding or "utf-8").name
+    except LookupError:
+        return "ascii"
+
+
+def _carried(letter: str, encoding: str) -> bool:
+    try:
+        letter.encode(encoding)
+    except UnicodeEncodeError:
         return False
     return True

@@ -1,3 +1,5 @@
+import json
+import math
 import multiprocessing
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import pytest
 
 from densebench.errors import StorageError
 from densebench.paths import write_atomically
-from densebench.results import Record, ResultStore
+from densebench.results import DataRecord, Record, ResultStore, setting_label
 
 
 def record(**changes) -> Record:
@@ -77,3 +79,83 @@ def test_two_writers_never_leave_a_torn_record(tmp_path):
         assert not [r for r in store.records() if isinstance(r, StorageError)]
     assert all(w.exitcode == 0 for w in writers)
     assert len(list(store.records())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 0}, "schema_version"),
+        ({"schema_version": "1"}, "schema_version"),
+        ({"metrics": [{"name": "m", "value": math.nan}]}, "a value of metric m is no finite number"),
+        ({"metrics": [{"name": "m", "value": math.inf}]}, "a value of metric m is no finite number"),
+        ({"metrics": [{"name": "m", "value": 1.0, "ci95": [0.0, math.inf]}]}, "metric m is no finite"),
+        ({"metrics": [{"name": "m", "value": 1.0, "seeds": {"0": math.nan}}]}, "metric m is no finite"),
+        ({"metrics": [{"name": "m", "value": 1.0, "per_class": {"cat": math.inf}}]}, "metric m is no finite"),
+        ({"metrics": [{"name": "m", "value": 1.0, "ci95": [2.0, 0.0]}]}, "ends before it begins: .2.0, 0.0."),
+        ({"metrics": [{"name": "m", "value": 1.0}, {"name": "m", "value": 2.0}]}, "metric m is there 2 times"),
+    ],
+)
+def test_a_record_that_cannot_be_true_is_refused_in_words(tmp_path, change, said):
+    store = ResultStore(tmp_path)
+    path = path_in(store)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**json.loads(record().model_dump_json()), **change}))
+    with pytest.raises(StorageError, match=said) as error:
+        store.read(path)
+    assert "run the cell again" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_record_knows_its_place(tmp_path):
+    store = ResultStore(tmp_path)
+    assert store.place(record()) == store.path(
+        dataset="voc", protocol="hummingbird", model=record().model.name, preset="paper", score_hash="abc"
+    )
+
+
+@pytest.mark.parametrize(
+    ("val", "train", "limit", "skipped", "label"),
+    [
+        ((1449, 1449), (10582, 10582), None, (), "voc"),
+        ((1449, 0), None, None, (), "voc"),
+        ((120, 1449), (10582, 10582), None, (), "voc (120 of 1449)"),
+        ((1449, 1449), (260, 10582), None, (), "voc (trained on 260 of 10582)"),
+        ((120, 1449), (260, 10582), None, (), "voc (120 of 1449, trained on 260 of 10582)"),
+        ((32, 1449), (32, 10582), 32, (), "voc (first 32 of 1449, trained on first 32 of 10582)"),
+        ((32, 0), None, 32, (), "voc (first 32)"),
+        ((1448, 1449), None, None, ("a",), "voc (1448 of 1449)"),
+        ((9, 0), None, None, ("a",), "voc (1 left out)"),
+        ((1450, 1449), None, None, (), "voc (1450 of 1449)"),
+    ],
+)
+def test_the_label_of_data_says_what_is_not_whole(val, train, limit, skipped, label):
+    def split(numbers):
+        return (
+            None
+            if numbers is None
+            else {"split": "s", "digest": "d", "n_images": numbers[0], "n_published": numbers[1]}
+        )
+
+    data = DataRecord(
+        name="voc", n_classes=2, ignored=(), val=split(val), train=split(train), limit=limit, skipped=skipped
+    )
+    assert data.label == label
+
+
+def test_records_of_before_have_no_settings_and_are_read(tmp_path):
+    state = json.loads(record().model_dump_json())
+    del state["protocol"]["settings"]
+    for split in ("train", "val"):
+        del state["data"][split]["n_published"]
+    path = path_in(ResultStore(tmp_path))
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(state))
+    assert ResultStore(tmp_path).read(path).protocol.label == "paper"
+
+
+def test_settings_are_written_as_they_are_set():
+    settings = {"norm": False, "memory_size": None, "fractions": [1, 8], "similarity": "l2", "temperature": 0.07}
+    assert setting_label("paper", settings) == (
+        "paper + norm=false, memory_size=none, fractions=[1, 8], similarity=l2, temperature=0.07"
+    )
