@@ -250,6 +250,7 @@ def test_presets_are_those_of_the_papers(stand_in):
     }
     assert settings == {
         "paper": [0.7, 189, 0.07, 1.2],
+        "embedded": [0.7, 189, 0.07, 1.2],
         "neco": [0.65, 189, 0.07, 1.2],
         "leopart": [0.65, 149, 0.09, 2.0],
         "leopart_vitb8": [0.65, 109, 0.07, 0.4],
