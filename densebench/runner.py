@@ -164,6 +164,8 @@ class _Run:
             name, digest = source.info.name, source.weights_digest
             if self._called.setdefault(name, digest) != digest:
                 raise same_name(name)
+            for line in source.info.notes.get("loading", ()):
+                self.progress.say(line)
         except FOREIGN as error:
             self.outcome.failed.append((spec.shown, as_known(error)))
             for protocol, _ in protocols:
@@ -501,7 +503,11 @@ class _Run:
             },
             metrics=measurement.metrics,
             facts=dict(measurement.facts),
-            notes=(*measurement.notes, *self.splits.notes(self._cell_splits(cell.protocol, cell.dataset))),
+            notes=(
+                *measurement.notes,
+                *self.splits.notes(self._cell_splits(cell.protocol, cell.dataset)),
+                *info.notes.get("loading", ()),
+            ),
             artifacts=artifacts,
             environment=environment(self.device),
             cost=cost,

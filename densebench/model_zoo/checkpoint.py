@@ -8,16 +8,19 @@ named, and nothing is loaded in part.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import fnmatch
 import inspect
 import io
+import pathlib
 import pickle
 import re
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +31,23 @@ from torch import Tensor, nn
 
 from densebench.errors import ModelError
 from densebench.model_zoo.catalog import Published
+from densebench.model_zoo.wrappers import find_network, sentence
 
 State = dict[str, Tensor]
 
 SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
     argparse.Namespace,
+    pathlib.PosixPath,
+    collections.defaultdict,
+    list,
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # its name before numpy 2, and since
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
 ]
-"""What a checkpoint may name beside torch's own: training code keeps its arguments in a Namespace, and DINO's, with all
-that is built on it, the learning rate of an optimiser as a number of numpy."""
+"""What a checkpoint may name beside torch's own: training code keeps its arguments in a Namespace, folders among them,
+its curves in lists by name, and DINO's, with all that is built on it, the learning rate of an optimiser as a number
+of numpy."""
 
 
 def read(path: Path) -> Any:
@@ -51,6 +59,7 @@ def read(path: Path) -> Any:
         raise ModelError(f"weights {path} are a folder; give the file in it.")
     if not path.is_file():
         raise ModelError(f"weights {path} do not exist.")
+    _refuse_shards(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -77,6 +86,19 @@ def read(path: Path) -> Any:
         ) from error
     except Exception as error:  # what a torn file raises depends on the byte where it ends
         raise _torn(path, error) from error
+
+
+def _refuse_shards(path: Path) -> None:
+    """Raise ModelError for one of the files that a large checkpoint is cut into, and for their index."""
+    shard = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)", path.name)
+    index = path.name if path.name.endswith(".index.json") else f"{shard[1]}{shard[4]}.index.json" if shard else ""
+    if not index or (shard and int(shard[3]) == 1):
+        return
+    what = f"shard {int(shard[2])} of {int(shard[3])} of a checkpoint" if shard else "the index of shards"
+    raise ModelError(
+        f"{path} is {what}{f', whose index is {index}' if shard else ''}. Save all shards as one file and give that: "
+        "`save_pretrained(FOLDER, max_shard_size='1TB')` of transformers writes one."
+    )
 
 
 def _torn(path: Path, error: Exception) -> ModelError:
@@ -111,6 +133,33 @@ def arrange(found: Any, published: Published, where: str) -> tuple[State, list[s
     dropped = [key for key in inside if any(fnmatch.fnmatch(key, pattern) for pattern in published.drop)]
     kept = {key: value for key, value in inside.items() if key not in dropped}
     return _dinov2(kept) if published.layout == "dinov2" else kept, outside + [prefix + key for key in dropped]
+
+
+def arrange_own(
+    found: Any, published: Published, entry: str, own: Mapping[str, Tensor], where: str
+) -> tuple[State, list[str], str]:
+    """Return what `arrange` does of a file that the user gives, and what is to be said of it.
+
+    A file that is not wrapped as the published one is, perhaps one of the user's own training, is searched for the
+    network (`densebench.model_zoo.wrappers`); its layout is the published one's. Raises ModelError as both do.
+    """
+    strict = None
+    if not entry:
+        with contextlib.suppress(ModelError):
+            strict = arrange(found, published, where)
+            if strict[0].keys() & own.keys():
+                return *strict, ""  # as published, perhaps with some key too few or too many
+    try:
+        network, others = find_network(found, entry, own, where)
+        if network is None:
+            return *arrange(found, published, where), ""  # raises what is wrong
+        state, left_out = arrange(network.inner, replace(published, entry="", prefix=""), where)
+    except ModelError:
+        if strict is None:
+            raise
+        return *strict, ""
+    left_out = network.outer + left_out
+    return state, left_out, sentence(network, others, left_out, where)
 
 
 def _entry(found: Any, entry: str, where: str) -> Mapping[str, Tensor]:
@@ -165,6 +214,9 @@ def fit(net: nn.Module, state: Mapping[str, Tensor], name: str, where: str, assi
         if own[k].is_floating_point() and not state[k].is_floating_point()
     ]
     found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen, "quantised": mistyped}
+    lost = [k for k, v in state.items() if not v.is_meta and v.isnan().any()]
+    if lost and not any(found.values()):
+        raise ModelError(f"{where} holds NaN in {_some(lost)}: its training diverged, or the file is torn.")
     problems = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in found.items() if keys]
     if problems:
         raise ModelError(

@@ -206,18 +206,51 @@ def made(spec: ModelSpec, build: Callable[..., nn.Module]) -> nn.Module:
         ) from error
 
 
-def fill(net: nn.Module, spec: ModelSpec) -> dict[str, list[str]]:
+def fill(net: nn.Module, spec: ModelSpec) -> dict[str, Any]:
     """Load the file that --weights names, if any, and return what is to be noted of it: the keys left out.
 
-    Raises ModelError as `checkpoint.fit` does.
+    And, as `loading`, sentences for the user: which of several networks was taken, whose preprocessing it gets.
+    Raises ModelError as `find_network` and `checkpoint.fit` do.
     """
     from densebench.model_zoo.checkpoint import by_timm, fit, read
+    from densebench.model_zoo.wrappers import find_network, sentence
 
     if spec.weights is None:
         return {}
-    state, left_out = by_timm(read(spec.weights), net)
-    fit(net, state, spec.text, spec.weights.name)
-    return {"left out": left_out}
+    where = spec.weights.name
+    found = read(spec.weights)
+    network, others = find_network(found, spec.entry, net.state_dict(), where)
+    said: list[str] = []
+    state, left_out = by_timm(found if network is None else network.inner, net)
+    if network is not None:
+        whole = (state, left_out) if spec.entry else by_timm(found, net)
+        if state.keys() != net.state_dict().keys() == whole[0].keys():  # a layout that timm knows by its prefix
+            state, left_out = whole
+        else:
+            left_out = network.outer + left_out
+            said += filter(None, [sentence(network, others, left_out, where)])
+    fit(net, state, spec.text, where)
+    name = spec.name.partition(":")[0]
+    if spec.text.startswith("timm/") and "." not in name:
+        said.append(_borrowed(net, f"timm/{name}", where))
+    return {"left out": left_out, "loading": tuple(said)}
+
+
+def _borrowed(net: Any, asked: str, where: str) -> str:
+    """Return what to say where preprocessing is that of timm's default tag, and the file may be trained with another.
+
+    Files of one architecture have the same names and shapes, whatever they were trained with: nothing in them tells.
+    """
+    import timm.data
+
+    config = timm.data.resolve_model_data_config(net)
+    mean, std = (", ".join(f"{value:g}" for value in config[key]) for key in ("mean", "std"))
+    tag = net.pretrained_cfg.get("tag") or "no tag"
+    return (
+        f"{where}: mean {mean}, deviation {std} and {config['interpolation']} resampling are those of {asked} "
+        f"({tag}), not read from the file. Where it was trained with others, name the tag that has them "
+        f"({asked}.TAG; `densebench list models '{asked}.*'`) or a name of the catalogue."
+    )
 
 
 def _build(name: str, **kwargs: Any) -> nn.Module:

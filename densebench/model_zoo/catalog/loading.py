@@ -13,7 +13,7 @@ from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.capi import Capi, CapiBackbone, random_capi
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
+from densebench.model_zoo.checkpoint import arrange, arrange_own, fit, grid_of, read
 from densebench.model_zoo.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
 from densebench.model_zoo.zoo import Architecture, build, wrap
 
@@ -31,35 +31,36 @@ def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
     if entry.hub:
         return _from_hub(entry, spec, **told)
     architecture = replace(architecture, positions=spec.positions or architecture.positions)
-    left_out: list[str] = []
     if spec.random:
         seed = spec.random_seed or 0
         net: Any = random_capi(seed) if entry.adapter == "capi" else build(architecture, seed)
     else:
-        net, left_out = _filled(entry, spec, architecture)
-    told["notes"] = {"left out": left_out}
+        net, told["notes"] = _filled(entry, spec, architecture)
     if entry.adapter == "capi":
         return CapiBackbone(net, spec.text, **told)
     return wrap(net, spec.text, architecture, **told)
 
 
-def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, list[str]]:
-    """Return the net with the weights of the entry's file in it, and which keys of the file it does without."""
+def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, dict[str, Any]]:
+    """Return the net with the weights of the entry's file in it, and notes: which keys of the file it does without."""
     path = spec.weights or published_file(entry)
     found = read(path)
-    left_out: list[str] = []
+    left_out, said = list[str](), ""
     with torch.device("meta"):  # nothing is drawn that the file replaces anyway
         net: Any = Capi() if entry.adapter == "capi" else build(architecture)
+        rules = entry.file or Published()
         if isinstance(found, dict) and found.keys() == net.state_dict().keys():
             state = found  # converted before, or named alike
+        elif spec.weights is None:
+            state, left_out = arrange(found, rules, path.name)
         else:
-            state, left_out = arrange(found, entry.file or Published(), path.name)
+            state, left_out, said = arrange_own(found, rules, spec.entry, net.state_dict(), path.name)
         side = grid_of(state, 0 if "reg_token" in state else entry.prefix)
         if side is not None and side * entry.patch != architecture.native_size:
             # the file's own grid, so that position embeddings are interpolated once, when an image asks for it
             net = build(replace(architecture, kwargs={**architecture.kwargs, "img_size": side * entry.patch}))
     fit(net, state, spec.text, path.name, assign=True)
-    return net, left_out
+    return net, {"left out": left_out, **({"loading": (said,)} if said else {})}
 
 
 def published_file(entry: Entry) -> Path:
