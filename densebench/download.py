@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import date
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
@@ -40,7 +40,11 @@ from densebench.progress import Progress
 
 CHUNK = 1 << 20
 TRIES = 5
-"""Broken connections in a row, without a byte gained, after which a fetch gives up."""
+"""Broken connections in a row, each with less than `GAIN`, after which a fetch gives up."""
+GAIN = 1 << 16
+"""Bytes that a connection must bring to count as one that got on; an eighth of a smaller file will do."""
+SLOWEST = 1 << 10
+"""Bytes per second, over `TIMEOUT`, below which a connection counts as broken."""
 UNDECLARED = 20 * 10**9
 """Bytes taken at most from a server that does not say how many there are."""
 TIMEOUT = 60.0
@@ -104,7 +108,8 @@ def record_of(target: Path) -> Path:
 class _Answer:
     """What a server sends, and where in the file it begins."""
 
-    body: IO[bytes]
+    body: Any
+    """An open file with `read1`."""
     start: int
     total: int | None
     validator: str
@@ -122,6 +127,7 @@ class _Download:
         self.name = _stem(target)
         self.part = target.with_name(target.name + ".part")
         self.origin = target.with_name(target.name + ".part.json")
+        self._total = UNDECLARED
 
     def run(self, sha256: str) -> tuple[int, str]:
         """Fetch the rest and return size and digest; leaves `NAME.part`, whole and checked."""
@@ -132,7 +138,8 @@ class _Download:
                 break
             except BROKEN as error:
                 self._give_up_on(error)
-                pause, tries = (PAUSE / 2, 0) if self._have() > most else (2 * pause, tries + 1)
+                enough = min(GAIN, self._total // 8 + 1)
+                pause, tries = (PAUSE / 2, 0) if self._have() >= most + enough else (2 * pause, tries + 1)
                 most = max(most, self._have())
                 if tries >= TRIES:
                     raise self._error(
@@ -165,17 +172,23 @@ class _Download:
                 self._drop()
             write_atomically(self.origin, json.dumps({"url": self.url, "validator": answer.validator}))
             limit = UNDECLARED if answer.total is None else answer.total
-            missing = limit - answer.start
+            missing, self._total = limit - answer.start, limit
             if answer.total is not None and shutil.disk_usage(self.part.parent).free < missing:
                 raise StorageError(
                     f"{self.target.name} needs {missing / 1e9:.1f} GB more in {self.part.parent}, which has less free. "
                     f"Free space, or {self.failure.elsewhere}; what was fetched is kept."
                 )
             with self.part.open("ab") as file, self._bar(answer.start, answer.total) as advance:
-                while missing > 0 and (data := answer.body.read(min(CHUNK, missing))):
+                begun, came = time.monotonic(), 0
+                while missing > 0 and (data := answer.body.read1(min(CHUNK, missing))):  # a stall loses nothing
                     file.write(data)
                     missing -= len(data)
+                    came += len(data)
                     advance(len(data))
+                    if time.monotonic() - begun > TIMEOUT:
+                        if came < SLOWEST * TIMEOUT:
+                            raise _CutError(f"{came} bytes came in {TIMEOUT:.0f} s, which has no end")
+                        begun, came = time.monotonic(), 0
             if answer.total is None:
                 if missing <= 0:
                     self._drop()
@@ -189,7 +202,8 @@ class _Download:
         have, headers = self._have(), {"User-Agent": "densebench", "Accept-Encoding": "identity"}
         origin: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            origin = json.loads(self.origin.read_text())
+            found = json.loads(self.origin.read_text())
+            origin = found if isinstance(found, dict) else {}
         if have and origin.get("url") == self.url and origin.get("validator"):
             headers |= {"Range": f"bytes={have}-", "If-Range": origin["validator"]}
         else:
@@ -213,6 +227,9 @@ class _Download:
                 total = _number(span[3]) if span else None
             # a weak validator may be the same for other bytes
             validator = next((v for v in (sent.get("ETag"), sent.get("Last-Modified")) if v and v[:2] != "W/"), "")
+            if start and validator and validator != origin["validator"]:
+                self._drop()
+                raise _CutError("the server has another file now than the one whose beginning is here")
             yield _Answer(response, start, total, validator)
 
     def _refuse_pages(self) -> None:

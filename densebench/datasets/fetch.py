@@ -16,7 +16,7 @@ from densebench.datasets import DATASETS
 from densebench.datasets.archives import extract
 from densebench.download import Failure, download, record_of
 from densebench.errors import DatasetError, UsageError
-from densebench.paths import file_digest
+from densebench.paths import file_digest, write_atomically
 from densebench.progress import Progress
 
 
@@ -129,7 +129,7 @@ def _fetch_one(remote: Remote, folder: Path, progress: Progress) -> Path:
         record_of(target).unlink(missing_ok=True)
     if remote.unpacked:
         count = extract(target, folder, remote.unpacked)
-        done.write_text(remote.sha256)
+        write_atomically(done, remote.sha256)
         target.unlink()
         progress.say(f"unpacked {count} files of {target.name} to {folder}")
     return target

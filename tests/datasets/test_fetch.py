@@ -1,5 +1,7 @@
 """Against a server on this machine; nothing leaves it."""
 
+import contextlib
+import dataclasses
 import hashlib
 import threading
 import zipfile
@@ -10,10 +12,12 @@ import pytest
 from densebench.datasets import DATASETS, fetch
 from densebench.datasets.export import export
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.errors import DatasetError, DensebenchError, UsageError
+from densebench.download import Failure, download
+from densebench.errors import DatasetError, DensebenchError, StorageError, UsageError
 from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
+FAILURE = Failure(DatasetError, "Put it there yourself.", "give another folder")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -21,6 +25,9 @@ class Handler(BaseHTTPRequestHandler):
         data = self.server.files.get(self.path)
         if data is None:
             self.send_error(404)
+            return
+        if self.server.script:
+            self.server.script.pop(0)(self, data)
             return
         first = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
         self.server.asked.append(first)
@@ -40,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.files, http.asked, http.cut = {}, [], 0
+    http.files, http.asked, http.cut, http.script = {}, [], 0, []
     thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield http
@@ -82,6 +89,85 @@ def test_a_connection_that_breaks_is_taken_up(archive, server, tmp_path, monkeyp
     server.cut = archive.size // 3 + 1
     fetch.fetch("ade20k", tmp_path / "root", QUIET, [archive])
     assert server.asked == [0, server.cut, 2 * server.cut]
+
+
+def begun(handler, data, etag, first=0):
+    """Answer with the head of a whole file, or of its end."""
+    handler.server.asked.append(first)
+    handler.send_response(206 if first else 200)
+    handler.send_header("ETag", etag)
+    handler.send_header("Content-Length", str(len(data) - first))
+    if first:
+        handler.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+    handler.end_headers()
+
+
+def test_the_end_of_another_file_is_not_appended(server, tmp_path):
+    old, new = b"a" * 5000, b"b" * 5000
+    remote = dataclasses.replace(serve(server, "x.zip", new), sha256="")
+
+    def beginning(handler, data):
+        begun(handler, old, '"old"')
+        handler.wfile.write(old[:2000])
+
+    def end_of_another(handler, data):  # as servers do that ignore If-Range
+        begun(handler, new, '"new"', 2000)
+        handler.wfile.write(new[2000:])
+
+    server.script = [beginning, end_of_another]
+    path = download(remote.url, tmp_path / "x.zip", "", QUIET, FAILURE)
+    assert path.read_bytes() == new
+    assert server.asked == [0, 2000, 0]
+
+
+def test_what_came_before_a_stall_is_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("densebench.download.TIMEOUT", 1.0)
+    data, over = bytes(range(256)) * 40, threading.Event()
+    remote = serve(server, "x.zip", data)
+
+    def stall(handler, data):
+        begun(handler, data, '"x"')
+        handler.wfile.write(data[:3000])
+        handler.wfile.flush()
+        over.wait(20)
+
+    server.script = [stall]
+    try:
+        path = download(remote.url, tmp_path / "x.zip", remote.sha256, QUIET, FAILURE)
+    finally:
+        over.set()
+    assert path.read_bytes() == data
+    assert server.asked == [0, 3000]
+
+
+def test_a_drip_comes_to_an_end(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("densebench.download.TIMEOUT", 0.3)
+    monkeypatch.setattr("densebench.download.PAUSE", 0.01)
+    data, over = bytes(20_000), threading.Event()
+    remote = serve(server, "x.zip", data)
+
+    def drip(handler, data):
+        first = int(handler.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+        begun(handler, data, '"x"', first)
+        with contextlib.suppress(OSError):
+            while not over.wait(0.02):
+                handler.wfile.write(b"\0")
+                handler.wfile.flush()
+
+    server.script = [drip] * 9
+    try:
+        with pytest.raises(DatasetError, match=r"\d+ bytes came in 0 s, which has no end; \d+ bytes are kept"):
+            download(remote.url, tmp_path / "x.zip", remote.sha256, QUIET, FAILURE)
+    finally:
+        over.set()
+    assert len(server.asked) == 5
+    assert (tmp_path / "x.zip.part").stat().st_size >= 5
+
+
+def test_what_cannot_be_unpacked_is_said(server, tmp_path):
+    remote = serve(server, "long.zip", zipped(tmp_path / "x.zip", {"a" * 300: b"1"}), unpacked=100)
+    with pytest.raises(StorageError, match=r"long\.zip cannot be unpacked: .*File name too long.*the archive is kept"):
+        fetch.fetch("coco_things", tmp_path / "root", QUIET, [remote])
 
 
 def test_another_file_is_thrown_away(archive, server, tmp_path):
