@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 
 import densebench
-from densebench.datasets.checks import label_presence
 from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.user import adapter_error
-from densebench.progress import Progress
 from densebench.protocols.protocol import Data, Measurement
 
 PACKAGE = Path(densebench.__file__).parent
@@ -79,19 +77,16 @@ def unusable(error: OSError) -> StorageError:
     )
 
 
-def finite(measurement: Measurement, data: Data, progress: Progress) -> Measurement:
+def finite(measurement: Measurement, data: Data) -> Measurement:
     """Return a measurement without the metrics that have no value, which a note names.
 
-    Raises DatasetError where a main metric is among them, or where no validation pixel has a class: such a record would
-    say nothing.
+    Raises DatasetError where a main metric is among them: such a record would say nothing.
     """
     without = [metric for metric in measurement.metrics if not math.isfinite(metric.value)]
     if not without:
         return measurement
     named, val = ", ".join(metric.name for metric in without), data.val
     then = f"Run `densebench data check {getattr(val, 'source', val.info.name)}`."
-    if "mask" in val.info.targets and not label_presence(val, progress).any():
-        raise DatasetError(f"no pixel of the {len(val)} validation images of {val.info.name} has a class. {then}")
     if any(metric.main for metric in without):
         raise DatasetError(f"there is nothing in {val.info.name} {val.split} to compute {named} from. {then}")
     note = f"No value, for want of anything to compute it from: {named}."

@@ -241,6 +241,8 @@ def data_report(name: str, root: Path | None, split: str | None) -> int:
             print(f"  depth {report.depth[0]:.2f} to {report.depth[1]:.2f} m in {report.measured} pixels")
         if report.objects:
             print(f"  {report.objects} objects with {report.points} key points that are seen")
+        for note in report.notes:
+            print(f"  note: {note}", file=sys.stderr)
         for problem in report.problems:
             print(f"  problem: {problem}", file=sys.stderr)
         clean = clean and not report.problems

@@ -11,7 +11,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -437,7 +437,9 @@ class _Run:
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()
-        measurement = finite(cell.protocol.run(cell.config, source.backbone, data, context), data, self.progress)
+        notes = self.splits.look(data, cell.protocol.needs, cell.protocol.reads_train)
+        measurement = finite(cell.protocol.run(cell.config, source.backbone, data, context), data)
+        measurement = replace(measurement, notes=(*measurement.notes, *notes))
         seconds = {**context.seconds, "total": time.perf_counter() - start}
         peak, gpu = memory.read()
         assert cell.estimate is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.ground_truth import look
 from densebench.errors import DatasetError, DensebenchError, UsageError
 from densebench.failures import FOREIGN, as_known
 from densebench.progress import Progress
@@ -37,6 +38,13 @@ class Splits:
                 return one
             found.append(one)
         return Data(found[0], found[-1])
+
+    def look(self, data: Data, needs: Collection[str], reads_train: bool) -> tuple[str, ...]:
+        """Return what may be wrong with the ground truth that is needed of the images of a cell; raises as `look`."""
+        parts = (data.train, data.val) if reads_train else (data.val,)
+        limited = self.limit is not None
+        found = [note for part in parts for note in look(part, needs, limited, self.progress)]
+        return tuple(dict.fromkeys(found))
 
     def left_out(self, splits: Sequence[Split]) -> tuple[str, ...]:
         """Return the ids of corrupt images that were left out."""

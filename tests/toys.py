@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from densebench.datasets.voc import voc_palette
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
 
 COLORS = np.array([(20, 20, 20), (230, 30, 30), (30, 230, 30), (30, 30, 230)], dtype=np.uint8)
@@ -39,7 +40,7 @@ def write_voc(root: Path, n_train: int = 8, n_val: int = 6, seed: int = 0) -> Pa
             Image.fromarray(COLORS[mask]).save(folder / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
             for masks in ("SegmentationClass", "SegmentationClassAug"):
                 picture = Image.fromarray(mask)
-                picture.putpalette([c for rgb in COLORS.tolist() for c in rgb])
+                picture.putpalette([c for rgb in voc_palette(256) for c in rgb])
                 picture.save(folder / masks / f"{name}.png")
             lists[split].append(name)
     lists["train"] = lists["trainaug"]

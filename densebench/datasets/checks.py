@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, check_same_size
+from densebench.datasets.dataset import VOID, DenseDataset, check_same_size
+from densebench.datasets.ground_truth import Look
 from densebench.errors import CorruptFileError, DatasetError
 from densebench.memo import remembered
 from densebench.progress import Progress
@@ -38,6 +39,8 @@ class CheckReport:
     """Annotated objects, and the key points that are seen of them."""
     points: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What may be wrong."""
 
     def add_depth(self, depth: NDArray[np.float32]) -> None:
         """Count one depth map, (H, W) in metres, 0 = not measured."""
@@ -59,6 +62,7 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
     except OSError as error:  # a link that leads nowhere, a file that may not be read
         report.problems.append(f"there is no digest: {error.filename} cannot be read ({error.strerror}).")
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
+    look = Look(info, info.targets)
     for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
         try:
             sample = data.sample(index)
@@ -71,6 +75,7 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
                     check_same_size(data, index, sample.image, target, name)
             except DatasetError as error:
                 report.problems.append(str(error))
+        look.add(data, index, sample)
         if sample.mask is not None:
             counts = np.bincount(sample.mask.ravel(), minlength=256)
             pixels += counts
@@ -83,24 +88,11 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
         names = {**dict(enumerate(info.classes)), VOID: "ignored"}
         report.pixels = {name: int(pixels[label]) for label, name in names.items()}
         report.images = {name: int(images[label]) for label, name in names.items()}
-    report = report if report.problems else _without_truth(report, info)
+    found = look.findings()
+    report.notes.extend(found.notes)
+    if not report.problems:  # what files that can be decoded may lack altogether
+        report.problems.extend(found.problems)
     report.problems += data.left_out()
-    return report
-
-
-def _without_truth(report: CheckReport, info: DatasetInfo) -> CheckReport:
-    """Add as problems what files that can be decoded may lack altogether: classes, depth, key points."""
-    held = [name for name in info.classes if report.pixels.get(name)]
-    if "mask" in info.targets and len(held) < min(2, info.n_classes):
-        share, named = report.pixels["ignored"] / sum(report.pixels.values()), f"only {held[0]}" if held else "none"
-        report.problems.append(
-            f"of {info.n_classes} classes the masks hold {named}, and {100 * share:.0f} % of their pixels are of no "
-            "class. A class is stored as its number, and 255 is none: masks of 0 and 255 have to be saved as 0 and 1."
-        )
-    if "depth" in info.targets and not report.measured:
-        report.problems.append("no pixel has a depth; 0 is no measurement.")
-    if "keypoints" in info.targets and not report.points:
-        report.problems.append("no image has a key point that is seen.")
     return report
 
 

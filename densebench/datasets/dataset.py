@@ -56,6 +56,7 @@ class DatasetInfo:
     title: str
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    """A colour per class, for pictures."""
     splits: Mapping[str, int]
     """Published number of images per split; a copy on disk may hold fewer."""
     train: str = "train"
@@ -67,6 +68,11 @@ class DatasetInfo:
     """Classes that do not count as labels when balanced image subsets are drawn."""
     targets: frozenset[str] = frozenset({"mask"})
     """Ground truth it has: "mask", "depth", "keypoints"."""
+    palette_stored: bool = False
+    """Do published label files show the classes in these colours? Files with the same ones in another order, as some
+    programs save them, have other numbers."""
+    reach: float = 0.0
+    """Metres that a pixel of any few images is farther away than; depth of another scale ends before. 0 = unknown."""
     input_size: int | None = None
     """Side in pixels that images are evaluated at where the dataset fixes it; None = the protocol's own size."""
     variant_of: str = ""
@@ -144,6 +150,10 @@ class DenseDataset(ABC):
         """Return the annotated objects of one image."""
         raise UsageError(f"{self.info.name} has no keypoints; run `densebench list datasets` to see which have.")
 
+    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+        """Return the colours that one label file shows these classes in; empty where it is grey, or there is none."""
+        return {}
+
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files that sample `index` is read from; empty where nothing is on disk."""
         return ()
@@ -214,6 +224,10 @@ class View(DenseDataset):
     def keypoints(self, index: int) -> Sequence[Keypoints]:
         """Return the annotated objects of one image."""
         return self.base.keypoints(self.indices[index])
+
+    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+        """Return the colours that one label file shows these classes in."""
+        return self.base.class_colours(self.indices[index], labels)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files of one sample."""

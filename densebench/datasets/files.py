@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,13 +27,14 @@ from densebench.datasets.dataset import (
     DenseDataset,
     Root,
     Transforms,
+    decoding,
     json_digest,
     read_image,
     read_labels,
     read_size,
 )
 from densebench.datasets.id_lists import read_ids
-from densebench.datasets.label_files import Color, check_order
+from densebench.datasets.label_files import Color, check_order, colour_of, read_palette
 from densebench.datasets.layout import MissingError, existing_root
 from densebench.datasets.left_out import unread, without_image
 from densebench.errors import CorruptFileError, DatasetError
@@ -224,8 +226,6 @@ class FileDataset(Archived):
 
     labels: ClassVar[NDArray[np.uint8]]
     """From the values in a label file to classes, (256,); see `table`."""
-    colours: ClassVar[Sequence[Color]] = ()
-    """The colours that published label files show their values in, value by value; empty where they are grey."""
     renumbered: ClassVar[str] = ""
     """A sentence on label files with other values: which are known, and what the right ones are called."""
 
@@ -284,9 +284,26 @@ class FileDataset(Archived):
         """Decode one label map, (H, W) with class ids and 255 = ignore; other stored values raise DatasetError."""
         path = self.files(index)[1]
         stored = read_labels(path, index)
-        if self.colours:
-            check_order(stored, self.colours, path, self.info.how_to_get)
+        if stored.palette and self.info.palette_stored:
+            colours = {value: self.info.palette[label] for label, value in self._values.items()}
+            check_order(stored, colours, int((self.labels == VOID).sum()), path, self.info.how_to_get)
         return self._as_classes(stored.numbers, path)
+
+    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+        """Return the colours that one label file shows these classes in, from its header; empty where it is grey."""
+        path = self.files(index)[1]
+        if path.suffix == ".mat":
+            return {}
+        with decoding(path, "a label image", index) as image:
+            palette = read_palette(image)
+        values = {label: self._values[label] for label in labels if label in self._values}
+        return {label: colour_of(palette, value) for label, value in values.items() if 3 * value < len(palette)}
+
+    @cached_property
+    def _values(self) -> Mapping[int, int]:
+        """The value that a label file holds for each class, of classes that have one alone."""
+        values = {label: np.flatnonzero(self.labels == label).tolist() for label in range(self.info.n_classes)}
+        return {label: found[0] for label, found in values.items() if len(found) == 1}
 
     def _as_classes(self, stored: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
         labels = self.labels[stored]

@@ -33,10 +33,10 @@ def read_metres(
     """
     with decoding(path, "a depth map", index) as image:
         if image.mode not in ("I;16", "I;16B", "I"):
-            raise DatasetError(
-                f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. A depth map saved with "
-                "8 bits has lost its metres: get the original file."
-            )
+            why = "A depth map saved with 8 bits, or as colours, has lost its metres: get the original file."
+            if image.mode == "F":
+                why = f"Save metres times {per_metre:.0f} as uint16."
+            raise DatasetError(f"{path} is a {image.mode} image; expected a 16-bit grey PNG of depth. {why}")
         values = np.array(image)
     values[np.isin(values, void)] = 0
     metres = (values.astype(np.float32) / per_metre).astype(np.float32)

@@ -7,7 +7,8 @@ one: colours in another order mean that the numbers were given anew when the fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,37 +57,55 @@ def read_stored(image: Image.Image, path: Path) -> Stored:
     if codec == "ppm" or (image.format == "TIFF" and "I" in layout):
         how = "white as 0" if "I" in layout else "numbers of its own largest value"
         raise DatasetError(f"{path} stores {how}, which is read as other numbers; expected a grey or palette PNG.")
+    palette = read_palette(image)
     numbers = np.array(image, dtype=np.uint8)
     if layout in SCALES:
         numbers //= SCALES[layout]
-    return Stored(numbers, bytes(image.getpalette("RGB") or ()) if image.mode == "P" else b"")
+    return Stored(numbers, palette)
 
 
-def check_order(stored: Stored, published: Sequence[Color], path: Path, how_to_get: str) -> None:
+def read_palette(image: Image.Image) -> bytes:
+    """Return the palette of an open image as `Stored` has it, without decoding pixels where the header tells it."""
+    if image.mode != "P":
+        return b""
+    raw = image.palette
+    return bytes(raw.palette) if raw is not None and raw.rawmode == "RGB" else bytes(image.getpalette("RGB") or ())
+
+
+def check_order(stored: Stored, published: Mapping[int, Color], n_void: int, path: Path, how_to_get: str) -> None:
     """Raise DatasetError where a palette has the `published` colours, by number, in another order.
 
-    A palette with colours of its own tells nothing of the numbers, and is none of this function's business.
+    `n_void` numbers mean no class and may have any colour. A palette with colours of its own tells nothing of the
+    numbers.
     """
-    known = np.array(published, dtype=np.uint8).tobytes()
-    if not stored.palette or stored.palette.startswith(known) or known.startswith(stored.palette):
+    meant, unknown = _meant(stored.palette, tuple(published.items()))
+    if all(number == other for number, other in meant.items()):
         return
-    colours = {number: colour(stored.palette, number) for number in np.unique(stored.numbers).tolist()}
-    meant = {number: published.index(one) for number, one in colours.items() if one in published}
-    moved = {number: other for number, other in meant.items() if colours[number] != _at(published, number)}
-    if moved and len(colours) - len(meant) <= 1:  # void may have a colour of its own
-        number, other = next(iter(moved.items()))
+    used = np.flatnonzero(np.bincount(stored.numbers.ravel(), minlength=256)).tolist()
+    moved = [number for number in used if meant.get(number, number) != number]
+    if moved and len(unknown.intersection(used)) <= n_void:
         raise DatasetError(
-            f"{path} has the published colours in another order: {number} has the colour of {other}, so that "
-            f"{len(moved)} of its {len(colours)} numbers mean other classes. It was saved through an editor or a "
+            f"{path} has the published colours in another order: {moved[0]} has the colour of {meant[moved[0]]}, so "
+            f"that {len(moved)} of its {len(used)} numbers mean other classes. It was saved through an editor or a "
             f"conversion that sorts colours. {how_to_get}"
         )
 
 
-def colour(palette: bytes, number: int) -> Color | None:
-    """Return the colour of a number in a palette of a `Stored`; None where it has none."""
-    red, green, blue = palette[3 * number : 3 * number + 3] or (0, 0, 0)
-    return (red, green, blue) if len(palette) >= 3 * number + 3 else None
+@lru_cache(maxsize=64)  # all files of a dataset have the same
+def _meant(palette: bytes, published: tuple[tuple[int, Color], ...]) -> tuple[Mapping[int, int], frozenset[int]]:
+    """Return the number that is published with the colour of each number of a palette, and the numbers without one."""
+    known = dict(published)
+    first = {colour: number for number, colour in reversed(published)}
+    shown = {number: colour_of(palette, number) for number in range(len(palette) // 3)}
+    meant = {
+        number: number if known.get(number) == colour else first[colour]
+        for number, colour in shown.items()
+        if colour in first
+    }
+    return meant, frozenset(shown) - frozenset(meant)
 
 
-def _at(published: Sequence[Color], number: int) -> Color | None:
-    return published[number] if number < len(published) else None
+def colour_of(palette: bytes, number: int) -> Color:
+    """Return the colour of a number in the palette of a `Stored` that has one for it."""
+    red, green, blue = palette[3 * number : 3 * number + 3]
+    return red, green, blue

@@ -61,6 +61,7 @@ class NYU(Archived):
         splits={"train": 24_231, "test": 654, "labeled": 1449},
         val="test",
         targets=frozenset({"depth"}),
+        reach=2.6,  # the sensor sees 10 m, which is 2.56 where a metre is taken for 256 values and not for 1000
         licence="research use",
         citation="Silberman et al., Indoor Segmentation and Support Inference from RGBD Images, ECCV 2012; split: "
         "Eigen et al., Depth Map Prediction from a Single Image, NeurIPS 2014",

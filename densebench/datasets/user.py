@@ -164,6 +164,7 @@ def from_toml(path: Path) -> type[DenseDataset]:
         title=state["name"],
         classes=tuple(classes[i] for i in kept),
         palette=tuple(colours[i] for i in kept) if colours else voc_palette(len(kept) + 1)[1:],
+        palette_stored=bool(colours),
         splits=dict.fromkeys(splits, 0),
         train=splits[0],
         val=splits[-1],
@@ -175,7 +176,7 @@ def from_toml(path: Path) -> type[DenseDataset]:
     labels = table(len(kept), {stored: label for label, stored in enumerate(kept)}, ignore)
     where = {"file": path.absolute(), "source": str(path.absolute())}
     hint = f"A number that is meant to be there belongs into `classes` or `ignore` of {path.name}."
-    told = {"info": info, "labels": labels, "colours": colours, "renumbered": hint, "state": state}
+    told = {"info": info, "labels": labels, "renumbered": hint, "state": state}
     return type(state["name"], (UserDataset,), {**where, **told})
 
 

@@ -45,6 +45,7 @@ class VOC(FileDataset):
         title="PASCAL VOC 2012",
         classes=CLASSES,
         palette=voc_palette(len(CLASSES)),
+        palette_stored=True,
         splits={"train": 1464, "trainaug": 10582, "val": 1449},
         train="trainaug",
         licence="images: Flickr terms, research use; annotations: research use",
@@ -59,7 +60,6 @@ class VOC(FileDataset):
     )
 
     labels = table(len(CLASSES))
-    colours = voc_palette(256)
 
     def __init__(self, root: Root, split: str = "val", transforms: Transforms = None) -> None:
         super().__init__(root, split, transforms)
