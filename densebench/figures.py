@@ -207,11 +207,14 @@ def _quiet(axis: Any) -> None:
 
 
 def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Sequence[int]) -> None:
+    """Draw the names of classes at the right of a figure, which grows by as much as their columns need."""
     handles = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*palette[i]), label=classes[i]) for i in labels]
     if handles:
-        figure.legend(
-            handles=handles, loc="outside right center", fontsize=6.5, frameon=False, ncols=-(-len(handles) // 26)
-        )
+        width, height = figure.get_size_inches()
+        columns = -(-len(handles) // 26)
+        needed = columns * (0.5 + 0.05 * max(len(classes[i]) for i in labels))  # inches of colour and name
+        figure.set_size_inches(width + max(0, needed - 1.9), max(height, 0.147 * min(26, len(handles))))
+        figure.legend(handles=handles, loc="outside right center", fontsize=6.5, frameon=False, ncols=columns)
 
 
 def png(figure: Figure) -> bytes:
