@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
     return [name.removeprefix(start) for name in index(archive).files if name.startswith(start)]
 
 
-def read_member(path: Path) -> bytes:
+def read_member(path: Path, most: int = LARGEST_MEMBER) -> bytes:
     """Return the bytes of a file at a path through an archive; raises DatasetError, or CorruptFileError with the path.
 
     Unpacks no more than the size that the archive's index states, checks the zip's CRC.
@@ -57,7 +57,7 @@ def read_member(path: Path) -> bytes:
         raise DatasetError(f"{archive} has no file {name}. Run `densebench data check` on its dataset.")
     if member.unread:
         raise DatasetError(f"{path} {member.unread}. Get the original archive, or pack the files themselves.")
-    if member.size > LARGEST_MEMBER:
+    if member.size > min(most, LARGEST_MEMBER):
         raise DatasetError(f"{path} has {member.size / 1e9:.1f} GB, too many to read in place. {unpacking(archive)}")
     with open(archive, "rb") as file:
         return b"".join(_unpacked(file, member, path))
@@ -101,7 +101,7 @@ def opened(path: Path, most: int = MOST_BYTES) -> Path | io.BytesIO:
     try:
         return path if size_of(path, most) else io.BytesIO()  # a file of /proc has no size, and may have no end
     except (FileNotFoundError, NotADirectoryError):
-        return io.BytesIO(read_member(path))
+        return io.BytesIO(read_member(path, most))
 
 
 def read_bytes(path: Path) -> bytes:

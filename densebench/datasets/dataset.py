@@ -39,6 +39,8 @@ SIDEWAYS = (5, 6, 7, 8)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 """Formats of image files that are decoded, by Pillow's names, whatever a file is called; of several pictures in a file,
 the first."""
+MOST_IMAGE_BYTES = 1 << 28
+"""Of an image file, which is as much as all its pixels take, uncompressed."""
 MOST_PIXELS = 80_000_000
 """Of an image that is decoded: 0.6 GB while it is. No camera that datasets were taken with has as many."""
 
@@ -249,7 +251,7 @@ def decoding(path: Path, what: str, index: int = -1) -> Iterator[Image.Image]:
     Raises DatasetError for a file that is missing, CorruptFileError with its path for one that cannot be decoded.
     """
     try:
-        with Image.open(opened(path), formats=_formats()) as image:
+        with Image.open(opened(path, MOST_IMAGE_BYTES), formats=_formats()) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from densebench.datasets.dataset import decoding
+from densebench.datasets.label_files import read_stored
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.paths import write_atomically
+from densebench.regular import parse_json, read_text
 
 ABOUT = "pseudolabels.json"
 PAIRS = "pairs.txt"
@@ -37,8 +39,12 @@ class LabelFolder:
         if not self.folder.is_dir():
             raise UsageError(f"labels={folder}: there is no such folder. {hint}")
         about = self.folder / ABOUT
-        self.about: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {}
-        if self.about and not self.about["complete"]:
+        try:
+            self.about: dict[str, Any] = parse_json(read_text(about)) if about.exists() else {}
+            complete = not self.about or self.about["complete"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"{about} cannot be read ({error}); make the labels anew. {hint}") from None
+        if not complete:
             raise UsageError(f"the labels in {folder} are half made; go on with `{self.about['command']}`.")
 
     @property
@@ -71,7 +77,11 @@ class LabelFolder:
             raise UsageError(f"there is no list of pairs {path}; give one with pairs=FILE. {self.hint}")
         at = {id_: i for i, id_ in enumerate(ids)}
         found: list[tuple[int, int]] = []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            lines = read_text(path).splitlines()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read ({error}); expected a text of pairs. {self.hint}") from None
+        for number, line in enumerate(lines, start=1):
             query, _, positive = line.partition(":")
             if not line.strip():
                 continue
@@ -109,10 +119,10 @@ def read_map(path: Path) -> Tensor:
         if path.suffix == ".pt":
             labels = torch.load(path, map_location="cpu", weights_only=True).squeeze().to(torch.int32)
         else:
-            with Image.open(path) as image:
-                if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-                    raise DatasetError(f"{path} is a {image.mode} image; expected a grey or palette PNG of labels.")
-                labels = torch.from_numpy(np.array(image).astype(np.int32))
+            with decoding(path, "a label map") as image:
+                wide = image.format == "PNG" and image.mode.startswith("I")  # 16 bits, which label files never have
+                numbers = np.array(image) if wide else read_stored(image, path).numbers
+            labels = torch.from_numpy(numbers.astype(np.int32))
     except DatasetError:
         raise
     except Exception as error:  # a damaged file fails in many ways
