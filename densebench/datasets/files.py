@@ -34,7 +34,7 @@ from densebench.datasets.dataset import (
     read_size,
 )
 from densebench.datasets.id_lists import read_ids
-from densebench.datasets.label_files import Color, check_order, colour_of, read_palette
+from densebench.datasets.label_files import Color, Published, check_order, colour_of, read_palette
 from densebench.datasets.layout import MissingError, existing_root
 from densebench.datasets.left_out import unread, without_image
 from densebench.errors import CorruptFileError, DatasetError
@@ -285,8 +285,7 @@ class FileDataset(Archived):
         path = self.files(index)[1]
         stored = read_labels(path, index)
         if stored.palette and self.info.palette_stored:
-            colours = {value: self.info.palette[label] for label, value in self._values.items()}
-            check_order(stored, colours, int((self.labels == VOID).sum()), path, self.info.how_to_get)
+            check_order(stored, *self._published, path, self.info.how_to_get)
         return self._as_classes(stored.numbers, path)
 
     def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
@@ -298,6 +297,12 @@ class FileDataset(Archived):
             palette = read_palette(image)
         values = {label: self._values[label] for label in labels if label in self._values}
         return {label: colour_of(palette, value) for label, value in values.items() if 3 * value < len(palette)}
+
+    @cached_property
+    def _published(self) -> tuple[Published, int]:
+        """The values that label files hold with their colours, and the number of those that mean no class."""
+        colours = ((value, self.info.palette[label]) for label, value in self._values.items())
+        return tuple(colours), int((self.labels == VOID).sum())
 
     @cached_property
     def _values(self) -> Mapping[int, int]:

@@ -72,17 +72,21 @@ def read_palette(image: Image.Image) -> bytes:
     return bytes(raw.palette) if raw is not None and raw.rawmode == "RGB" else bytes(image.getpalette("RGB") or ())
 
 
-def check_order(stored: Stored, published: Mapping[int, Color], n_void: int, path: Path, how_to_get: str) -> None:
-    """Raise DatasetError where a palette has the `published` colours, by number, in another order.
+Published = tuple[tuple[int, Color], ...]
+"""Numbers with their colours."""
+
+
+def check_order(stored: Stored, published: Published, n_void: int, path: Path, how_to_get: str) -> None:
+    """Raise DatasetError where a palette has the `published` colours in another order.
 
     `n_void` numbers mean no class and may have any colour. A palette with colours of its own tells nothing of the
     numbers.
     """
-    meant, unknown = _meant(stored.palette, tuple(published.items()))
-    if all(number == other for number, other in meant.items()):
+    meant, unknown = _moved(stored.palette, published)
+    if not meant:
         return
     used = np.flatnonzero(np.bincount(stored.numbers.ravel(), minlength=256)).tolist()
-    moved = [number for number in used if meant.get(number, number) != number]
+    moved = [number for number in used if number in meant]
     if moved and len(unknown.intersection(used)) <= n_void:
         raise DatasetError(
             f"{path} has the published colours in another order: {moved[0]} has the colour of {meant[moved[0]]}, so "
@@ -92,17 +96,17 @@ def check_order(stored: Stored, published: Mapping[int, Color], n_void: int, pat
 
 
 @lru_cache(maxsize=64)  # all files of a dataset have the same
-def _meant(palette: bytes, published: tuple[tuple[int, Color], ...]) -> tuple[Mapping[int, int], frozenset[int]]:
-    """Return the number that is published with the colour of each number of a palette, and the numbers without one."""
+def _moved(palette: bytes, published: Published) -> tuple[Mapping[int, int], frozenset[int]]:
+    """Return which numbers of a palette have the colours of others, each with that one, and which have none of them."""
     known = dict(published)
     first = {colour: number for number, colour in reversed(published)}
     shown = {number: colour_of(palette, number) for number in range(len(palette) // 3)}
-    meant = {
-        number: number if known.get(number) == colour else first[colour]
+    moved = {
+        number: first[colour]
         for number, colour in shown.items()
-        if colour in first
+        if colour in first and known.get(number) != colour  # two numbers may have one
     }
-    return meant, frozenset(shown) - frozenset(meant)
+    return moved, frozenset(number for number, colour in shown.items() if colour not in first)
 
 
 def colour_of(palette: bytes, number: int) -> Color:

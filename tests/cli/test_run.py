@@ -302,12 +302,15 @@ def test_metrics_without_a_value_are_named_and_never_written(cli, monkeypatch):
     assert "nothing to do" in cli.run("--protocol", "hummingbird").stderr  # what was written can be read
 
 
-def test_validation_images_that_are_all_void_give_no_score(cli):
-    for path in (cli.folder / "data" / "VOCdevkit" / "VOC2012" / "SegmentationClass").glob("*val*"):
+@pytest.mark.parametrize(("split", "folder"), [("val", "SegmentationClass"), ("trainaug", "SegmentationClassAug")])
+def test_a_split_whose_masks_are_all_void_gives_no_score(cli, split, folder):
+    for path in (cli.folder / "data" / "VOCdevkit" / "VOC2012" / folder).glob("*.png"):
         Image.fromarray(np.full_like(np.array(Image.open(path)), 255)).save(path)
-    done = cli.run("--protocol", "hummingbird")
+    protocols = "hummingbird" if split == "trainaug" else "hummingbird,overclustering"
+    done = cli.run("--protocol", protocols)
     assert done.returncode == 1
-    assert "voc val: of 21 classes the masks hold none, and 100 % of their pixels are of no class" in done.stderr
+    said = f"voc {split}: of 21 classes the masks hold none, and 100 % of their pixels are of no class"
+    assert done.stderr.count(said) >= len(protocols.split(","))
     assert not records_exist(cli.folder)
 
 
