@@ -1,13 +1,17 @@
 """Pipes, devices, sockets and absurd texts where a file is expected: a sentence at once, no hang and no full memory."""
 
+import io
 import os
 import socket
+import struct
+import subprocess
 import tomllib
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from densebench import listing, paths, regular
 from densebench.config import read_toml
@@ -43,7 +47,7 @@ def test_only_regular_files_are_read(odd):
                     reads(path)
             with pytest.raises(UsageError, match=f"cannot be read .it is {kind}"):
                 read_toml(path)
-            with pytest.raises(DatasetError, match="the list is no file"):
+            with pytest.raises(DatasetError, match=f"the list cannot be read .it is {kind}"):
                 read_ids(path, "the list")
             with pytest.raises(CorruptFileError, match=f"cannot be decoded as an image .it is {kind}"):
                 read_image(path)
@@ -87,6 +91,59 @@ def test_json_is_bounded_in_depth():
     assert regular.parse_json(b'{"a": [1]}') == {"a": [1]}
     with pytest.raises(ValueError, match="nested too deep"):
         regular.parse_json("[" * 100_000)
+
+
+def promised(width, height):
+    """Return a PNG whose header promises a picture of this size."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [((9000, 8900), "9000 x 8900"), ((10_000, 9000), "10000 x 9000"), ((20_000, 15_000), "300000000")],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_has_a_bound_in_pixels(size, found, tmp_path):
+    (tmp_path / "x.png").write_bytes(promised(*size))
+    with pytest.raises(CorruptFileError, match=f"it has {found} pixels; at most 80 million are decoded: scale it down"):
+        read_image(tmp_path / "x.png")
+
+
+def test_pictures_are_decoded_in_formats_that_start_no_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(subprocess, "check_call", None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    with pytest.raises(
+        CorruptFileError, match=r"x\.png cannot be decoded as an image .it is empty, or none of PNG, JPEG"
+    ):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="a Pillow without AVIF")
+def test_a_damaged_avif_is_a_broken_file_whatever_its_decoder_raises(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "AVIF")
+    data = bytearray(buffer.getvalue())
+    start = data.find(b"mdat") + 12
+    data[start : start + 32] = b"\xff" * 32
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(CorruptFileError, match=r"x\.jpg cannot be decoded as an image"):
+        read_image(tmp_path / "x.jpg")
+
+
+def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path):
+    first, second = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    for format_ in ("PNG", "TIFF", "MPO", "GIF"):
+        first.save(tmp_path / "x", format_, save_all=True, append_images=[second])
+        red, _, blue = read_image(tmp_path / "x").getpixel((1, 1))
+        assert red > 250
+        assert blue < 5
 
 
 def test_data_check_of_a_dataset_with_a_pipe_for_an_image_names_it(tmp_path, capsys, monkeypatch):
