@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +89,29 @@ def write_new(path: Path, content: str | bytes, overwrite: bool = False) -> None
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` to write a file or folder under until it is whole.
 
-    What a killed process left under such a name, the next one that writes into the folder removes.
+    What a killed process left under such a name, the next `sweep` removes.
     """
-    _sweep(path.parent)
     return path.with_name(f".{path.name[:40]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
+def sweep(root: Path, below: bool = True) -> None:
+    """Remove in a folder, and `below` it, what processes that are gone left there under names of `temporary_name`.
+
+    Gone are those of this machine that run no more, and all whose file was not written to for a day.
+    """
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            if found := TEMPORARY.search(name):
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    is_old = time.time() - path.stat().st_mtime > LEFT_AFTER
+                    if is_old or (found["machine"] == _machine() and not _is_alive(int(found["pid"]))):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not below:
+            return
+
+
 @cache
-def _sweep(folder: Path) -> None:
-    """Remove, once in a process, what processes that are gone left in a folder under names of `temporary_name`."""
-    with os.scandir(folder) as entries:
-        named = [(Path(entry.path), found) for entry in entries if (found := TEMPORARY.search(entry.name))]
-    for path, found in named:
-        with contextlib.suppress(OSError):
-            is_old = time.time() - path.stat().st_mtime > LEFT_AFTER
-            if is_old or (found["machine"] == _machine() and not _is_alive(int(found["pid"]))):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@lru_cache(maxsize=1)
 def _machine() -> str:
     """Return a digest of where process ids mean what they mean here: the machine, since it started, the container."""
     parts = [platform.node()]
@@ -144,6 +148,7 @@ def claim(folder: Path, doing: str) -> Iterator[Path]:
     except OSError as error:
         raise StorageError(f"cannot write {folder} ({error.strerror or error}); choose another --out.") from error
     try:
+        sweep(folder)
         yield folder
     finally:
         Path(held.lock_file).unlink(missing_ok=True)

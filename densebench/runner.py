@@ -27,7 +27,7 @@ from densebench.features import FeatureSource, Precision
 from densebench.locks import Timeout
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
-from densebench.paths import cache_dir
+from densebench.paths import cache_dir, sweep
 from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
 from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
@@ -112,6 +112,9 @@ class _Run:
         self._called: dict[str, str] = {}
 
     def go(self, agree: Callable[[Sequence[Cell]], None] | None) -> Outcome:
+        sweep(cache_dir())
+        sweep(self.store.root, below=False)  # which may hold other things of the user's
+        sweep(self.store.root / "records")
         protocols = self._protocols()
         specs = parse_models(self.request.models, self.request.weights)
         cells = [cell for spec in specs for cell in self._plan(spec, protocols)]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from densebench import paths
-from densebench.paths import cache_dir, config_file, temporary_name, write_atomically, zoo_dir
+from densebench.paths import cache_dir, config_file, sweep, temporary_name, write_atomically, zoo_dir
 
 KILLED = """
 import os, signal, sys
@@ -16,11 +15,6 @@ for name in sys.argv[1:]:
     temporary_name(Path(name)).write_bytes(b"half")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    paths._sweep.cache_clear()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and process ids as POSIX has them")
@@ -45,7 +39,7 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch, variable, found):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and process ids as POSIX has them")
-def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
     """Files and folders of dead processes and of long ago; not those of the living, of other machines, of others."""
     name = tmp_path / f"{'long' * 60}.json"
     subprocess.run([sys.executable, "-c", KILLED, str(name), str(tmp_path / "two")], check=False, timeout=60)
@@ -62,6 +56,11 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     for path in (elsewhere, long_ago, living, *others):
         path.write_text("whole")
     os.utime(long_ago, (0, 0))
-    paths._sweep.cache_clear()
-    write_atomically(name, "{}")
-    assert set(tmp_path.iterdir()) == {name, elsewhere, living, *others}
+    deep = tmp_path / "a" / "b" / left[0].name
+    deep.parent.mkdir(parents=True)
+    deep.write_text("half")
+    sweep(tmp_path, below=False)
+    assert deep.exists()
+    sweep(tmp_path)
+    assert set(tmp_path.iterdir()) == {elsewhere, living, tmp_path / "a", *others}
+    assert list(deep.parent.iterdir()) == []

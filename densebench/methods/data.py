@@ -21,7 +21,7 @@ from densebench.errors import CorruptFileError, DensebenchError, StorageError, U
 from densebench.locks import lock
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
 from densebench.methods.method import TrainConfig
-from densebench.paths import cache_dir, temporary_name, write_atomically
+from densebench.paths import cache_dir, sweep, temporary_name, write_atomically
 from densebench.states import is_whole
 
 Report = Callable[[int, int], None]
@@ -136,6 +136,7 @@ class CachedImages(Images):
         loader = DataLoader(_Decode(self, self.side), batch_size=16, num_workers=workers, collate_fn=list)
         shapes: list[tuple[int, ...]] = []
         sums: list[int] = []
+        sweep(self.path.parent)
         temporary = temporary_name(self.path)
         try:
             with open(temporary, "xb") as file:
