@@ -40,7 +40,7 @@ class Metric(_Strict):
     main: bool = False
     """Whether tables and plots show it by default."""
     ci95: tuple[float, float] | None = None
-    """95 % interval, bootstrap over validation images; None where the protocol has none."""
+    """95 % interval over validation images; None where the protocol has none."""
     ci_method: str = ""
     seeds: dict[str, float] = Field(default_factory=dict)
     """Values per seed where the protocol repeats; `value` is their mean."""

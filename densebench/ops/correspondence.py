@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densebench.ops.confusion import PoissonBootstrap
+from densebench.ops.jackknife import GROUPS, group_of
 from densebench.ops.resize import resize_maps
 
 
@@ -102,19 +102,18 @@ def correct(predicted: Tensor, truth: Tensor, extent: float, alphas: Sequence[fl
 
 
 class PCK:
-    """Streams pairs of images into percentages of correct key points, by category, with bootstrap replicates.
+    """Streams pairs of images into percentages of correct key points, by category, apart by groups of images.
 
     "Per point" pools the key points of all pairs; "per image" is the mean over pairs of each pair's share, so that a
     pair with one key point weighs as much as one with thirty. Memory does not depend on the number of pairs.
 
-    Replicates resample images, not pairs: an image that is drawn w times enters each of its pairs w times, as source
-    and as target, because pairs that share an image are not independent (Owen 2007, "The pigeonhole bootstrap").
+    Groups are of images, not of pairs, because pairs that share an image are not independent: where a group is left
+    out, so is every pair with an image of it, source or target.
     """
 
-    def __init__(self, n_categories: int, n_alphas: int, n_replicates: int = 1000, seed: int = 0) -> None:
+    def __init__(self, n_categories: int, n_alphas: int, n_groups: int = GROUPS) -> None:
         self._sums = torch.zeros(n_categories, 2, n_alphas + 1, dtype=torch.float64)
-        self._replicates = torch.zeros(n_replicates, 2, n_alphas + 1, dtype=torch.float64)
-        self._draws = PoissonBootstrap((1,), n_replicates, seed)
+        self._touched = torch.zeros(n_groups, *self._sums.shape, dtype=torch.float64)
 
     def update(self, category: int, source: int, target: int, hits: Tensor) -> None:
         """Add one pair: its category, the stable indices of its images, and `hits` (A, K) of :func:`correct`.
@@ -128,8 +127,8 @@ class PCK:
         added = torch.stack([torch.cat([right, right.new_tensor([n_points])]), torch.cat([right, right.new_ones(1)])])
         added[1, :-1] /= n_points
         self._sums[category] += added
-        weights = self._draws.weights(source) * self._draws.weights(target)
-        self._replicates += weights[:, None, None] * added
+        for group in {group_of(image, len(self._touched)) for image in (source, target)}:
+            self._touched[group, category] += added
 
     def overall(self) -> Tensor:
         """Return PCK (2, A) in [0, 1]: row 0 per point, row 1 per image."""
@@ -139,9 +138,16 @@ class PCK:
         """Return PCK (C, 2, A) in [0, 1], NaN for a category without pairs."""
         return _shares(self._sums)
 
-    def replicates(self) -> Tensor:
-        """Return replicated PCK (B, 2, A), NaN where no pair was drawn."""
-        return _shares(self._replicates)
+    def left_out(self) -> Tensor:
+        """Return PCK (G, 2, A) without each group of images in turn that has a pair, NaN where no pair is left.
+
+        Categories weigh as they do in all pairs: that a group has more images of a hard one is no chance of the
+        draw. A category that has no pair left is left out.
+        """
+        rest = self._sums - self._touched[self._touched.flatten(1).any(1)]
+        left = rest[..., -1:] > 0
+        weights = self._sums[..., -1:] * left
+        return (torch.where(left, _shares(rest), 0.0) * weights).sum(1) / weights.sum(1)
 
     def counted(self) -> Tensor:
         """Return the number of key points and of pairs per category, (C, 2) int64."""

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from densebench.ops.confusion import PoissonBootstrap, percentile_interval
+from densebench.ops.jackknife import GROUPS, GroupSums
 from densebench.ops.resize import resize_maps
 
 BinNorm = Literal["linear", "softmax", "sigmoid"]
@@ -278,35 +278,33 @@ def depth_errors(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> T
 
 
 class ImageMean:
-    """Streams values per image into their mean over images, with bootstrap intervals; NaN values do not count.
+    """Streams values per image into their mean over images, apart by groups of images; NaN values do not count.
 
     This is how depth is reported: errors are computed per image and averaged over images (MDE ``nanmean``), not
     pooled over pixels. Memory does not depend on the number of images.
 
     Args:
         shape: of one image's values.
-        n_replicates: bootstrap replicates.
+        n_groups: of images, see `ops/jackknife.py`.
     """
 
-    def __init__(self, shape: tuple[int, ...], n_replicates: int = 1000) -> None:
-        self.sums = torch.zeros(2, *shape, dtype=torch.float64)
-        self._bootstrap = PoissonBootstrap((2, *shape), n_replicates, dtype=torch.float64)
+    def __init__(self, shape: tuple[int, ...], n_groups: int = GROUPS) -> None:
+        self._sums = GroupSums((2, *shape), n_groups, dtype=torch.float64)
 
     def update(self, image: int, values: Tensor) -> None:
         """Add the values of image number ``image`` (its stable index in the data set)."""
         known = ~values.isnan()
-        added = torch.stack([values.nan_to_num().double(), known.double()]).cpu()
-        self.sums += added
-        self._bootstrap.update(image, added)
+        self._sums.update(image, torch.stack([values.nan_to_num().double(), known.double()]))
 
     def mean(self) -> Tensor:
         """Return the means over images, float64; NaN where no image has a value."""
-        return self.sums[0] / self.sums[1]
+        total = self._sums.total()
+        return total[0] / total[1]
 
-    def interval(self) -> Tensor:
-        """Return the 95 % bounds (2, *shape) of the mean under resampling of images."""
-        again = self._bootstrap.replicates()
-        return percentile_interval(again[:, 0] / again[:, 1])
+    def left_out(self) -> Tensor:
+        """Return (G, *shape): the means without each group of images in turn."""
+        rest = self._sums.left_out()
+        return rest[:, 0] / rest[:, 1]
 
 
 def unpatchify(values: Tensor, patch: int) -> Tensor:

@@ -13,13 +13,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from densebench.ops.jackknife import group_of
 from densebench.ops.precision import widen
 
 
 class PositionCounts:
     """Streams label maps of one size into counts n(position, class), kept apart by groups of images.
 
-    Groups serve the delete-a-group jackknife: image i belongs to group i mod G, whatever the order of images.
+    Groups serve the delete-a-group jackknife, see `ops/jackknife.py`.
     Memory is G * P * C cells of 2 bytes, or of 4 from 32,768 images (pixels of one position) per group on.
 
     Args:
@@ -41,7 +42,7 @@ class PositionCounts:
         flat = labels.reshape(-1).cpu().long()
         if len(flat) != len(self._first):
             raise ValueError(f"expected {len(self._first)} positions, got {tuple(labels.shape)}")
-        group = image % len(self.images)
+        group = group_of(image, len(self.images))
         self.images[group] += 1
         if self._cells.dtype == torch.int16 and self.images[group] * self._pixels > torch.iinfo(torch.int16).max:
             self._cells = self._cells.int()

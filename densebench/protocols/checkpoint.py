@@ -40,7 +40,7 @@ class Checkpoint:
     def of(cls, context: Context, config: Any, data: Sequence[DenseDataset], seconds: float) -> Checkpoint:
         """Return the checkpoint of a cell; another config, seed, backbone or data is another training."""
         settings = {"config": config, "seed": context.seed, "weights": context.features.weights_digest}
-        digest = score_hash({**settings, "data": [some.digest() for some in data], "format": 2})
+        digest = score_hash({**settings, "data": [some.digest() for some in data], "format": 3})
         return cls(context.workspace, digest, seconds, context.progress)
 
     @property

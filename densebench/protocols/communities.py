@@ -17,8 +17,10 @@ from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
 from densebench.features import Batch
 from densebench.ops import cbfe, matching
-from densebench.ops.confusion import ConfusionMatrix, PoissonBootstrap, confusion, counts, percentile_interval
+from densebench.ops.confusion import ConfusionMatrix, confusion, counts
+from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
+from densebench.protocols import scoring
 from densebench.protocols.clusters import Fit, Run, fit_clusters
 from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.foreground import Foreground, Images, Part
@@ -147,8 +149,8 @@ def mappings_of(
 class Second(NamedTuple):
     """What comes out of the second pass over the validation images."""
 
-    replicates: Tensor
-    """Counts under the bootstrap, (B, scored, 3, C)."""
+    left_out: Tensor
+    """Counts without each group of images, (G, scored, 3, C)."""
     foreground: Metric
     everything: float
     """IoU in percent of calling all of every image foreground."""
@@ -159,13 +161,12 @@ class Second(NamedTuple):
 def second_pass(
     images: Images, foreground: Foreground, fits: Sequence[Fit], scored: Sequence[Scored], val: Part
 ) -> Second:
-    """Resample the validation images, compare the foreground, and keep some examples."""
+    """Count the validation images by groups, compare the foreground, and keep some examples."""
     info, spec, n = val.info, images.config.spec, len(val.indices)
-    bootstrap = PoissonBootstrap((len(scored), 3, info.n_classes))
-    saliency = PoissonBootstrap((2,), dtype=torch.float64)
-    total, whole = torch.zeros(2, dtype=torch.float64), 0.0
+    groups = GroupSums((len(scored), 3, info.n_classes))
+    saliency, whole = GroupSums((2,), dtype=torch.float64), 0.0
     shown, examples = spread(images.config.examples, n), []
-    for batch, tokens in images.stream(val, "bootstrap", labels=True):
+    for batch, tokens in images.stream(val, "scores", labels=True):
         inside, maps = _segments(images, foreground, fits, val, batch, tokens)
         with images.context.stage("score"):
             masks = images.masks(val, batch)
@@ -177,20 +178,15 @@ def second_pass(
                     confusion(clusters[i], masks[i], fit.k + 1, info.n_classes, info.ignored)
                     for clusters, fit in zip(maps, fits, strict=True)
                 ]
-                bootstrap.update(image, torch.stack([torch.stack(counts(tables[s.fit], s.mapping)) for s in scored]))
+                groups.update(image, torch.stack([torch.stack(counts(tables[s.fit], s.mapping)) for s in scored]))
                 overlap = torch.stack([overlaps[i].nan_to_num(), (~overlaps[i].isnan()).double()])
                 saliency.update(image, overlap)
-                total += overlap
                 whole += float(truth[i].double().mean())
                 if image in shown:
                     classes = scored[0].mapping[maps[scored[0].fit][i]]
                     examples.append((as_seen(val.data, image, spec), masks[i].numpy().copy(), classes.numpy()))
-    sums = saliency.replicates()
-    low, high = percentile_interval(100 * sums[:, 0] / sums[:, 1]).tolist()
-    metric = Metric(
-        name="foreground_iou",
-        value=100 * float(total[0] / total[1].clamp(min=1)),
-        ci95=(low, high),
-        ci_method="Poisson bootstrap over validation images, foreground held fixed",
-    )
-    return Second(bootstrap.replicates(), metric, 100 * whole / max(1, n), examples)
+    total, rest = saliency.total(), saliency.left_out()
+    value = 100 * float(total[0] / total[1].clamp(min=1))
+    ci95, ci_method = scoring.interval(value, 100 * rest[:, 0] / rest[:, 1], "foreground")
+    metric = Metric(name="foreground_iou", value=value, ci95=ci95, ci_method=ci_method)
+    return Second(groups.left_out(), metric, 100 * whole / max(1, n), examples)

@@ -31,8 +31,7 @@ from densebench.datasets.pairs import listed_pairs
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
-from densebench.ops.confusion import percentile_interval
-from densebench.protocols import sweeps
+from densebench.protocols import scoring, sweeps
 from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
@@ -74,6 +73,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
     name = "correspondence"
     title = "Key point correspondence"
+    version = 2
     config = CorrespondenceConfig
     presets = {
         "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
@@ -234,33 +234,34 @@ def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator
     """Yield PCK per point of each facet's best layer, at every alpha (P-POS table 3)."""
     alphas, shape = study.config.alphas, (2, len(study.reads), len(study.config.alphas))
     by_category = 100 * pck.by_category().unflatten(2, shape[1:])[:, 0]
-    low, high = (bound.view(shape)[0] for bound in percentile_interval(100 * pck.replicates()))
+    left_out = 100 * pck.left_out().unflatten(2, shape[1:])[:, 0]
     for facet, r in study.best.items():
         for a, alpha in enumerate(alphas):
-            interval = (float(low[r, a]), float(high[r, a]))
+            value, held = float(study.overall[0, r, a]), f"the layer ({study.reads[r].layer + 1}/{study.depth})"
+            ci95, ci_method = scoring.interval(value, left_out[:, r, a], held)
             yield Metric(
                 name=f"pck@{_name(alpha)}/{facet}",
-                value=float(study.overall[0, r, a]),
+                value=value,
                 main=a == 0,
-                ci95=None if math.isnan(interval[0]) else interval,
-                ci_method="Poisson bootstrap over validation images, the layer "
-                f"({study.reads[r].layer + 1}/{study.depth}) held fixed",
+                ci95=ci95,
+                ci_method=ci_method,
                 per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, r, a], strict=True)},
             )
 
 
 def _metrics(config: CorrespondenceConfig, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
     overall, by_category = 100 * pck.overall(), 100 * pck.by_category()
-    low, high = percentile_interval(100 * pck.replicates())
+    left_out = 100 * pck.left_out()
     for kind, name in enumerate(("pck", "pck_image")):
         for a, alpha in enumerate(config.alphas):
-            interval = (float(low[kind, a]), float(high[kind, a]))
+            value = float(overall[kind, a])
+            ci95, ci_method = scoring.interval(value, left_out[:, kind, a], "categories")
             yield Metric(
                 name=f"{name}@{_name(alpha)}",
-                value=float(overall[kind, a]),
+                value=value,
                 main=kind == 0 and a == 0,
-                ci95=None if math.isnan(interval[0]) else interval,
-                ci_method="Poisson bootstrap over validation images; a pair counts by the product of its two images",
+                ci95=ci95,
+                ci_method=ci_method,
                 per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, kind, a], strict=True)},
             )
 

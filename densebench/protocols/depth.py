@@ -118,6 +118,7 @@ class Depth(Protocol[DepthConfig]):
 
     name = "depth"
     title = "Monocular depth"
+    version = 2
     config = DepthConfig
     presets = {
         "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),

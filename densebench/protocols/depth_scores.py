@@ -5,6 +5,7 @@ The numerics, and the names MDE has for the errors, are in `ops/depth.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError
 from densebench.ops import depth as ops
+from densebench.protocols import scoring
 from densebench.protocols.protocol import MetricInfo
 from densebench.results import Metric
 
@@ -74,17 +76,19 @@ class DepthScores:
 
     def metrics(self, names: tuple[str, ...], rows: Mapping[str, str], held: str) -> Iterator[Metric]:
         """Yield some errors of some rows, {row: what follows a metric's name}, with intervals over images."""
-        low, high = self.means.interval()
+        left_out = self.means.left_out()
         for row, suffix in rows.items():
             values = self.values(names, row)
             for info in described(names):
-                place = self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])
+                rest = left_out[:, self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])]
+                most = 1.0 if info.name.startswith("delta") else math.inf
+                ci95, ci_method = scoring.interval(values[info.name], rest, held, (0.0, most))
                 yield Metric(
                     name=info.name + suffix,
                     value=values[info.name],
                     unit="m" if info.name == "rmse" else "1",
                     higher_is_better=info.higher_is_better,
                     main=info.name in MAIN,
-                    ci95=(float(low[place]), float(high[place])),
-                    ci_method=f"Poisson bootstrap over validation images, {held} held fixed",
+                    ci95=ci95,
+                    ci_method=ci_method,
                 )

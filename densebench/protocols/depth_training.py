@@ -114,7 +114,7 @@ def choose(
     """Return, for each number of layers, the head with the lowest RMSE on held-out training images; and all RMSEs."""
     rmse = [0.0] * len(trained)  # without images to choose by, the first rate stays
     if plan.held_out:
-        means = [ops.ImageMean((len(ops.ERRORS),), n_replicates=1) for _ in trained]
+        means = [ops.ImageMean((len(ops.ERRORS),), n_groups=1) for _ in trained]
         plain = replace(config, flip_test=False)
         stream = predict(plain, encoder, trained, train, plan.held_out, "choosing learning rates", context)
         for index, _, depth, predictions in stream:

@@ -26,7 +26,7 @@ from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols import scoring
-from densebench.protocols.finetuning import REPLICATES, Plan, State, train
+from densebench.protocols.finetuning import Plan, State, train
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -127,6 +127,7 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
 
     name = "finetune_segmentation"
     title = "End-to-end fine-tuning"
+    version = 2
     config = FinetuneConfig
     presets = {
         "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
@@ -265,15 +266,15 @@ def _check(config: FinetuneConfig, backbone: BackboneInfo) -> None:
 
 def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
     assert state.kept is not None
-    found, again = Counts(*state.kept.counts), Counts(*state.kept.replicates.unbind(1))
-    plain, present = (scoring.miou(found, again, absent, present=only) for only in (False, True))
+    found, rest = Counts(*state.kept.counts), Counts(*state.kept.left_out.unbind(1))
+    plain, present = (scoring.miou(found, rest, absent, present=only) for only in (False, True))
     yield scoring.metric("miou", {"": plain}, "weights", main=True, info=info)
     yield scoring.metric("miou_present", {"": present}, "weights")
     yield Metric(name="miou_best", value=best)
 
 
 def _bytes_held(config: FinetuneConfig, backbone: BackboneInfo, n_classes: int, tokens: int) -> int:
-    """Return what the training holds beside the model: the copy and its state, activations, logits, replicates.
+    """Return what the training holds beside the model: the copy and its state, activations, logits.
 
     A block of a ViT keeps about 18 D numbers per token for the way back (two norms in and out, queries, keys and
     values, the attention's output, 4 D before and after the activation) where attention is not written out, and
@@ -289,7 +290,7 @@ def _bytes_held(config: FinetuneConfig, backbone: BackboneInfo, n_classes: int, 
     logits = 16 * n_classes * (min(config.mask_size**2, pixels) if config.mask_size else pixels)
     if config.pipeline == "slide":
         logits = n_classes * pixels * max(16, 8 * LONG)  # a training view's; the sum over windows, and its mean
-    return weights * (copies + checkpoint) + config.sub_batch * activations + logits + 8 * REPLICATES * 3 * n_classes
+    return weights * (copies + checkpoint) + config.sub_batch * activations + logits
 
 
 def _curve(curve: list[dict[str, float]]) -> bytes:

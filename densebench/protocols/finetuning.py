@@ -23,8 +23,9 @@ from densebench.datasets.segmentation_views import SegmentationViews, read_pair,
 from densebench.datasets.views import batches, draw_share, load_views
 from densebench.errors import DatasetError, DensebenchError
 from densebench.model_zoo.backbone import Backbone
-from densebench.ops.confusion import AbsentRule, Counts, PoissonBootstrap, confusion, counts, mean_iou
+from densebench.ops.confusion import AbsentRule, Counts, confusion, counts, mean_iou
 from densebench.ops.heads import pixel_targets
+from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.ops.retrieval import upsample_argmax
 from densebench.ops.segmenter import slide
@@ -36,9 +37,6 @@ from densebench.protocols.segmentation_heads import evenly
 
 if TYPE_CHECKING:
     from densebench.protocols.finetune_segmentation import FinetuneConfig
-
-REPLICATES = 1000
-"""Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,11 @@ class Plan:
 
 @dataclass
 class Scores:
-    """What the validation images gave: counts (3, C), replicates of them (B, 3, C), pictures."""
+    """What the validation images gave: counts (3, C), those without each group of images (G, 3, C), pictures."""
 
     rate: float
     counts: Tensor
-    replicates: Tensor
+    left_out: Tensor
     examples: list[list[Tensor]]
     """Image (H, W, 3), truth and prediction (H, W), all uint8."""
 
@@ -233,20 +231,18 @@ def _evaluate(
     """Score every validation image."""
     network.eval()
     info = val.info
-    bootstrap = PoissonBootstrap((3, info.n_classes), REPLICATES)
-    total = torch.zeros(3, info.n_classes, dtype=torch.int64)
+    groups = GroupSums((3, info.n_classes))
     shown, examples = spread(config.examples, len(val)), []
     for index, image, mask, prediction in _predict(config, plan, network, val, context):
         with context.stage("score"):
             table = confusion(prediction, mask, info.n_classes, info.n_classes, info.ignored)
-            some = torch.stack(counts(table))
-            total += some
-            bootstrap.update(index, some)
+            groups.update(index, torch.stack(counts(table)))
         if index in shown:
             examples.append([image.permute(1, 2, 0).contiguous(), mask, prediction.to(torch.uint8)])
+    total = groups.total()
     if not total.any():
         raise DatasetError(
             f"{info.name} {val.split}: no pixel of any mask has a class to be evaluated: nothing to score. "
             "Run `densebench data check` on it."
         )
-    return Scores(rate, total, bootstrap.replicates().clone(), examples)
+    return Scores(rate, total, groups.left_out(), examples)

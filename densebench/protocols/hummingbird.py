@@ -70,6 +70,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
 
     name = "hummingbird"
     title = "Hummingbird in-context retrieval"
+    version = 2
     config = HummingbirdConfig
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (open-hummingbird-eval)"),

@@ -79,6 +79,7 @@ class InContextDepth(Protocol[InContextDepthConfig]):
 
     name = "in_context_depth"
     title = "In-context depth"
+    version = 2
     config = InContextDepthConfig
     presets = {
         "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),

@@ -195,6 +195,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
     name = "linear_segmentation"
     uncached = frozenset({"train"})
     title = "Linear segmentation"
+    version = 2
     config = LinearSegmentationConfig
     presets = {
         "paper": Preset(source="PaKA A.2 and NeCo A.2 (20 epochs), with the rest as NeCo's code; training shuffled"),
@@ -265,6 +266,7 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
 
     name = "linear_segmentation_cached"
     title = "Linear segmentation, cached features"
+    version = 2
     config = LinearSegmentationCachedConfig
     presets = {
         "paper": Preset(source="no paper: linear_segmentation's settings on squashed images instead of crops"),

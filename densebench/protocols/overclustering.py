@@ -24,7 +24,8 @@ from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import matching
-from densebench.ops.confusion import AbsentRule, ConfusionMatrix, Counts, PoissonBootstrap, confusion, counts
+from densebench.ops.confusion import AbsentRule, confusion, counts
+from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols import scoring
 from densebench.protocols.clusters import Fit, KMeansConfig, Run, Space, fit_clusters, fit_space
@@ -57,7 +58,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
 
     name = "overclustering"
     title = "Overclustering"
-    version = 2
+    version = 3
     config = OverclusteringConfig
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
@@ -105,7 +106,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
         )
 
     def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
-        """Four passes over the validation features: moments, training rows, contingency tables, bootstrap."""
+        """Three passes over the validation features: moments, training rows, contingency tables."""
         height, width = config.spec.grid(backbone.info)
         n_tokens = len(data.val) * height * width
         if n_tokens < max(_numbers(config)):
@@ -117,16 +118,11 @@ class Overclustering(Protocol[OverclusteringConfig]):
         space = fit_space(config, (batch.tokens for batch in stream), context)
         fits = _fit_clusters(config, space, n_tokens, data, context)
         tables = _count(config, space, fits, data, context)
-        mappings = [
-            matching.hungarian(t) if fit.k == data.info.n_classes else matching.many_to_one(t, "precision")
-            for fit, t in zip(fits, tables, strict=True)
-        ]
-        replicates = _bootstrap(config, space, fits, mappings, data, context)
         metrics = []
         for k in _numbers(config):
             found = {
-                str(fit.seed): scoring.miou(counts(table, mapping), Counts(*again.unbind(1)), config.absent)
-                for fit, table, mapping, again in zip(fits, tables, mappings, replicates.unbind(1), strict=True)
+                str(fit.seed): _score(table, fit.k == data.info.n_classes, config.absent)
+                for fit, table in zip(fits, tables, strict=True)
                 if fit.k == k
             }
             held = "clusters and matching"
@@ -155,11 +151,11 @@ def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, dat
 
 
 def _cluster_maps(
-    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context, title: str
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
 ) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
     """Yield (image indices, cluster maps per fit, masks), all at the evaluation size."""
     wanted = Labels(config.spec.size, "centre")
-    stream = context.features.stream(data.val, config.spec, labels=wanted, title=title)
+    stream = context.features.stream(data.val, config.spec, labels=wanted, title="contingency")
     for batch in context.timed(stream, "features"):
         assert batch.labels is not None
         with context.stage("assign"):
@@ -169,35 +165,25 @@ def _cluster_maps(
         yield batch.indices, maps, resize_labels(batch.labels, config.eval_size)
 
 
-def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[Tensor]:
-    """Return the contingency table (C, K) of every fit."""
-    info = data.info
-    matrices = [ConfusionMatrix(fit.k, info.n_classes, info.ignored) for fit in fits]
-    for _, maps, masks in _cluster_maps(config, space, fits, data, context, "contingency"):
-        with context.stage("score"):
-            for matrix, clusters in zip(matrices, maps, strict=True):
-                matrix.update(clusters, masks)
-    return [matrix.table for matrix in matrices]
+def _score(tables: GroupSums, one_to_one: bool, absent: AbsentRule) -> scoring.Miou:
+    """Match clusters with classes once over all images, and score contingency tables (C, K)."""
+    table = tables.total()
+    mapping = matching.hungarian(table) if one_to_one else matching.many_to_one(table, "precision")
+    return scoring.miou(counts(table, mapping), counts(tables.left_out(), mapping), absent)
 
 
-def _bootstrap(
-    config: OverclusteringConfig,
-    space: Space,
-    fits: list[Fit],
-    mappings: list[Tensor],
-    data: Data,
-    context: Context,
-) -> Tensor:
-    """Return replicates (B, fits, 3, C) of true positives, false positives and false negatives."""
+def _count(
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
+) -> list[GroupSums]:
+    """Return the contingency tables (C, K) of every fit."""
     info = data.info
-    bootstrap = PoissonBootstrap((len(fits), 3, info.n_classes))
-    for indices, maps, masks in _cluster_maps(config, space, fits, data, context, "bootstrap"):
+    tables = [GroupSums((info.n_classes, fit.k)) for fit in fits]
+    for images, maps, masks in _cluster_maps(config, space, fits, data, context):
         with context.stage("score"):
-            classes = [mapping[clusters] for mapping, clusters in zip(mappings, maps, strict=True)]
-            for i, image in enumerate(indices):
-                tables = [confusion(c[i], masks[i], info.n_classes, info.n_classes, info.ignored) for c in classes]
-                bootstrap.update(image, torch.stack([torch.stack(counts(t)) for t in tables]))
-    return bootstrap.replicates()
+            for fit, sums, clusters in zip(fits, tables, maps, strict=True):
+                for image, found, mask in zip(images, clusters, masks, strict=True):
+                    sums.update(image, confusion(found, mask, fit.k, info.n_classes, info.ignored))
+    return tables
 
 
 def _numbers(config: OverclusteringConfig) -> list[int]:

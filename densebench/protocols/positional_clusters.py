@@ -21,13 +21,12 @@ from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import clustering, information, matching, probe
 from densebench.ops.confusion import (
     ConfusionMatrix,
-    PoissonBootstrap,
     counts,
     iou,
-    jackknife_interval,
     mean_iou,
-    percentile_interval,
+    mean_iou_left_out,
 )
+from densebench.ops.jackknife import GroupSums
 from densebench.protocols import sweeps
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import Context, Data
@@ -137,7 +136,8 @@ class Score(NamedTuple):
     """(K,) the class of each cluster."""
     miou: float
     """In percent, absent classes as 0."""
-    miou_ci: tuple[float, float]
+    left_out: Tensor
+    """(G,): the mIoU in percent without each group of images in turn."""
     ious: Tensor
     """(C,) in [0, 1]."""
     information: information.MutualInformation
@@ -152,8 +152,7 @@ class Tally:
         config: of the study.
         info: of the dataset.
         grid: the position of each pixel, and the number of positions.
-        lean: as many reads need it. Positions are then counted without the groups of the jackknife, and the interval
-            of the mIoU comes from a jackknife over `config.groups` tables instead of 1000 replicates.
+        lean: as many reads need it. Positions are then counted without the groups of the jackknife.
     """
 
     def __init__(self, config: PositionalEffectConfig, info: DatasetInfo, grid: Positions, lean: bool) -> None:
@@ -162,35 +161,24 @@ class Tally:
         self.positions = information.PositionCounts(
             grid.n, config.clusters, 1 if lean else config.groups, grid.of_pixel
         )
-        shape = (info.n_classes, config.clusters)
-        self.tables = torch.zeros(config.groups if lean else 1, *shape, dtype=torch.int64)
-        self.bootstrap = None if lean else PoissonBootstrap(shape)
+        self.tables = GroupSums((info.n_classes, config.clusters), config.groups)
         self._matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
 
     def update(self, indices: Sequence[int], clusters: Tensor, labels: Tensor) -> None:
         """Add cluster maps and labels (B, H, W) of images, ignored pixels -1."""
         for image, found, truth in zip(indices, clusters, labels, strict=True):
             self.positions.update(image, found)
-            table = self._matrix.update(found, truth)
-            self.tables[image % len(self.tables)] += table
-            if self.bootstrap is not None:
-                self.bootstrap.update(image, table)
+            self.tables.update(image, self._matrix.update(found, truth))
 
     def score(self) -> Score:
         """Match clusters with classes once over all images, and measure."""
-        table = self.tables.sum(0)
+        table = self._matrix.table
         mapping = matching.hungarian(table) if self.rule == "hungarian" else matching.many_to_one(table)
         found = counts(table, mapping)
         miou = 100 * float(mean_iou(*found))
-        if self.bootstrap is not None:
-            replicates = 100 * mean_iou(*counts(self.bootstrap.replicates(), mapping))
-            low, high = percentile_interval(replicates).tolist()
-        else:
-            rest = (table - self.tables)[self.tables.flatten(1).any(1)]
-            without = 100 * mean_iou(*counts(rest, mapping))
-            low, high = jackknife_interval(miou, without).tolist() if len(without) > 1 else (torch.nan, torch.nan)
+        without = 100 * mean_iou_left_out(found, counts(self.tables.left_out(), mapping))
         measured = information.mutual_information(self.positions.total())
-        return Score(mapping, miou, (low, high), iou(*found), measured, int((table.sum(0) > 0).sum()))
+        return Score(mapping, miou, without, iou(*found), measured, int((table.sum(0) > 0).sum()))
 
 
 @dataclass(frozen=True)

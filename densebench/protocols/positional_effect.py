@@ -29,8 +29,7 @@ from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import information
-from densebench.ops.confusion import jackknife_interval
-from densebench.protocols import positional_study, sweeps
+from densebench.protocols import positional_study, scoring, sweeps
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.protocol import (
     AS_PAPER,
@@ -84,7 +83,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     name = "positional_effect"
     title = "Positional effect"
-    version = 2
+    version = 3
     config = PositionalEffectConfig
     presets = {
         "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
@@ -215,33 +214,34 @@ def _positional(
     )
     nmi, nmi_real = (torch.tensor([w.nmi for w in ws], dtype=torch.float64) for ws in (without, without_real))
     mi = torch.tensor([w.total for w in without], dtype=torch.float64)
-    rows: tuple[tuple[str, float, Tensor, Literal["1", "nat"]], ...] = (
-        ("nmi", found.nmi, nmi, "1"),
-        ("nmi_ground_truth", real.nmi, nmi_real, "1"),
-        ("nmi_excess", found.nmi - real.nmi, nmi - nmi_real, "1"),
-        ("mi", found.total, mi, "nat"),
+    rows: tuple[tuple[str, float, Tensor, Literal["1", "nat"], tuple[float, float]], ...] = (
+        ("nmi", found.nmi, nmi, "1", (0.0, 1.0)),
+        ("nmi_ground_truth", real.nmi, nmi_real, "1", (0.0, 1.0)),
+        ("nmi_excess", found.nmi - real.nmi, nmi - nmi_real, "1", (-1.0, 1.0)),
+        ("mi", found.total, mi, "nat", (0.0, math.inf)),
     )
-    for name, value, left_out, unit in rows:
-        low, high = jackknife_interval(value, left_out).tolist() if len(left_out) > 1 else (math.nan, math.nan)
+    for name, value, left_out, unit, bounds in rows:
+        ci95, ci_method = scoring.interval(value, left_out, "clusters", bounds)
         yield Metric(
             name=name,
             value=value,
             unit=unit,
             higher_is_better=False,
             main=name == "nmi",
-            ci95=None if math.isnan(low) else (low, high),
-            ci_method=f"jackknife over {len(left_out)} groups of validation images, clusters held fixed",
+            ci95=ci95,
+            ci_method=ci_method,
         )
 
 
 def _segmentation(score: Score, info: DatasetInfo) -> Metric:
     """Return the mIoU of clusters matched to classes, absent classes as 0."""
+    ci95, ci_method = scoring.interval(score.miou, score.left_out, "clusters and matching")
     return Metric(
         name="miou",
         value=score.miou,
         main=True,
-        ci95=score.miou_ci,
-        ci_method="Poisson bootstrap over validation images, clusters and matching held fixed",
+        ci95=ci95,
+        ci_method=ci_method,
         per_class=by_class(info, score.ious),
     )
 

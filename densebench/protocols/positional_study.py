@@ -15,7 +15,7 @@ import torch
 
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import information
-from densebench.protocols import sweeps
+from densebench.protocols import scoring, sweeps
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score
 from densebench.protocols.positional_pictures import pictures_of
 from densebench.protocols.protocol import Data, Estimate, Measurement, by_class
@@ -130,7 +130,7 @@ class Study:
                 "final_norm": read.norm and self._is_last_token(read),
                 "ablation": read.norm != self.norm,
                 "miou": round(score.miou, 4),
-                "miou_ci95": _interval(score),
+                "miou_ci95": _interval(score)[0],
                 "nmi": round(score.information.nmi, 6),
                 "nmi_excess": round(score.information.nmi - self.truth.nmi, 6),
                 "mi": round(score.information.total, 6),
@@ -187,9 +187,9 @@ class Study:
         return found
 
 
-def _interval(score: Score) -> tuple[float, float] | None:
-    low, high = score.miou_ci
-    return None if math.isnan(low) else (round(low, 4), round(high, 4))
+def _interval(score: Score, held: str = "") -> tuple[tuple[float, float] | None, str]:
+    ends, method = scoring.interval(score.miou, score.left_out, held)
+    return ends and (round(ends[0], 4), round(ends[1], 4)), method
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -215,12 +215,13 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
 def _metrics(study: Study, data: Data) -> Iterator[Metric]:
     for facet, i in study.best.items():
         score, depth = study.scores[i], f"{study.reads[i].layer + 1}/{study.depth}"
+        ci95, ci_method = _interval(score, f"clusters, matching and layer ({depth})")
         yield Metric(
             name=f"miou@{facet}",
             value=score.miou,
             main=True,
-            ci95=_interval(score),
-            ci_method=f"jackknife over groups of validation images, clusters, matching and layer ({depth}) held fixed",
+            ci95=ci95,
+            ci_method=ci_method,
             per_class=by_class(data.info, score.ious),
         )
         nmi = score.information.nmi

@@ -115,6 +115,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
 
     name = "unsupervised_segmentation"
     title = "Fully unsupervised segmentation"
+    version = 2
     config = UnsupervisedSegmentationConfig
     presets = {
         "paper": Preset(source="NeCo A.2: 70 % of the attention's mass; k_community 189, threshold 0.07, time 1.2"),
@@ -213,7 +214,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     def run(
         self, config: UnsupervisedSegmentationConfig, backbone: Backbone, data: Data, context: Context
     ) -> Measurement:
-        """Pass over the features for moments, rows, attention, threshold, rows again, graph and tables, bootstrap."""
+        """Pass over the features for moments, rows, attention, threshold, rows again, graph and tables, scores."""
         check_attention(backbone)
         train, val = parts_of(config, data)
         images = images_of(config, (train, val), context)
@@ -232,7 +233,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             shown = figures.segmentations(second.examples, val.info.classes, val.info.palette)
         tuned = _labels_used(config, threshold, len(train.indices))
         return Measurement(
-            metrics=(*_metrics(config, val.info, tables, scored, second.replicates), second.foreground),
+            metrics=(*_metrics(config, val.info, tables, scored, second.left_out), second.foreground),
             facts={
                 "images": {"train": len(train.indices), "val": len(val.indices), "train_split": config.train_split},
                 "kmeans": [fit.facts() for fit in (base, *fits)],
@@ -290,12 +291,12 @@ def _metrics(
     info: DatasetInfo,
     tables: Sequence[Tensor],
     scored: Sequence[Scored],
-    replicates: Tensor,
+    left_out: Tensor,
 ) -> Iterator[Metric]:
     for name in dict.fromkeys(s.metric for s in scored):
         found = {
-            s.seed: scoring.miou(counts(tables[s.fit], s.mapping), Counts(*again.unbind(1)), config.absent)
-            for s, again in zip(scored, replicates.unbind(1), strict=True)
+            s.seed: scoring.miou(counts(tables[s.fit], s.mapping), Counts(*rest.unbind(1)), config.absent)
+            for s, rest in zip(scored, left_out.unbind(1), strict=True)
             if s.metric == name
         }
         yield scoring.metric(name, found, "clusters and matching", main=name in MAIN, info=info)

@@ -46,7 +46,7 @@ def errors_of_images(v: Golden) -> Iterator[Finding]:
     yield v.exact("n_valid", valid.sum((1, 2)))
     per_image = [depth_errors(*image) for image in zip(v["pred"], target, valid, strict=True)]
     yield v.close("per_image", torch.stack(per_image)[:, order], 1e-5)
-    stream = ImageMean((len(ERRORS),), n_replicates=1)
+    stream = ImageMean((len(ERRORS),), n_groups=1)
     for image, values in enumerate(per_image):
         stream.update(image, values)
     yield v.close("mean", stream.mean()[order], 1e-5)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densebench.ops import correspondence as ops
+from densebench.ops.jackknife import group_of
 
 
 def noise(*shape, seed=0):
@@ -99,17 +100,33 @@ def test_per_point_pools_and_per_image_averages():
     assert found.counted().tolist() == [[4, 2], [2, 1], [0, 0]]
 
 
-def test_replicates_repeat_images_not_pairs():
-    found = ops.PCK(1, 1, n_replicates=200, seed=3)
-    hits = {(0, 1): [1, 1, 0], (1, 2): [0, 1], (2, 0): [0]}
-    for (source, target), row in hits.items():
-        found.update(0, source, target, torch.tensor([row]).bool())
-    draws = [np.random.default_rng((3, i)).poisson(1.0, 200) for i in range(3)]
-    weights = {pair: draws[pair[0]] * draws[pair[1]] for pair in hits}
-    with np.errstate(invalid="ignore"):
-        pooled = sum(w * sum(hits[p]) for p, w in weights.items()) / sum(w * len(hits[p]) for p, w in weights.items())
-    np.testing.assert_allclose(found.replicates()[:, 0, 0].numpy(), pooled)
-    assert np.isnan(pooled).any()  # all three images drawn zero times, or a single one
+def left_out(pairs, n_categories):
+    """PCK per point and per image by (category, source, target): hits, without each of the images 0, 1, 2 in turn."""
+    assert len({group_of(i) for i in range(3)}) == 3
+    found = ops.PCK(n_categories, 1)
+    for (category, source, target), row in pairs.items():
+        found.update(category, source, target, torch.tensor([row]).bool())
+    rows = dict(zip(sorted(range(3), key=group_of), found.left_out()[..., 0].tolist(), strict=True))
+    return [rows[i] for i in range(3)]
+
+
+def test_where_images_are_left_out_their_pairs_go_as_source_and_as_target():
+    found = left_out({(0, 0, 1): [1, 1, 0], (0, 1, 2): [0, 1], (0, 2, 0): [0]}, 1)
+    np.testing.assert_allclose(found, [[1 / 2, 1 / 2], [0, 0], [2 / 3, 2 / 3]])
+
+
+def test_categories_weigh_as_in_all_pairs_and_one_without_pairs_is_left_out():
+    found = left_out({(0, 0, 1): [1, 1, 0], (0, 1, 2): [0, 1], (1, 2, 0): [0], (1, 2, 1): [1, 1, 1]}, 2)
+    one, two = np.array([5, 2]), np.array([4, 2])  # key points and pairs of each category
+    without_0 = (np.array([1 / 2, 1 / 2]) * one + np.array([1, 1]) * two) / (one + two)
+    without_2 = np.array([2 / 3, 2 / 3])
+    np.testing.assert_allclose(found, [without_0, [0, 0], without_2])
+
+
+def test_nothing_is_left_of_a_single_pair():
+    pck = ops.PCK(1, 1)
+    pck.update(0, 0, 1, torch.tensor([[1, 0]]).bool())
+    assert pck.left_out().isnan().all()
 
 
 def test_the_order_of_pairs_does_not_matter():
@@ -118,7 +135,7 @@ def test_the_order_of_pairs_does_not_matter():
     for pck, order in ((first, pairs), (second, pairs[::-1])):
         for source, target, hits in order:
             pck.update(0, source, target, hits)
-    torch.testing.assert_close(first.replicates(), second.replicates(), equal_nan=True)
+    torch.testing.assert_close(first.left_out(), second.left_out(), equal_nan=True)
 
 
 def test_a_pair_without_key_points_is_refused():

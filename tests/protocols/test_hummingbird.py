@@ -16,7 +16,7 @@ from densebench.datasets.voc import VOC
 from densebench.errors import UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.ops import confusion, sampling
+from densebench.ops import jackknife, sampling
 from densebench.progress import Progress
 from densebench.protocols import memory
 from densebench.protocols.hummingbird import Hummingbird, _subsets
@@ -236,7 +236,7 @@ def bytes_of_tensors():
 def test_nothing_is_kept_of_validation_images(name, data, monkeypatch):
     """Bytes in tensors, and in arrays that share their memory, are the same after 3 images and after 30."""
     seen = {}
-    update = confusion.PoissonBootstrap.update
+    update = jackknife.GroupSums.update
 
     def counted(self, image, table):
         update(self, image, table)
@@ -245,7 +245,7 @@ def test_nothing_is_kept_of_validation_images(name, data, monkeypatch):
             gc.collect()
             seen[f"bytes at {image}"] = bytes_of_tensors()
 
-    monkeypatch.setattr(confusion.PoissonBootstrap, "update", counted)
+    monkeypatch.setattr(jackknife.GroupSums, "update", counted)
     backbone = toys.ColorBackbone()
     context = context_of(backbone, batch_size=1)
     if name == "hummingbird":

@@ -82,7 +82,6 @@ def numbers(measured):
 
 @pytest.mark.parametrize("protocol", BOTH)
 def test_features_that_are_the_classes_score_exactly_100(protocol, plain):
-    # replicates can lack a class, which "zero" counts
     found, result, context = measure(protocol, toys.OneHotBackbone(), plain, mask_size=100, absent="skip")
     assert list(found) == ["miou", "miou_best", "miou_input", "miou_present", "miou_hungarian"]
     for metric in found.values():

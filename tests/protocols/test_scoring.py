@@ -23,7 +23,7 @@ def test_readings_by_hand():
     assert of(TABLE, absent="zero", present=True).value == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert of(TABLE, absent="skip").value == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert of(TABLE, absent="zero").per_class.tolist() == pytest.approx([6 / 9, 3 / 6, 0.0])
-    assert of(TABLE, absent="zero").replicates.shape == (4,)
+    assert of(TABLE, absent="zero").left_out.shape == (4,)
 
 
 def test_matching_turns_swapped_classes_around():
@@ -33,7 +33,7 @@ def test_matching_turns_swapped_classes_around():
     found = tally.readings("skip")
     assert found["miou"].value == 0.0
     assert found["miou_hungarian"].value == 1.0
-    assert found["miou_hungarian"].replicates.nanmean() == 1.0
+    assert found["miou_hungarian"].left_out.nanmean() == 1.0
     assert tally.miou("skip").value == 0.0
 
 
@@ -44,7 +44,7 @@ def test_a_metric_is_the_mean_of_its_seeds():
     assert metric.seeds == {"3": 100 * one.value, "8": 100 * two.value}
     assert metric.value == pytest.approx(50 * (one.value + two.value))
     assert metric.ci95 == pytest.approx((metric.value, metric.value))
-    assert metric.ci_method == "Poisson bootstrap over validation images, clusters held fixed"
+    assert metric.ci_method == "jackknife over 4 groups of validation images, clusters held fixed"
     assert metric.per_class == {"a": pytest.approx(66.6667), "b": 50.0, "c": 0.0}
     alone = scoring.metric("miou", {"": one}, "head")
     assert (alone.seeds, alone.per_class, alone.main) == ({}, {}, False)
