@@ -125,8 +125,11 @@ def _results(folder: Path) -> Iterator[tuple[str, str]]:
             yield "unreadable", str(record)
             continue
         main = ", ".join(f"{m.name} {m.value:.4g}" for m in record.metrics if m.main)
-        limit = f" (first {record.data.limit} images)" if record.data.limit else ""
-        yield f"{record.model.name}/{record.protocol.name}/{record.data.name}", f"{record.score_hash}  {main}{limit}"
+        seed = f", seed {record.seed}" if record.seed else ""
+        yield (
+            f"{record.model.name}/{record.protocol.name}/{record.data.label}",
+            f"{record.score_hash}  {record.protocol.label}{seed}: {main}",
+        )
 
 
 def page(kind: str, name: str) -> str:

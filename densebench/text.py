@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import sys
 import unicodedata
+from typing import TextIO
 
 ASCII = {
     "↑": "^", "↓": "v", "→": "->", "←": "<-", "±": "+-", "≈": "~", "–": "-", "—": "-", "−": "-", "·": "-", "…": "~",
@@ -32,6 +34,13 @@ def degrade(text: str, encoding: str | None) -> str:
     """
     known = _known(encoding)
     return "".join(letter if _carried(letter, known) else ASCII.get(letter, "?") for letter in text)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines as they may be shown: to stdout unless another stream is given, without what it cannot carry."""
+    stream = stream or sys.stdout
+    for line in text.split("\n"):
+        print(degrade(plain(line), stream.encoding), file=stream)
 
 
 def _plain(letter: str) -> str:

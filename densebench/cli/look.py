@@ -13,6 +13,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from densebench.cli.options import Debug, Device, Names, Quiet, split_names, split_pair
 from densebench.cli.train import print_cost
 from densebench.errors import UsageError
+from densebench.text import say
 
 
 @dataclass
@@ -22,14 +23,17 @@ class Leaderboard:
     results: Path = Path("results")
     format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
+    limited: Annotated[bool, arg(help="Show records of --limit runs too, in tables that say so.")] = False
     debug: Debug = False
 
     def __call__(self) -> int:
         """Write the files and print their paths."""
         from densebench.leaderboard import write_leaderboard
 
-        for path in write_leaderboard(self.results, formats=split_names(self.format), published=self.published):
-            print(path)
+        paths = write_leaderboard(
+            self.results, split_names(self.format), published=self.published, limited=self.limited
+        )
+        say("\n".join(map(str, paths)))
         return 0
 
 
@@ -55,16 +59,17 @@ class List:
             print(f"no {self.kind}{where} match {self.pattern!r}.", file=sys.stderr)
         width = max((len(name) for name, _ in rows), default=0)
         for name, summary in rows:
-            print(f"{name:<{width}}  {summary}".rstrip())
+            say(f"{name:<{width}}  {summary}".rstrip())
         return 0
 
 
 @dataclass
 class Show:
-    """Show everything known of one model, protocol, dataset or method."""
+    """Show everything known of one model, protocol, dataset, method or record."""
 
-    kind: Positional[Literal["model", "protocol", "dataset", "method"]]
-    name: Positional[str]
+    kind: Positional[Literal["model", "protocol", "dataset", "method", "record"]]
+    name: Annotated[Positional[str], arg(help="Of a record: its hash, the beginning of one, or its path.")]
+    results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
     data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
@@ -86,9 +91,14 @@ class Show:
             return print_cost(
                 self.name, self.base, self.data, overrides, self.device, self.data_root, steps=max(1, self.steps)
             )
+        if self.kind == "record":
+            from densebench.leaderboard.record import find_records, record_page
+
+            say("\n\n".join(record_page(*found) for found in find_records(self.results, self.name)))
+            return 0
         from densebench import listing
 
-        print(listing.page(self.kind, self.name))
+        say(listing.page(self.kind, self.name))
         return 0
 
 

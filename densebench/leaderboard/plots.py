@@ -216,7 +216,7 @@ def _bar_panel(axes: Axes, column: Sequence[Row | None], looks: Mapping[str, Sty
             end = max(end, row.ci95_high)
         if row.members:
             values = [member.value for member in row.members]
-            axes.plot(values, [at] * len(values), "o", markersize=3, color="white", markeredgecolor=INK, zorder=5)
+            axes.plot(values, [at + 0.22] * len(values), "o", markersize=3, color="white", mec=INK, zorder=5)
             end = max(end, *values)
         text = number(row.value, row.unit)
         axes.annotate(text, (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8, color=INK, zorder=4)

@@ -1,0 +1,117 @@
+"""One record as a page of text: scores with intervals, per class, what departs from the preset, notes, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from densebench.errors import UsageError
+from densebench.leaderboard.markdown import number
+from densebench.results import Metric, Record, ResultStore, settings_text
+
+LONGEST = 160
+"""Characters of a fact or an environment's value before its end is left out: curves and lists are in the record."""
+
+
+def find_records(results: str | Path, name: str) -> list[tuple[Path, Record]]:
+    """Return the records of a score hash, of the beginning of one, or at a path, with their paths.
+
+    Several are of one hash: a score under several names of its model, or presets. Raises UsageError for a name that is
+    of none, or of several hashes, and StorageError for a file that cannot be read.
+    """
+    store = ResultStore(results)
+    if Path(name).is_file():
+        return [(Path(name), store.read(Path(name)))]
+    paths = sorted((store.root / "records").glob("*/*/*.json"))
+    hashes = {path: path.stem.rpartition("--")[2] for path in paths}
+    found = [path for path in paths if name and hashes[path].startswith(name)]
+    if not found:
+        raise UsageError(f"no record in {results} has a hash that begins with {name!r}: `densebench list results`.")
+    if len({hashes[path] for path in found}) > 1:
+        some = ", ".join(dict.fromkeys(hashes[path] for path in found))
+        raise UsageError(f"{name!r} is the beginning of several hashes: {some}.")
+    return [(path, store.read(path)) for path in found]
+
+
+def record_page(path: Path, record: Record) -> str:
+    """Return everything worth reading of a record as text."""
+    protocol, data = record.protocol, record.data
+    sections: list[tuple[str, Iterable[str]]] = [
+        (
+            "",
+            [
+                record.title,
+                f"record {record.score_hash}, seed {record.seed}, {record.created}: {path}",
+                f"{protocol.name} version {protocol.version}; {protocol.source}",
+            ],
+        ),
+        ("Scores, 95 % intervals over images", _scores(record.metrics)),
+        ("Per class", _classes(record.metrics)),
+        ("Departs from the preset", [settings_text({k: v}) for k, v in protocol.settings.items()]),
+        ("Settings", [settings_text({k: v}) for k, v in protocol.config.items()]),
+        ("Features", _pairs(record.features)),
+        (
+            "Data",
+            [
+                data.label,
+                *(
+                    f"{split.split}: {split.n_images} images, digest {split.digest[:16]}"
+                    for split in (data.train, data.val)
+                    if split
+                ),
+                *([f"left out as corrupt: {', '.join(data.skipped)}"] if data.skipped else []),
+            ],
+        ),
+        ("Model", _pairs(record.model.model_dump())),
+        ("Notes", record.notes),
+        ("Facts", _pairs(record.facts)),
+        ("Files", [str(path.parent / name) for name in record.artifacts]),
+        ("Environment", _pairs(record.environment)),
+        ("Cost", _pairs(record.cost.model_dump())),
+    ]
+    lines: list[str] = []
+    for heading, content in sections:
+        listed = list(content)
+        if listed and heading:
+            lines += ["", f"{heading}:", *(f"  {line}" for line in listed)]
+        elif listed:
+            lines += listed
+    return "\n".join(lines)
+
+
+def _scores(metrics: Iterable[Metric]) -> Iterator[str]:
+    listed = list(metrics)
+    wide = max((len(metric.name) for metric in listed), default=0)
+    for metric in sorted(listed, key=lambda metric: not metric.main):
+        text = f"{metric.name:<{wide}}  {number(metric.value, metric.unit)}"
+        text += "" if metric.unit == "1" else f" {metric.unit}"
+        if metric.ci95:
+            text += " [" + ", ".join(number(end, metric.unit) for end in metric.ci95) + "]"
+        if len(metric.seeds) > 1:
+            values = (f"{seed}: {number(value, metric.unit)}" for seed, value in metric.seeds.items())
+            text += f"; seeds {', '.join(values)}"
+        yield text + (f"; {metric.ci_method}" if metric.ci_method else "")
+
+
+def _classes(metrics: Iterable[Metric]) -> Iterator[str]:
+    """Yield a line per class, a column per metric that has them."""
+    having = [metric for metric in metrics if metric.per_class]
+    if not having:
+        return
+    names = list(dict.fromkeys(name for metric in having for name in metric.per_class))
+    wide = max(map(len, names))
+    columns = [max(len(metric.name), 6) for metric in having]
+    yield " " * wide + "".join(f"  {metric.name:>{width}}" for metric, width in zip(having, columns, strict=True))
+    for name in names:
+        cells = [metric.per_class.get(name) for metric in having]
+        texts = ["-" if cell is None else number(cell, metric.unit) for cell, metric in zip(cells, having, strict=True)]
+        yield f"{name:<{wide}}" + "".join(f"  {text:>{width}}" for text, width in zip(texts, columns, strict=True))
+
+
+def _pairs(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        if text not in ("", "null"):
+            yield f"{name}: {text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}"
