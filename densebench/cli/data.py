@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -108,8 +109,28 @@ class DataExport:
 
 
 @dataclass
+class DataInit:
+    """Look at a folder of images and masks of your own, and write the file that describes it: FOLDER/NAME.toml."""
+
+    folder: Positional[Path]
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def __call__(self) -> int:
+        """Print the file, what was found, and what to do next."""
+        from densebench.datasets.describe import describe
+        from densebench.progress import Progress
+
+        path, found = describe(self.folder.expanduser(), Progress(self.quiet))
+        print(path)
+        print("\n".join(found))
+        print(f"Read it, name the classes, then run `densebench data check {shlex.quote(str(path))}`.")
+        return 0
+
+
+@dataclass
 class Data:
-    """Check datasets, get them, export them, draw them."""
+    """Check datasets, get them, export them, draw them, describe your own."""
 
     verb: (
         Annotated[DataCheck, subcommand("check")]
@@ -117,6 +138,7 @@ class Data:
         | Annotated[DataFetch, subcommand("fetch")]
         | Annotated[DataExport, subcommand("export")]
         | Annotated[DataSheet, subcommand("sheet")]
+        | Annotated[DataInit, subcommand("init")]
     )
 
     @property
