@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from densebench.datasets import DATASETS
 from densebench.datasets.dataset import VOID, decoding, read_labels
 from densebench.datasets.folder import SUFFIXES
 from densebench.datasets.id_lists import ids_of, read_lines
@@ -32,6 +33,8 @@ WORDS = rf"images?|imgs?|rgb|photos?|leftImg8bit|{MASK_WORDS}"
 AFFIXES = re.compile(rf"((?:{WORDS})[-_. ])?(.+?)((?:[-_. ](?:{WORDS}))*)", re.IGNORECASE)
 """What a name may have before and after the id."""
 NAME_FILES = ("classes.txt", "labels.txt", "names.txt", "class_names.txt")
+NO_CLASS = ("void", "ignore", "ignored", "unlabelled", "unlabeled", "unknown", "unclassified")
+"""Names of what is no class."""
 MOST_FILES = 200_000
 PROBED, MOST_NUMBERS = 6, 64
 """Pictures of a group that are looked at, and the numbers that a mask among them has at most."""
@@ -80,6 +83,7 @@ def describe(folder: Path, progress: Progress) -> tuple[Path, list[str]]:
         what = "is a file" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}; expected a folder of images and masks.")
     name = re.sub(r"[^\w-]+", "_", folder.resolve().name).strip("_") or "mine"
+    name += "_own" * (name in DATASETS)
     path = folder / f"{name}.toml"
     if os.path.lexists(path):
         raise UsageError(f"{path} exists and stays as it is; move it away, or mend it by hand.")
@@ -103,7 +107,7 @@ def _paired(folder: Path) -> Found:
     for image, mask in itertools.product(groups.keys() - masks, masks):
         both = len(groups[image] & groups[mask])
         if both:
-            near = len({*image.folder.split("/")} & {*mask.folder.split("/")})  # ids may repeat from split to split
+            near = _likeness(image.folder, mask.folder)  # ids may repeat from split to split
             best[image] = max(best.get(image, (0, 0, mask)), (both, near, mask))
     if not best:
         raise UsageError(_why_none(folder, groups, masks))
@@ -160,9 +164,17 @@ def _are_masks(folder: Path, group: Group, ids: set[str]) -> bool:
     return True
 
 
+def _likeness(folder: str, other: str) -> int:
+    """Return how many parts of a path are, or begin, parts of another."""
+    return sum(any(there.startswith(part) for there in other.split("/")) for part in folder.split("/") if part)
+
+
 def _with_split(pattern: str, split: str) -> str:
-    """Return a pattern whose folder `split` stands for any split."""
-    return "/".join("{split}" if part == split else part for part in pattern.split("/"))
+    """Return a pattern in which a folder `split`, or one that begins so, is that of any split."""
+    parts = pattern.split("/")
+    if split in parts:
+        return "/".join("{split}" if part == split else part for part in parts)
+    return "/".join(f"{{split}}{part.removeprefix(split)}" if part.startswith(split) else part for part in parts)
 
 
 def _two(splits: Iterable[str]) -> list[str]:
@@ -214,10 +226,13 @@ def _toml(name: str, folder: Path, found: Found) -> str:
     """Return the description, with what was seen in comments."""
     void = _void(sorted(found.pixels))
     numbers = [number for number in found.pixels if number not in void]
+    if not numbers:
+        raise UsageError(f"the masks {found.masks} hold {', '.join(map(str, sorted(found.pixels)))} alone, no class.")
     total, highest = sum(found.pixels.values()), max(numbers)
     sparse = 2 * len(numbers) < highest + 1  # as in masks drawn in greys: 0, 50, 100
     unused = [n for n in range(highest + 1) if n not in found.pixels] if sparse else []
     names, source = _names(folder, highest + 1)
+    unused += [number for number, label in enumerate(names) if label.lower() in NO_CLASS]
     lines = [
         f"# Written by `densebench data init` after a look at {found.counted} masks. Change what is not as meant;",
         f"# `densebench data check {folder / name}.toml` reads everything, `densebench data sheet` draws it.",
@@ -247,10 +262,11 @@ def _toml(name: str, folder: Path, found: Found) -> str:
         f"# Numbers that belong to no class; 255 never does{why}.",
         f"ignore = [{', '.join(map(str, ignored))}]",
     ]
-    colours = [colour_of(found.palette, number) for number in range(highest + 1)]
-    if found.palette and None not in colours and len(set(colours)) == len(colours):
+    has_colours = len(found.palette) >= 3 * (highest + 1)
+    colours = [colour_of(found.palette, number) for number in range(highest + 1)] if has_colours else []
+    if colours and len(set(colours)) == len(colours):
         lines += ["", "# Red, green and blue of each class, as the masks have them.", "palette = ["]
-        lines += [f"    {list(one or ())}," for one in colours] + ["]"]
+        lines += [f"    {list(one)}," for one in colours] + ["]"]
     largest = max(numbers, key=lambda number: found.pixels[number])
     lines += ["", "# Classes that are no things, if any: unsupervised segmentation needs to know."]
     lines += [f"# background = [{_text(names[largest])}]", ""]

@@ -59,6 +59,17 @@ def test_folders_per_split(tmp_path):
     assert "255 never does, here 255 in" in text
 
 
+def test_published_names_and_folders_are_known(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / "camvid", f"{split}/*.png", f"{split}annot/*.png", ["0", "1", "2"], (0, 1, 11))
+    names = [f"thing {i}" for i in range(11)]
+    (tmp_path / "camvid" / "classes.txt").write_text("\n".join([*names, "unlabelled"]))
+    path, found = described(tmp_path / "camvid")
+    assert (found.info.name, found.info.train, found.info.val) == ("camvid_own", "train", "val")
+    assert found.info.classes == ("thing 0", "thing 1")  # few of the numbers occur
+    assert 'masks = "{split}annot/*.png"' in path.read_text()
+
+
 def test_one_folder_gets_lists(tmp_path):
     write(
         tmp_path / "my cells",
