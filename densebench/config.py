@@ -109,6 +109,14 @@ def split_settings(settings: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def split_pair(setting: str) -> tuple[str, str]:
+    """Return (field, value) of FIELD=VALUE; raises UsageError for anything else."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes FIELD=VALUE; got {setting!r}.")
+    return key, value
+
+
 def user_settings() -> dict[str, Any]:
     """Return the user's settings file, {} where there is none; a broken one raises UsageError."""
     return read_toml(config_file()) if config_file().exists() else {}

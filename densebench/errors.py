@@ -40,6 +40,14 @@ class ModelError(DensebenchError):
     """A backbone cannot be built, its weights do not fit, or it was asked for what it does not have."""
 
 
+class MissingWeightsError(ModelError):
+    """The weights of a model of the catalogue are not on this machine, and cannot be fetched; `entry` is its name."""
+
+    def __init__(self, message: str, entry: str) -> None:
+        super().__init__(message)
+        self.entry = entry
+
+
 class FeatureError(DensebenchError):
     """A backbone returned features that no protocol can use (wrong shape, NaN, infinite)."""
 

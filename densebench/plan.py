@@ -79,11 +79,6 @@ def check_fits(cell: Cell) -> None:
         )
 
 
-def pass_flops(backbone: BackboneInfo, tokens: int) -> float:
-    """Return the operations of one image of so many tokens, rough: projections and MLP, then attention."""
-    return tokens * backbone.depth * (24 * backbone.width**2 + 4 * tokens * backbone.width)
-
-
 def count_flops(cell: Cell, backbone: BackboneInfo, done: set[Any]) -> None:
     """Fill in what a cell takes; feature passes that are kept and `done` by earlier cells are not counted again."""
     assert cell.estimate is not None
@@ -95,7 +90,7 @@ def count_flops(cell: Cell, backbone: BackboneInfo, done: set[Any]) -> None:
             if once in done:
                 continue
             done.add(once)
-        cell.flops += n_images * pass_flops(backbone, height * width + backbone.prefix)
+        cell.flops += n_images * backbone.token_flops(height * width + backbone.prefix)
 
 
 def estimate_seconds(cells: Sequence[Cell], device: str) -> None:

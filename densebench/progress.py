@@ -136,7 +136,10 @@ def duration(seconds: float) -> str:
     hours = seconds / 3600
     if hours < 2:
         return f"{seconds / 60:.0f} min"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"
+    if hours < 72:
+        return f"{hours:.1f} h"
+    days = hours / 24
+    return f"{days:.0f} days" if days < 730 else f"{days / 365:.0f} years"
 
 
 def _steps(item: object, size: str | None) -> int:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from densebench.cli.options import Debug, Device, Names, Quiet, split_names, split_pair
+from densebench.cli.options import Debug, Device, Names, Quiet, split_names
 from densebench.cli.train import print_cost
+from densebench.config import split_pair
 from densebench.errors import UsageError
 from densebench.text import say
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from densebench.cli.options import Debug, Device, Names, Quiet, split_names
-from densebench.errors import StorageError, UsageError
+from densebench.errors import MissingWeightsError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from densebench.plan import Cell
@@ -138,7 +138,7 @@ class Run:
         progress = Progress(self.results.quiet)
         finished = partial(_keep_rows, self.results.out, progress)
         outcome = run(request, progress, dry_run=self.results.dry_run, agree=agree, finished=finished)
-        _report(outcome, as_json=self.results.json, out=self.results.out)
+        _report(outcome, self.results.json, self.results.out, self.images.data_root)
         if self.debug:
             for _, error in outcome.failed:
                 print(error.trace, file=sys.stderr)
@@ -211,7 +211,7 @@ def _keep_rows(out: Path, progress: Progress, record: Record) -> None:
         progress.say(str(error))
 
 
-def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
+def _report(outcome: Outcome, as_json: bool, out: Path, root: Path | None) -> None:
     """Print results to stdout, and what happened otherwise to stderr."""
     if as_json:
         print(json.dumps([json.loads(r.model_dump_json()) for r in outcome.records], indent=1))
@@ -223,8 +223,10 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
         console_table(outcome.records, Console())
     lines = [f"not run: {line}" for line in outcome.skipped]
     failed: dict[str, list[str]] = {}
+    missing = [error.entry for _, error in outcome.failed if isinstance(error, MissingWeightsError)]
     for cell, error in outcome.failed:
-        failed.setdefault(str(error), []).append(cell)
+        if not isinstance(error, MissingWeightsError):
+            failed.setdefault(str(error), []).append(cell)
     lines += [f"failed: {', '.join(cells)}: {error}" for error, cells in failed.items()]
     if outcome.planned:
         from densebench.plan import plan_lines
@@ -236,5 +238,9 @@ def _report(outcome: Outcome, as_json: bool, out: Path) -> None:
         )
     elif outcome.kept:
         lines.append(f"{len(outcome.kept)} results were in {out} already; {len(outcome.done)} are new.")
+    if missing:
+        from densebench.ways import ways_on
+
+        lines += [line for name in missing for line in ways_on(name, root)]
     for line in lines:
         print(line, file=sys.stderr)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from densebench.cli.options import Debug, Device, Quiet, split_pair
+from densebench.cli.options import Debug, Device, Quiet
+from densebench.config import split_pair
 
 Images = Annotated[
     str,

@@ -22,6 +22,7 @@ from densebench.methods.crops import Crops, Views, make_views
 from densebench.methods.data import batches
 from densebench.methods.method import Method, TrainConfig
 from densebench.methods.trainer import Trainer, parts
+from densebench.model_zoo.backbone import BackboneInfo
 
 GIB = 2**30
 
@@ -131,6 +132,15 @@ def measure(trainer: Trainer, steps: int = 3) -> Cost:
         loading=loading,
         outside=max(0.0, 1 - inner / whole),
     )
+
+
+def rough_flops(config: TrainConfig, backbone: BackboneInfo) -> float:
+    """Return the operations of one image from the sizes of its crops alone: nothing is built, heads are left out.
+
+    Three passes of the student over every crop (the way back is two), one of the teacher over the global ones.
+    """
+    wide = config.global_crops * backbone.pass_flops(config.global_size)
+    return 4 * wide + 3 * config.local_crops * backbone.pass_flops(config.local_size)
 
 
 def count(method: Method, views: Views, backward: bool = True) -> tuple[int, int]:

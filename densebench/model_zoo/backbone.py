@@ -57,6 +57,14 @@ class BackboneInfo:
     citation: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def pass_flops(self, side: int) -> float:
+        """Return the operations of one image of `side` by `side` pixels, rough: a product and its sum are two."""
+        return self.token_flops((side // self.patch) ** 2 + self.prefix)
+
+    def token_flops(self, tokens: int) -> float:
+        """Return the operations of so many tokens: projections and MLP, then attention."""
+        return tokens * self.depth * (24 * self.width**2 + 4 * tokens * self.width)
+
 
 @dataclass(frozen=True)
 class DenseFeatures:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from densebench.errors import ModelError, UsageError
+from densebench.errors import MissingWeightsError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.capi import Capi, CapiBackbone, random_capi
@@ -65,17 +65,20 @@ def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[
 
 def published_file(entry: Entry) -> Path:
     """Return the local file of an entry, fetched if need be."""
+    found = local_file(entry.name) if entry.make or (entry.file and not entry.file.url) else None
+    if found is not None:
+        return found
     if entry.make:
-        raise ModelError(f"nobody published the weights of {entry.name}; make them with `{entry.make}`.")
+        raise MissingWeightsError(
+            f"nobody published the weights of {entry.name}; make them with `{entry.make}`.", entry.name
+        )
     assert entry.file is not None
     if not entry.file.url:
-        found = local_file(entry.name)
-        if found is None:
-            raise ModelError(
-                f"{entry.name} can only be fetched by hand, from {entry.file.page}. Give the file with --weights FILE, "
-                f"or put it into the folder DENSEBENCH_WEIGHTS as {entry.name}.pth."
-            )
-        return found
+        raise MissingWeightsError(
+            f"{entry.name} can only be fetched by hand, from {entry.file.page}. Give the file with --weights FILE, "
+            f"or put it into the folder DENSEBENCH_WEIGHTS as {entry.name}.pth.",
+            entry.name,
+        )
     return fetch(entry.name, entry.file.url, entry.file.sha256)
 
 
