@@ -80,7 +80,7 @@ class Progress:
             while not over.wait(self.every):
                 self.say(self._state(f"{name} ({number} of {of})", time.perf_counter() - start, seconds, later))
 
-        thread = threading.Thread(target=beat, daemon=True)
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield

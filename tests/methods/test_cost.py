@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 from densebench.cli import main
+from densebench.config import apply_overrides
 from densebench.datasets import DATASETS
-from densebench.methods.cost import Cost, count
+from densebench.methods.cost import Cost, count, rough_flops
 from densebench.methods.curves import curves
 from densebench.methods.launch import cost
 from densebench.methods.paka import PakaConfig
+from densebench.model_zoo import load_model
 
 from . import toy
 from .test_aligned import SMALL, paka, views
@@ -55,6 +57,14 @@ def test_arithmetic_is_counted_forward_and_backward() -> None:
 
     _, flops = count(Matrices(), None)  # type: ignore[arg-type]
     assert flops == 3 * (2 * 3 * 5 * 7)  # the product, and one for each factor's gradient
+
+
+def test_the_rough_count_is_near_the_exact_one() -> None:
+    """It leaves out heads, the patch embedding and what a loss takes."""
+    info = load_model("pico?random").info
+    sides = {"global_size": 96, "local_size": 48, "local_crops": 2}
+    rough = rough_flops(apply_overrides(PakaConfig(), {**SMALL, **sides}), info)
+    assert 0.5 < rough / estimate(**sides).flops < 1.1
 
 
 def test_memory_grows_with_crops_and_shrinks_with_recomputation() -> None:

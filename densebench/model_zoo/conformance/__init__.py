@@ -120,7 +120,10 @@ def _outcome(run: Callable[[Probe], str], probe: Probe) -> tuple[Outcome, str, s
         return "note", note.found, note.mend
     except Failed as mistake:
         return "failed", mistake.found, mistake.mend
-    except Exception as error:  # an adapter may raise anything; that is a finding, and the other checks go on
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # an adapter may raise anything; that is a finding, and the other checks go on
         return "failed", said(error, probe.backbone), ""
 
 

@@ -104,7 +104,7 @@ def differ(a: Tensor, b: Tensor, tolerance: float = SAME) -> bool:
     return not difference(a, b) <= tolerance
 
 
-def said(error: Exception, backbone: Backbone) -> str:
+def said(error: BaseException, backbone: Backbone) -> str:
     """Return what stopped an adapter, and in which line of its own file; our own errors speak for themselves."""
     if isinstance(error, DensebenchError):
         return str(error)
