@@ -18,6 +18,7 @@ from densebench.config import read_toml
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import read_image, read_mat
 from densebench.datasets.id_lists import read_ids
+from densebench.datasets.nyu_mat import hdf5
 from densebench.errors import CorruptFileError, DatasetError, UsageError
 
 
@@ -53,6 +54,8 @@ def test_only_regular_files_are_read(odd):
                 read_image(path)
             with pytest.raises(CorruptFileError, match=f"MATLAB file .it is {kind}"):
                 read_mat(path, 0)
+            with pytest.raises(DatasetError, match=f"it is {kind}|needs h5py"), hdf5(path):
+                pass
 
 
 @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="Linux")

@@ -42,7 +42,7 @@ the first."""
 MOST_IMAGE_BYTES = 1 << 28
 """Of an image file, which is as much as all its pixels take, uncompressed."""
 MOST_PIXELS = 80_000_000
-"""Of an image that is decoded: 0.6 GB while it is. No camera that datasets were taken with has as many."""
+"""Of an image that is decoded, which takes 0.6 GB in each process then; larger ones are to be cut or scaled down."""
 
 Root = str | Path | None
 """The data root; None where none is given, or nothing is read from it."""

@@ -156,7 +156,7 @@ def look(data: DenseDataset, needs: Collection[str], limited: bool, progress: Pr
         return json.dumps(found.findings(limited))
 
     name = f"{data.digest()}-{'-'.join(sorted(needs))}{'-limited' if limited else ''}"
-    problems, notes = json.loads(remembered(f"looks/{name}.json", find))
+    problems, notes = json.loads(remembered(f"looks/1-{name}.json", find))
     if problems:
         said = " Also: ".join(problems)
         raise DatasetError(f"{info.name} {data.split}: {said} Run `densebench data check {data.cli_name}`.")

@@ -124,6 +124,7 @@ def test_its_code_and_its_files_are_in_the_digest(own: Callable[..., str], tmp_p
         ('{"train": 2, "val": 2}', '["train"]', "info.splits: input should be a valid dictionary"),
         ('{"train": 2, "val": 2}', '{"val": 2}', "train='train', val='val': expected splits, val"),
         ("splits=", "background=(2,), splits=", r"background=\(2,\): expected numbers of classes"),
+        ("splits=", "ignored=(-1, 255), splits=", r"ignored=\(-1, 255\): expected labels of a mask, 0 to 255"),
     ],
 )
 def test_a_class_that_cannot_be_a_dataset_is_refused_when_it_is_named(
