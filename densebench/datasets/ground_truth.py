@@ -23,6 +23,8 @@ from densebench.progress import Progress
 
 FEW = 3
 """Images that are too few to tell a scale of depth by how far they reach."""
+RULES = 1
+"""Raised where a look says something else of the same files, so that what was remembered is looked at again."""
 PALETTES = 16
 """Label files with colours that a run looks at."""
 
@@ -156,7 +158,7 @@ def look(data: DenseDataset, needs: Collection[str], limited: bool, progress: Pr
         return json.dumps(found.findings(limited))
 
     name = f"{data.digest()}-{'-'.join(sorted(needs))}{'-limited' if limited else ''}"
-    problems, notes = json.loads(remembered(f"looks/1-{name}.json", find))
+    problems, notes = json.loads(remembered(f"looks/{RULES}-{name}.json", find))
     if problems:
         said = " Also: ".join(problems)
         raise DatasetError(f"{info.name} {data.split}: {said} Run `densebench data check {data.cli_name}`.")
