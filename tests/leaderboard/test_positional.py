@@ -211,6 +211,29 @@ def test_pictures_of_another_form_cost_the_pictures_only(record, store, content,
     assert len(best_rows(found)) == 4
 
 
+@pytest.mark.parametrize("at", range(0, 100, 9))
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_file_of_pictures_never_costs_the_leaderboard(record, store, at, damage):
+    whole = packed()
+    place = len(whole) * at // 100
+    content = whole[:place] if damage == "cut" else whole[:place] + bytes(b ^ 0x55 for b in whole[place : place + 40])
+    save(store, sweep_record(record, "a"), content + whole[place + 40 :] * (damage == "flip"))
+    told = []
+    found = find_sweeps(store.root, store.records(), told.append)[SCENES]
+    assert [sweep.model for sweep in found] == ["a", "b"]
+    assert told or found[0].arrays
+
+
+def test_pictures_of_other_shapes_cost_the_grid_only(record, store):
+    told = []
+    save(store, sweep_record(record, "a"), packed(palette=np.zeros(3), truth=np.zeros((2, 3, 3, 3, 3))))
+    names = {path.name for path in write_leaderboard(store.root, report=told.append)}
+    assert {"leaderboard.csv", "leaderboard.md", "positional_study.csv"} <= names
+    assert "voc--positional_effect--sweep--models.png" in names
+    assert len(told) == 1
+    assert "scenes: no grid of models; best.npz of one of them is damaged" in told[0]
+
+
 @pytest.mark.parametrize("gone", ["best", "locality", "ablation"])
 def test_sweeps_of_another_form_are_left_off(record, store, gone):
     told = []
