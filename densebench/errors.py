@@ -62,3 +62,7 @@ class PluginError(DensebenchError):
 
 class UnexpectedError(DensebenchError):
     """What nobody foresaw, with the place it was raised at."""
+
+
+class LoaderError(DensebenchError):
+    """A process that reads images was killed, crashed, ended by itself or hangs."""

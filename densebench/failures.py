@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import densebench
+from densebench.datasets.loading import explain
 from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.user import adapter_error
@@ -39,6 +40,8 @@ def _in_words(error: BaseException, model: str, backbone: Backbone | None, hint:
         return ModelError(
             f"the GPU has too little memory. Try a smaller --batch-size or --precision bfloat16. {hint}".rstrip()
         )
+    if (lost := explain(error)) is not None:
+        return lost
     if isinstance(error, MemoryError):
         return StorageError(f"main memory is too small. Try a smaller --batch-size. {hint}".rstrip())
     known: DensebenchError | None = adapter_error(model, backbone, error) if backbone is not None else None

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
+from densebench import process
 from densebench.cli.data import Data
 from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
 from densebench.cli.run import Run
@@ -54,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(verb: Any) -> int:
     """Run a verb; a user's error becomes one line and its exit code."""
     try:
-        return verb()
+        code = verb()
+        lost = process.output_lost()
+        if lost is None:
+            return code
+        print(f"error: what was to be printed is lost ({lost.strerror}).", file=sys.stderr)
+        return code if isinstance(verb, Run) and not verb.results.json else max(code, 1)
     except DensebenchError as error:
         if verb.debug:
             raise
@@ -70,5 +76,4 @@ def _guarded(verb: Any) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print("stopped. Finished results are kept; the same command goes on from here.", file=sys.stderr)
-        return 130
+        return process.say_stopped()

@@ -1,5 +1,5 @@
 """`python -m densebench.cli`, for launchers that start modules."""
 
-from densebench.cli import main
+from densebench.__main__ import main
 
 main()

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.loading import load
 from densebench.errors import DensebenchError
+
+
+class Views(Protocol):
+    """What is loaded: items of the images of a dataset."""
+
+    @property
+    def data(self) -> DenseDataset:
+        """Whose images they are."""
+        ...
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return (index, image, ground truth), or the error met on the way."""
+        ...
+
 
 Key = tuple[int, int]
 """(epoch, image index)."""
@@ -35,7 +50,7 @@ def batches(n_images: int, batch: int, seed: int, steps: range) -> Iterator[list
 
 
 def load_views(
-    views: Dataset[Any],
+    views: Views,
     keys: Iterable[Sequence[Any]],
     workers: int = 0,
     *,
@@ -48,13 +63,7 @@ def load_views(
     met on the way, so that workers end quietly: it is raised here.
     """
     collate = _stacked if stack else _listed
-    for item in DataLoader(
-        views,
-        batch_sampler=keys,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-    ):
+    for item in load(views, keys, workers, collate, ids=views.data.ids, pin_memory=pin_memory):
         if isinstance(item, DensebenchError):
             raise item
         yield item

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from densebench.datasets.dataset import DenseDataset
+from densebench.datasets.loading import load
 from densebench.errors import CorruptFileError, DensebenchError, StorageError, UsageError
 from densebench.locks import lock
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
@@ -30,6 +31,11 @@ Report = Callable[[int, int], None]
 
 class Samples(Protocol):
     """What an epoch goes through: `Images`, or what a method makes of them (see `Method.samples`)."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The image that each sample is made of, for messages."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
@@ -51,6 +57,11 @@ class Images:
             raise UsageError(f"images={n}: {what} holds {len(dataset)}; images=none takes all.")
         self.dataset = dataset
         self.n = n or len(dataset)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The id of each image."""
+        return self.dataset.ids
 
     def __len__(self) -> int:
         return self.n
@@ -133,7 +144,8 @@ class CachedImages(Images):
         return (shapes, sums) if whole and len(shapes) == self.n else None
 
     def _fill(self, workers: int, report: Report | None) -> None:
-        loader = DataLoader(_Decode(self, self.side), batch_size=16, num_workers=workers, collate_fn=list)
+        blocks = BatchSampler(range(self.n), 16, drop_last=False)
+        loader = load(_Decode(self, self.side), blocks, workers, list, ids=self.ids)
         shapes: list[tuple[int, ...]] = []
         sums: list[int] = []
         sweep(self.path.parent)
@@ -255,15 +267,8 @@ def batches(
     `share` = (i, n) yields the i-th of n equal parts of every batch. Ids of images that cannot be read are added to
     `left_out` with `skip_corrupt`; without, the error of the first is raised.
     """
-    loader = DataLoader(
-        _Cut(samples, config),
-        batch_sampler=_Order(len(samples), config.batch, config.epochs, config.seed, start, share),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        prefetch_factor=2 if workers else None,
-    )
-    for batch in loader:
+    order = _Order(len(samples), config.batch, config.epochs, config.seed, start, share)
+    for batch in load(_Cut(samples, config), order, workers, _collate, ids=samples.ids, pin_memory=pin):
         if isinstance(batch, DensebenchError):
             raise batch
         crops, ids = batch

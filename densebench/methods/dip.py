@@ -100,6 +100,11 @@ class Tasks:
         self.images, self.labels, self.pairs, self.classes = images, labels, pairs, classes
         self.resize, self.cover = config.resize, config.cover
 
+    @property
+    def ids(self) -> list[str]:
+        """The query of each pair."""
+        return [self.images.ids[query] for query, _ in self.pairs]
+
     def __len__(self) -> int:
         return len(self.pairs)
 

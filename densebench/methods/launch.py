@@ -20,6 +20,7 @@ from rich.progress import Progress
 from densebench.config import apply_overrides, as_dict
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.images import digest, load_images
+from densebench.datasets.loading import explain
 from densebench.environment import pick_device
 from densebench.errors import CorruptFileError, ModelError, StorageError, UsageError
 from densebench.methods import METHODS
@@ -104,6 +105,10 @@ def train(
         except StorageError as error:
             kept = " The last state stays: with --resume the run goes on from it." if states(folder) else ""
             raise StorageError(f"{error}{kept}") from error
+        except RuntimeError as error:
+            if (lost := explain(error)) is None:
+                raise
+            raise lost from error
         group.wait()
     return TrainResult(name, folder, card)
 

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from densebench.datasets.images import digest, load_images
+from densebench.datasets.loading import load
 from densebench.environment import environment, pick_device
 from densebench.errors import DensebenchError, FeatureError, UsageError
 from densebench.methods import SEGMENTERS
@@ -316,9 +317,8 @@ class _Maker:
         """Yield (positions, features (B, h, w, D), pixels (B, 3, S, S), heights and widths of the images)."""
         info = self.backbone.info
         reader = _Squash(self.images, self.config.size, RESAMPLING[info.interpolation])
-        loader: Iterable[Any] = DataLoader(
-            reader, batch_sampler=blocks, num_workers=self.workers if len(blocks) > 1 else 0, collate_fn=list
-        )
+        workers = self.workers if len(blocks) > 1 else 0
+        loader = load(reader, blocks, workers, list, ids=self.ids)
         for block, items in zip(blocks, self._progress(loader, label, blocks), strict=True):
             error = next((item for item in items if isinstance(item, DensebenchError)), None)
             if error:

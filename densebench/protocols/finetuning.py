@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.mmseg_views import MmsegViews
 from densebench.datasets.segmentation_views import SegmentationViews, read_pair, resized
-from densebench.datasets.views import batches, draw_share, load_views
+from densebench.datasets.views import Views, batches, draw_share, load_views
 from densebench.errors import DatasetError, DensebenchError
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.confusion import AbsentRule, Counts, confusion, counts, mean_iou
@@ -166,7 +166,7 @@ def train(config: FinetuneConfig, plan: Plan, backbone: Backbone, data: Data, co
     return state
 
 
-def _training_views(config: FinetuneConfig, plan: Plan, train: DenseDataset) -> Dataset[Any]:
+def _training_views(config: FinetuneConfig, plan: Plan, train: DenseDataset) -> Views:
     if config.pipeline == "slide":
         return MmsegViews(data=train, crop=plan.size, seed=plan.seed)
     return SegmentationViews(data=train, size=(plan.size, plan.size), seed=plan.seed)
@@ -200,7 +200,7 @@ def _predict(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield (index, image (3, H, W) uint8, mask (H, W) uint8, prediction (H, W) int64), all on the CPU."""
     slides = config.pipeline == "slide"
-    views: Dataset[Any] = MmsegViews(data=val, crop=plan.size)
+    views: Views = MmsegViews(data=val, crop=plan.size)
     if not slides:
         views = Squashed(val, plan.size, config.mask_size)
     at_once = 1 if slides or config.mask_size is None else config.sub_batch  # masks of their own sizes do not stack
