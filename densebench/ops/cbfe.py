@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from densebench.ops import ties
+
 QUARTER = math.pi / 4
 ANGLES = (0.0, QUARTER, 2 * QUARTER, 3 * QUARTER, math.pi, 4 * math.pi / 3, 3 * math.pi / 2, 7 * math.pi / 4)
 """Directions of neighbours as published; the sixth was surely meant to be 5 pi / 4, and is so at distance 1."""
@@ -43,7 +45,8 @@ def attention_mask(
 
     Args:
         attention: one map per image, in any unit.
-        mass: share of an image's attention to keep, in (0, 1]; the weakest patches go first.
+        mass: share of an image's attention to keep, in (0, 1]; the weakest patches go first, of equal ones (by the
+            rule of :mod:`densebench.ops.ties`) the first in the image.
         blur_sigma: deviation of the Gaussian, in patches.
         blur_kernel: odd side of the Gaussian, in patches; the border is reflected.
         min_component: 8-connected components of fewer patches become background.
@@ -61,13 +64,16 @@ def attention_mask(
         )
     if not 0 < mass <= 1:
         raise ValueError(f"mass is in (0, 1], got {mass}")
+    attention = attention.double()
     offsets = torch.linspace(-half, half, blur_kernel, dtype=attention.dtype, device=attention.device)
     bell = (-0.5 * (offsets / blur_sigma).square()).exp()
     bell = bell / bell.sum()
     padded = F.pad(attention[:, None], (half, half, half, half), mode="reflect")
     blurred = F.conv2d(padded, torch.outer(bell, bell)[None, None]).flatten(1)
-    weights, order = blurred.sort(dim=1, stable=True)
-    kept = (weights / weights.sum(1, keepdim=True)).cumsum(1) > 1 - mass
+    ranks = (blurred / ties.step_of(blurred.amax(1, keepdim=True))).round_()
+    order = ranks.sort(dim=1, stable=True).indices
+    weights = blurred.gather(1, order)
+    kept = (weights / weights.sum(1, keepdim=True)).cumsum(1) > 1 - mass + ties.GRID
     mask = torch.zeros_like(kept).scatter_(1, order, kept).view(attention.shape)
     return drop_small_components(mask, min_component)
 

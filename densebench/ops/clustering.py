@@ -15,6 +15,7 @@ from torch import Tensor
 
 from densebench.ops.lloyd import assign as assign
 from densebench.ops.lloyd import lloyd
+from densebench.ops.precision import widen
 from densebench.ops.search import load_faiss
 
 REDO_STRIDE = 15486557  # by how much faiss moves the seed from one restart to the next
@@ -28,9 +29,13 @@ class Projection(NamedTuple):
     components: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return rows (N, D) as (N, n), float32."""
-        mean, weight = self.mean.to(x.device), (self.components / self.scale[:, None]).to(x.device)
-        return (x.float() - mean) @ weight
+        """Return rows (N, D) as (N, n), in their type, float32 at least.
+
+        The product is taken in float64, so that equal rows stay equal wherever in a batch they are.
+        """
+        mean, weight = (t.to(x.device) for t in (self.mean.double(), self.components.double() / self.scale[:, None]))
+        parts = [((part.double() - mean) @ weight).to(widen(part[:0]).dtype) for part in x.split(4096)]
+        return torch.cat(parts)
 
 
 class StreamingMoments:
@@ -92,9 +97,13 @@ class StreamingMoments:
 
 
 def leading_eigenvectors(matrix: Tensor, n: int) -> Tensor:
-    """Return the (n, D) unit eigenvectors of the greatest eigenvalues of a symmetric matrix, signs fixed."""
+    """Return the (n, D) unit eigenvectors of the greatest eigenvalues of a symmetric matrix, signs fixed.
+
+    The greatest entry is positive: the first of those that are a millionth apart, as in (1, -1) / sqrt(2).
+    """
     vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1)[:, :n].T
-    peak = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    size = vectors.abs()
+    peak = vectors.gather(1, (size >= (1 - 1e-6) * size.amax(1, keepdim=True)).byte().argmax(1, keepdim=True))
     return vectors * torch.where(peak < 0, -1.0, 1.0)
 
 
@@ -127,7 +136,7 @@ def kmeans(
         k: number of clusters.
         seed: >= 0; equal seeds give equal centroids on one backend, and nearly equal ones across backends.
         n_iter: Lloyd iterations per restart.
-        n_redo: restarts; the one with the best objective wins.
+        n_redo: restarts; the one with the best objective wins, the first of those within a part in 1e9.
         backend: ``auto`` is torch, which stays on the device and, by skipping distances, is faster than faiss on a CPU
             too (``benchmarks/kmeans.py``); faiss computes on the CPU.
         spherical: normalise the centroids after each iteration.
@@ -138,14 +147,18 @@ def kmeans(
     if len(x) < k:
         raise ValueError(f"{len(x)} rows cannot form {k} clusters")
     rows = kmeans_training_rows(len(x), k, seed, max_points_per_centroid)
-    train = (x if rows is None else x[rows.to(x.device)]).float()
+    train = widen(x if rows is None else x[rows.to(x.device)])
     if not bool(train.isfinite().all()):
         raise ValueError("k-means got rows that are not finite")
     if backend in ("auto", "torch"):
         seeds = [seed + 1 + redo * REDO_STRIDE for redo in range(n_redo)]
         starts = (train[permutation_head(len(train), k, each).to(x.device)] for each in seeds)
-        outcomes = (lloyd(train, start, n_iter, spherical) for start in starts)
-        centroids, objective = (max if spherical else min)(outcomes, key=lambda outcome: outcome[1])
+        sign, best = 1 if spherical else -1, None
+        for centroids, objective in (lloyd(train, start, n_iter, spherical) for start in starts):
+            if best is None or sign * (objective - best[1]) > 1e-9 * abs(best[1]):
+                best = centroids, objective
+        assert best is not None
+        centroids, objective = best
         return centroids, KMeansInfo(objective, len(train), "torch")
     if backend != "faiss":
         raise ValueError(f"backend is 'auto', 'faiss' or 'torch', got {backend!r}")
@@ -161,7 +174,7 @@ def kmeans(
         min_points_per_centroid=1,  # only silences a warning
         max_points_per_centroid=max_points_per_centroid,
     )
-    objective = float(model.train(train.contiguous().cpu().numpy()))
+    objective = float(model.train(train.float().contiguous().cpu().numpy()))
     centroids = torch.from_numpy(np.array(model.centroids)).to(x.device)
     return centroids, KMeansInfo(objective, len(train), "faiss")
 

@@ -20,8 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densebench.ops import ties
 from densebench.ops.jackknife import GROUPS, group_of
 from densebench.ops.resize import resize_maps
+
+FEW = 256
+"""Pixels per query that are scored again one by one; with more in question the whole map is, in float64."""
 
 
 def rescale(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -46,11 +50,12 @@ def descriptors(features: Tensor, points: Tensor) -> Tensor:
 
 
 def match(queries: Tensor, features: Tensor, size: tuple[int, int], chunk: int = 16) -> Tensor:
-    """Return the pixel (K, 2) int64, x then y, whose feature has the largest cosine with each query; first on ties.
+    """Return the pixel (K, 2) int64, x then y, whose feature has the largest cosine with each query.
 
     Features are compared as if the map had been upsampled bilinearly to `size` and normalised there. The upsampled
     map (D, H, W) is never built: dot products with a query upsample as well as the features do, and the lengths
-    follow from the dot products of neighbouring cells.
+    follow from the dot products of neighbouring cells. Near ties go to the first pixel, row by row, by the rule of
+    :mod:`densebench.ops.ties`: they are common, for the rim of an upsampled map repeats its outermost cells.
 
     Args:
         queries: (K, D), K >= 1, of any length.
@@ -58,13 +63,54 @@ def match(queries: Tensor, features: Tensor, size: tuple[int, int], chunk: int =
         size: (H, W) of the pixels to choose from; the map's own size compares cells.
         chunk: queries per step, which bounds the temporary (chunk, H, W).
     """
-    lengths = upsampled_lengths(features, size).clamp(min=1e-12)
+    lengths = upsampled_lengths(features, size)
+    # Rounding moves a dot product by u n F and a squared length by u n F^2, F being the cells' upsampled lengths, and
+    # places by u (h + w) cells: so a cosine by no more than u n (r + r^2 / 2), r = F / length >= 1, times the query's.
+    stretch = resize_maps(features.norm(dim=0)[None, None], size)[0, 0] / lengths.clamp(min=1e-12)
+    n_terms = len(features) + 4 * sum(features.shape[1:]) + 8
+    off = ties.margin(1.5 * stretch.flatten().square(), n_terms, features.dtype) / 2
+    off = off.to(features.dtype)
     found = []
     for some in queries.split(chunk):
-        dots = torch.einsum("kd,dhw->khw", some, features)
-        found.append((resize_maps(dots[None], size)[0] / lengths).flatten(1).argmax(1))
+        scores, norms = _cosines(some, features, lengths), some.norm(dim=1, keepdim=True)
+        best = scores.argmax(1)
+        sure = scores.gather(1, best[:, None]) - norms * off[best, None]
+        at, pixel = (scores.addcmul_(norms, off) >= sure).nonzero(as_tuple=True)
+        count = at.bincount(minlength=len(some))
+        few = (count > 1) & (count <= FEW)
+        if bool(few.any()):
+            at, pixel = at[few[at]], pixel[few[at]]
+            best[few] = _first_of(some, features, size, at, pixel)[few]
+        crowded = (count > FEW).nonzero().squeeze(1)
+        if len(crowded):
+            wide = features.double()
+            exact = _cosines(some[crowded].double(), wide, upsampled_lengths(wide, size))
+            best[crowded] = ties.first_greatest(exact, norms[crowded])
+        found.append(best)
     place = torch.cat(found)
     return torch.stack([place % size[1], place // size[1]], dim=1)
+
+
+def _cosines(queries: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
+    """Return cosines times the query's length (K, H * W), of queries (K, D) and a map (D, h, w) at lengths (H, W)."""
+    dots = torch.einsum("kd,dhw->khw", queries, features)
+    return (resize_maps(dots[None], lengths.shape)[0] / lengths.clamp(min=1e-12)).flatten(1)
+
+
+def _first_of(
+    queries: Tensor, features: Tensor, size: tuple[int, int], at: Tensor, pixel: Tensor, block: int = 1024
+) -> Tensor:
+    """Return the best pixel (K,) of each query by the rule, among pairs (P,) of a query `at` and a pixel."""
+    scores = []
+    for rows, places in zip(at.split(block), pixel.split(block), strict=True):
+        points = torch.stack([places % size[1], places // size[1]], dim=1).double()
+        found = F.normalize(descriptors(features, rescale(points, size, tuple(features.shape[1:]))), dim=1)
+        q = queries[rows].double()
+        scores.append(((q * found).sum(1) / ties.step_of(q.norm(dim=1))).round_())
+    score = torch.cat(scores)
+    top = score.new_full((len(queries),), -torch.inf).scatter_reduce(0, at, score, "amax")
+    first = score == top[at]
+    return pixel.new_zeros(len(queries)).scatter_reduce(0, at[first], pixel[first], "amin", include_self=False)
 
 
 def upsampled_lengths(features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -75,20 +121,20 @@ def upsampled_lengths(features: Tensor, size: tuple[int, int]) -> Tensor:
     cells = F.pad(features[None], (0, 1, 0, 1), mode="replicate")[0]
     corners = (cells[:, :-1, :-1], cells[:, :-1, 1:], cells[:, 1:, :-1], cells[:, 1:, 1:])
     (rows, down), (columns, right) = (
-        _taps(old, new, features.device) for old, new in zip(features.shape[-2:], size, strict=True)
+        _taps(old, new, features) for old, new in zip(features.shape[-2:], size, strict=True)
     )
     up, left, down, right = 1 - down[:, None], 1 - right, down[:, None], right
     weights = (up * left, up * right, down * left, down * right)
-    squared = torch.zeros(size, device=features.device)
+    squared = features.new_zeros(size)
     for i, j in itertools.combinations_with_replacement(range(4), 2):
         dots = (corners[i] * corners[j]).sum(0)[rows][:, columns]
         squared += (1 if i == j else 2) * weights[i] * weights[j] * dots
     return squared.clamp(min=0).sqrt()
 
 
-def _taps(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cell left of each new pixel centre, and the weight of the cell to its right."""
-    place = ((torch.arange(new, device=device) + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+def _taps(old: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cell left of each new pixel centre, and the weight of the cell to its right in the type of `like`."""
+    place = ((torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
     return place.long(), place - place.floor()
 
 
@@ -97,7 +143,7 @@ def correct(predicted: Tensor, truth: Tensor, extent: float, alphas: Sequence[fl
 
     `extent` is the longer side in pixels of the target's bounding box (or of its image): the larger, the easier.
     """
-    distance = (predicted.double() - truth.double()).norm(dim=-1)
+    distance = (predicted.double() - truth.double()).square().sum(-1).sqrt()
     return distance <= torch.tensor(alphas, dtype=torch.float64, device=distance.device)[:, None] * extent
 
 

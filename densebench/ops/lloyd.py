@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densebench.ops import ties
+
 SPLIT_EPSILON = 1 / 1024  # by how much faiss pushes the halves of a split cluster apart
 GROUP_SIZE = 25  # centroids that share a bound: fewer prune more but make the matrix products thin
 WARM_UP = 2  # iterations before bounds are kept: centroids still jump, and groups of random rows mean little
@@ -87,13 +89,27 @@ def _iterate(
 
 
 def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
-    """Return the (N,) int64 index of the nearest centroid by Euclidean distance, of rows (N, D)."""
+    """Return the (N,) int64 index of the nearest centroid by Euclidean distance, of rows (N, D).
+
+    Near ties go to the lowest by the rule of :mod:`densebench.ops.ties`: the outcome does not depend on the chunks.
+    """
     centroids = centroids.to(x.device)
-    bias = -centroids.square().sum(1) / 2
+    wide = centroids.double()
+    squares = wide.square().sum(1)
+    longest, bias = squares.max().sqrt(), (-squares / 2).to(centroids.dtype)
     # the scores of a chunk: on a CPU half a second-level cache
     chunk = chunk or max(1, (2**17 if x.device.type == "cpu" else 2**22) // len(centroids))
-    parts = [torch.addmm(bias, part.to(centroids.dtype), centroids.T).argmax(1) for part in x.split(chunk)]
-    return torch.cat(parts)
+    nearest = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    lead = centroids.new_empty(len(x))
+    for some, index, ahead in zip(x.split(chunk), nearest.split(chunk), lead.split(chunk), strict=True):
+        scores = torch.addmm(bias, some.to(centroids.dtype), centroids.T)  # of the nearest x.c - |c|^2 / 2 is greatest
+        ties.leader(scores, index, ahead)
+    scale = (torch.linalg.vector_norm(x, dim=1, dtype=centroids.dtype) + longest / 2) * longest
+    unsure = (lead <= ties.margin(scale, x.shape[1], centroids.dtype)).nonzero().squeeze(1)
+    for rows in unsure.split(max(chunk, 4096)):
+        exact = torch.addmm(-squares / 2, x[rows].double(), wide.T)
+        nearest[rows] = ties.first_greatest(exact, scale[rows, None])
+    return nearest
 
 
 class _Bounds:
@@ -136,14 +152,14 @@ class _Bounds:
         self.centroids = centroids
         n_dims = centroids.shape[1]
         torch.add(self.norm.sqrt(), centroids.norm(dim=1).max(), out=self.margin)
-        self.margin.square_().mul_((n_dims + 4) * self.eps)
+        self.margin.square_().mul_((n_dims + 4) * self.eps + ties.GRID)
         wide = torch.cat([centroids, -centroids.square().sum(1, keepdim=True) / 2], 1)
         never = F.pad(torch.zeros_like(wide[:1, :-1]), (0, 1), value=-torch.inf)  # for rows that belong elsewhere
         tables = [torch.cat([wide[part], never]) for part in self.parts]
         blocks = [slice(start, start + ROWS) for start in range(0, len(self.x), ROWS)]
         rows = torch.cat(list(self.each(lambda b: b.start + self._doubtful(b, drift > 0, tables), blocks)))
         parts = self.each(lambda some: assign(self.x.index_select(0, some)[:, :n_dims], centroids), rows.split(ROWS))
-        found = torch.cat(list(parts))  # ties fall as without bounds
+        found = torch.cat(list(parts))
         moved = found != self.members[rows]
         rows, found = rows[moved], found[moved]
         group = self.group[self.members[rows]]

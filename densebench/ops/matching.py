@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -32,9 +33,16 @@ def scores(table: Tensor, by: Literal["precision", "iou"]) -> Tensor:
 def hungarian(table: Tensor) -> Tensor:
     """Return the (K,) mapping of the one-to-one assignment with the greatest sum of IoU.
 
-    With more clusters than classes the K - C left over become class 0; with fewer, some classes stay empty.
+    With more clusters than classes the K - C left over become class 0; with fewer, some classes stay empty. Sums
+    within 1e-6 are tied, as those of absent classes always are: low clusters are matched before high ones, and to low
+    classes. That is a rule of ours, so that no solver's order of work enters a score.
     """
-    classes, clusters = linear_sum_assignment(scores(table, "iou").cpu().numpy(), maximize=True)
+    iou = scores(table, "iou").cpu().numpy()
+    n_classes, n_clusters = iou.shape
+    # the greatest sum of products is that of the lowest of both, in order (rearrangement inequality)
+    order = np.outer(np.arange(n_classes, 0, -1) / n_classes, np.arange(n_clusters, 0, -1) / n_clusters)
+    iou += 1e-6 / min(iou.shape) * order
+    classes, clusters = linear_sum_assignment(iou, maximize=True)
     mapping = torch.zeros(table.shape[1], dtype=torch.int64)
     mapping[torch.from_numpy(clusters)] = torch.from_numpy(classes)
     return mapping

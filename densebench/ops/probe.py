@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densebench.ops import ties
 from densebench.ops.clustering import StreamingMoments, leading_eigenvectors
 from densebench.ops.retrieval import upsample_argmax
 
@@ -33,7 +34,13 @@ def cosine_kmeans_step(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     units = F.normalize(x, dim=1)
     norms = centroids.norm(dim=1, keepdim=True).clamp(min=1e-12)
     directions = centroids / norms
-    cosine, nearest = (units @ directions.T).max(1)
+    nearest, lead = torch.empty(len(x), dtype=torch.int64, device=x.device), x.new_empty(len(x))
+    ties.leader(units @ directions.T, nearest, lead)
+    rows = (lead <= ties.margin(torch.ones_like(lead), x.shape[1], x.dtype)).nonzero().squeeze(1)
+    if len(rows):
+        exact = units[rows].double() @ directions.double().T
+        nearest[rows] = ties.first_greatest(exact, exact.new_ones(len(rows), 1))
+    cosine = (units * directions[nearest]).sum(1)
     pull = -torch.zeros_like(centroids).index_add_(0, nearest, units) / len(x)
     along = (pull * directions).sum(1, keepdim=True)
     return -cosine.mean(), (pull - along * directions) / norms

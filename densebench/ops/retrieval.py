@@ -37,6 +37,9 @@ __all__ = [
     "upsample_argmax",
 ]
 
+TIE = 2.0**-18
+"""Share of an image's largest value within which two classes of a pixel are tied: sixty-four roundings of float32. Maps
+are means of labels or products of features, and their own last digits depend on the processor."""
 GATHERED = 1 << 21
 """Labels widened at a time where they are of half precision or can be missing."""
 
@@ -146,9 +149,11 @@ def _cosine_by_gathering(queries: Tensor, neighbours: Tensor) -> Tensor:
 def upsample_argmax(maps: Tensor, size: int | tuple[int, int], class_block: int = 8) -> Tensor:
     """Return the class of each pixel, (B, H, W) int64: bilinear upsampling of class maps, then argmax.
 
-    Equal to ``F.interpolate(maps, size, mode="bilinear").argmax(1)``, with the lowest class on ties, but never
-    holds more than ``class_block`` upsampled maps of one image. Classes that no pixel can choose are skipped: those
-    that are zero everywhere, in maps without negative values that leave no cell empty (soft labels).
+    Equal to ``F.interpolate(maps, size, mode="bilinear").argmax(1)``, but never holds more than ``class_block``
+    upsampled maps of one image, and near ties fall by rule, not by rounding: in the order of the classes, one takes a
+    pixel over from another only if its value is greater by more than ``TIE`` of the image's largest.
+    Classes that no pixel can choose are skipped: those that are zero everywhere, in maps without negative values that
+    leave no cell empty (soft labels).
 
     Args:
         maps: (B, C, h, w) floating.
@@ -159,17 +164,15 @@ def upsample_argmax(maps: Tensor, size: int | tuple[int, int], class_block: int 
 
 
 def _upsample_argmax_one(image: Tensor, size: int | tuple[int, int], class_block: int) -> Tensor:
-    peaks = image.amax((1, 2))
+    peaks, tie = image.amax((1, 2)), TIE * float(image.abs().max())
     coverable = bool((image.amin() >= 0) & (image.amax(0).amin() > 0))
     classes = peaks.nonzero().squeeze(1) if coverable else torch.arange(len(image), device=image.device)
-    best, winner = None, None
-    for block in classes.split(class_block):
-        value, place = resize_maps(image[block][None], size)[0].max(0)
-        if best is None or winner is None:
-            best, winner = value, block[place]
-        else:
-            better = value > best
-            winner = torch.where(better, block[place], winner)
-            best = torch.where(better, value, best)
-    assert winner is not None
-    return winner
+    first = resize_maps(image[classes[:1]][None], size)[0, 0]
+    to_beat, better = first + tie, torch.empty_like(first, dtype=torch.bool)
+    winner = torch.full_like(first, int(classes[0]), dtype=torch.int16)  # a pass over it costs a quarter of int64's
+    for block in classes[1:].split(class_block):
+        for label, value in zip(block.tolist(), resize_maps(image[block][None], size)[0], strict=True):
+            torch.gt(value, to_beat, out=better)
+            winner.masked_fill_(better, label)
+            torch.where(better, value.add_(tie), to_beat, out=to_beat)
+    return winner.long()

@@ -1,7 +1,8 @@
 """Nearest neighbours among keys: exact on two backends, approximate with ScaNN as open-hummingbird-eval sets it.
 
-The torch backend needs nothing installed and runs where the tensors are; faiss is for the CPU. Both are exact:
-they differ by float32 rounding of the scores, hence only in the order of near ties.
+The torch backend needs nothing installed and runs where the tensors are; faiss is for the CPU. Both are exact, and
+near ties are decided by the rule of :mod:`densebench.ops.ties`, so that both find the same keys in the same order,
+whatever the blocks, the threads and the processor; of scores, the last digit may differ.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ import importlib.util
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from densebench.ops import ties
+from densebench.ops.precision import widen
 from densebench.ops.topk import blockwise_topk
 
 Metric = Literal["ip", "l2"]
 Backend = Literal["auto", "torch", "faiss"]
 
+SPARE = 8
+"""Keys beyond the k-th that the first pass returns, to see what is tied with it."""
+
 
 class Neighbours(NamedTuple):
     """The k nearest keys of each query, best first.
 
-    ``scores`` (Q, k) float32: dot products descending for ``ip``, squared distances ascending for ``l2``;
-    ``indices`` (Q, k) int64 rows of the keys.
+    ``scores`` (Q, k) of the queries' type, float32 at least: dot products descending for ``ip``, squared distances
+    ascending for ``l2``; ``indices`` (Q, k) int64 rows of the keys.
     """
 
     scores: Tensor
@@ -74,31 +81,88 @@ class ExactIndex:
         self.backend: str = choose_backend(backend, keys.device)
         self.metric, self.query_block, self.key_block = metric, query_block, key_block
         self.keys = keys.float().contiguous() if self.backend == "faiss" else keys
-        self._half_norms = _half_norms(keys) if metric == "l2" and self.backend == "torch" else None
+        halves = _half_norms(keys)
+        self._longest = float((2 * halves.max()).sqrt())
+        self._half_norms = halves if metric == "l2" else None
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the min(k, N) nearest keys of queries (Q, D), on the device of the keys."""
         if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
             raise ValueError(f"queries {tuple(queries.shape)} do not match keys {tuple(self.keys.shape)}")
-        queries = queries.to(self.keys.device).float()
+        queries = widen(queries.to(self.keys.device))
         _require_finite(queries, "queries")
         k = min(k, len(self.keys))
-        return self._with_faiss(queries, k) if self.backend == "faiss" else self._with_torch(queries, k)
+        first_pass = self._with_faiss if self.backend == "faiss" else self._with_torch
+        found = self._settle(queries, first_pass(queries, min(k + SPARE, len(self.keys))), k)
+        return found if self.metric == "ip" else found._replace(scores=found.scores.neg_().clamp_(min=0))
+
+    def _settle(self, queries: Tensor, found: Neighbours, k: int) -> Neighbours:
+        """Return the first k by rule of the best k + SPARE (or all) of the first pass; scores are descending, or -d^2.
+
+        Near ties among them are scored again. Where more keys than these are tied with the k-th, which are duplicates
+        as a rule, all keys are searched again in float64: constant features cost twice the time and no memory.
+        """
+        scores, indices = found
+        norms = queries.double().norm(dim=1, keepdim=True)
+        if self.metric == "ip":
+            reach = step_scale = norms * self._longest
+        else:  # no key longer than |q| + d is nearer than d
+            farthest = (-scores[:, -1:]).clamp(min=0).double().sqrt()
+            reach = (norms + (norms + farthest).clamp(max=self._longest)).square()
+            step_scale = 2 * norms.square()
+        margin, step = ties.margin(reach, queries.shape[1], scores.dtype), ties.step_of(step_scale)
+        near = scores[:, :-1] - scores[:, 1:] <= margin
+        unsure = near[:, :k].any(1)
+        crowded = unsure & (scores[:, k - 1] - scores[:, -1] <= margin.squeeze(1))
+        if scores.shape[1] == len(self.keys):
+            crowded.zero_()
+        rows = (unsure & ~crowded).nonzero().squeeze(1)
+        if len(rows):
+            slots = F.pad(near[rows], (0, 1)) | F.pad(near[rows], (1, 0))
+            at, place = slots.nonzero(as_tuple=True)
+            exact, mine = scores[rows].double(), indices[rows]
+            exact[at, place] = self._exact(queries, step, rows[at], mine[at, place])
+            ascending = mine.argsort(dim=1)
+            order = exact.gather(1, ascending).sort(dim=1, descending=True, stable=True).indices
+            order = ascending.gather(1, order)
+            scores[rows], indices[rows] = exact.gather(1, order).to(scores.dtype), mine.gather(1, order)
+        rows = crowded.nonzero().squeeze(1)
+        if len(rows):
+            wide, bias = queries[rows].double(), None if self._half_norms is None else -self._half_norms
+            best, indices[rows, :k] = blockwise_topk(
+                self.keys, wide, k, bias, self.query_block, self.key_block, step[rows]
+            )
+            scores[rows, :k] = self._as_scores(best, wide).to(scores.dtype)
+        return Neighbours(scores[:, :k], indices[:, :k])
+
+    def _exact(self, queries: Tensor, step: Tensor, rows: Tensor, indices: Tensor, block: int = 512) -> Tensor:
+        """Return the float64 scores (P,), rounded to steps, of pairs of rows of queries and of keys."""
+        found = []
+        for row, index in zip(rows.split(block), indices.split(block), strict=True):
+            q, x = queries[row].double(), self.keys[index].double()
+            best = (q * x).sum(1) if self._half_norms is None else (q * x).sum(1) - self._half_norms[index]
+            best = (best[:, None] / step[row]).round_() * step[row]
+            found.append(self._as_scores(best, q).squeeze(1))
+        return torch.cat(found)
+
+    def _as_scores(self, best: Tensor, queries: Tensor) -> Tensor:
+        """Return dot products as they are, and q.x - |x|^2 / 2 (Q, k) as -|q - x|^2."""
+        return best if self.metric == "ip" else 2 * best - queries.square().sum(1, keepdim=True)
 
     def _with_torch(self, queries: Tensor, k: int) -> Neighbours:
         blocks = (self.query_block, self.key_block)
         if self._half_norms is None:
             return Neighbours(*blockwise_topk(self.keys, queries, k, None, *blocks))
         # |q - x|^2 = |q|^2 - 2 (q.x - |x|^2 / 2): the nearest key has the greatest bracket
-        bracket, indices = blockwise_topk(self.keys, queries, k, -self._half_norms, *blocks)
-        squared = queries.square().sum(1, keepdim=True) - 2 * bracket
-        return Neighbours(squared.clamp_(min=0), indices)
+        best, indices = blockwise_topk(self.keys, queries, k, -self._half_norms.to(queries.dtype), *blocks)
+        return Neighbours(self._as_scores(best, queries), indices)
 
     def _with_faiss(self, queries: Tensor, k: int) -> Neighbours:
         faiss = load_faiss()
         metric = faiss.METRIC_INNER_PRODUCT if self.metric == "ip" else faiss.METRIC_L2
-        found = faiss.knn(queries.contiguous().numpy(), self.keys.numpy(), k, metric=metric)  # reads keys in place
-        return Neighbours(*(torch.from_numpy(table) for table in found))
+        scores, indices = faiss.knn(queries.float().contiguous().numpy(), self.keys.numpy(), k, metric=metric)
+        scores = scores if self.metric == "ip" else -scores
+        return Neighbours(torch.from_numpy(scores), torch.from_numpy(indices))
 
 
 class ScannIndex:
@@ -238,7 +302,7 @@ def shrink_tree(n_keys: int, leaves: int, leaves_to_search: int) -> tuple[int, i
 
 
 def _half_norms(keys: Tensor, block: int = 65536) -> Tensor:
-    return torch.cat([part.float().square().sum(1) / 2 for part in keys.split(block)])
+    return torch.cat([part.double().square().sum(1) / 2 for part in keys.split(block)])
 
 
 def _require_finite(table: Tensor, name: str, block: int = 65536) -> None:

@@ -30,6 +30,7 @@ def blockwise_topk(
     bias: Tensor | None = None,
     query_block: int | None = None,
     key_block: int | None = None,
+    step: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the k greatest ``queries @ keys.T + bias`` per query, descending, and their key indices.
 
@@ -43,6 +44,7 @@ def blockwise_topk(
         bias: (N,) added to the scores, or None.
         query_block: queries per block, by default :func:`default_blocks`.
         key_block: keys per block, likewise.
+        step: (Q, 1) of the queries' dtype; scores are rounded to multiples of it, and tied where those are equal.
 
     Returns:
         scores (Q, k) of the queries' dtype and indices (Q, k) int64.
@@ -61,17 +63,25 @@ def blockwise_topk(
     for start in range(0, len(queries), rows):
         part = queries[start : start + rows]
         held.reset()
-        _scan(keys, part, bias, columns, table, held)
+        _scan(keys, part, bias, None if step is None else step[start : start + rows], columns, table, held)
         scores[start : start + rows] = held.best[: len(part), :k]
         indices[start : start + rows] = held.where[: len(part), :k]
-    return scores, indices
+    return scores if step is None else scores.mul_(step), indices
 
 
 def _whole_groups(n_columns: int) -> int:
     return -(-n_columns // GROUP) * GROUP
 
 
-def _scan(keys: Tensor, queries: Tensor, bias: Tensor | None, columns: int, buffer: Tensor, held: _Candidates) -> None:
+def _scan(
+    keys: Tensor,
+    queries: Tensor,
+    bias: Tensor | None,
+    step: Tensor | None,
+    columns: int,
+    buffer: Tensor,
+    held: _Candidates,
+) -> None:
     """Leave the top k of one block of queries over all keys in ``held``."""
     n = len(queries)
     for start in range(0, len(keys), columns):
@@ -83,12 +93,14 @@ def _scan(keys: Tensor, queries: Tensor, bias: Tensor | None, columns: int, buff
             torch.mm(queries, block.T, out=table[:, : len(block)])
         else:
             torch.addmm(bias[start : start + columns], queries, block.T, out=table[:, : len(block)])
+        if step is not None:
+            table.div_(step).round_()
         groups = table.view(n, width // GROUP, GROUP)
         maxima = groups.amax(-1)
         floor = held.floor[:n, None]
         query, group = (maxima >= floor).nonzero(as_tuple=True)
         if len(query) > CROWD * n and width >= held.k:  # the first block, or keys that come in ascending order
-            sample = maxima if maxima.shape[1] >= 2 * held.k else table
+            sample = maxima if maxima.shape[1] >= 1.5 * held.k else table
             torch.maximum(floor, sample.topk(held.k).values[:, -1:], out=floor)  # k scores here reach it
             query, group = (maxima >= floor).nonzero(as_tuple=True)
         found = groups[query, group]
@@ -99,6 +111,8 @@ def _scan(keys: Tensor, queries: Tensor, bias: Tensor | None, columns: int, buff
 
 class _Candidates:
     """Per query, the best k so far followed by unsorted candidates; ``floor`` is what a newcomer has to reach.
+
+    Once k are held that is the next number above their worst: an equal newcomer has a higher index.
 
     Newcomers come in ascending order of index and behind those held, so that a stable sort prefers low indices.
     """
@@ -137,4 +151,7 @@ class _Candidates:
         self.best[full, : self.k] = top[:, : self.k]
         self.where[full, : self.k] = self.where[full, :width].gather(1, choice[:, : self.k])
         self.count[full] = count.clamp(max=self.k)
-        self.floor[full] = torch.maximum(self.floor[full], top[:, self.k - 1])
+        above = top[:, self.k - 1].nextafter(
+            top.new_tensor(torch.inf)
+        )  # of -inf, where fewer are held, the floor's start
+        self.floor[full] = torch.maximum(self.floor[full], above)
