@@ -68,7 +68,7 @@ def match(queries: Tensor, features: Tensor, size: tuple[int, int], chunk: int =
     # places by u (h + w) cells: so a cosine by no more than u n (r + r^2 / 2), r = F / length >= 1, times the query's.
     stretch = resize_maps(features.norm(dim=0)[None, None], size)[0, 0] / lengths.clamp(min=1e-12)
     n_terms = len(features) + 4 * sum(features.shape[1:]) + 8
-    off = ties.margin(1.5 * stretch.flatten().square(), n_terms, features.dtype) / 2
+    off = ties.margin(1.5 * stretch.flatten().clamp(min=1).square(), n_terms, features.dtype) / 2
     off = off.to(features.dtype)
     found = []
     for some in queries.split(chunk):
