@@ -94,7 +94,7 @@ def match(queries: Tensor, features: Tensor, size: tuple[int, int], chunk: int =
 def _cosines(queries: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
     """Return cosines times the query's length (K, H * W), of queries (K, D) and a map (D, h, w) at lengths (H, W)."""
     dots = torch.einsum("kd,dhw->khw", queries, features)
-    return (resize_maps(dots[None], lengths.shape)[0] / lengths.clamp(min=1e-12)).flatten(1)
+    return (resize_maps(dots[None], (lengths.shape[0], lengths.shape[1]))[0] / lengths.clamp(min=1e-12)).flatten(1)
 
 
 def _first_of(
@@ -104,7 +104,8 @@ def _first_of(
     scores = []
     for rows, places in zip(at.split(block), pixel.split(block), strict=True):
         points = torch.stack([places % size[1], places // size[1]], dim=1).double()
-        found = F.normalize(descriptors(features, rescale(points, size, tuple(features.shape[1:]))), dim=1)
+        cells = rescale(points, size, (features.shape[1], features.shape[2]))
+        found = F.normalize(descriptors(features, cells), dim=1)
         q = queries[rows].double()
         scores.append(((q * found).sum(1) / ties.step_of(q.norm(dim=1))).round_())
     score = torch.cat(scores)
