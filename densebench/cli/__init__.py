@@ -6,9 +6,12 @@ stdout carries results, stderr progress and errors. Exit 0 only if every request
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any
 
 import tyro
@@ -21,17 +24,27 @@ from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
 from densebench.errors import DensebenchError
 
-Verb = (
-    Annotated[Run, subcommand("run")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Pseudolabel, subcommand("pseudolabel")]
-    | Annotated[Leaderboard, subcommand("leaderboard")]
-    | Annotated[List, subcommand("list")]
-    | Annotated[Show, subcommand("show")]
-    | Annotated[Verify, subcommand("verify")]
-    | Annotated[CheckModel, subcommand("check-model")]
-    | Annotated[Data, subcommand("data")]
-)
+VERBS = {
+    "run": Run,
+    "train": Train,
+    "pseudolabel": Pseudolabel,
+    "leaderboard": Leaderboard,
+    "list": List,
+    "show": Show,
+    "verify": Verify,
+    "check-model": CheckModel,
+    "data": Data,
+}
+
+
+def _verbs(asked: str) -> Any:
+    """Return the verbs as tyro takes them; examples are printed by the help of the verb that is asked for, alone."""
+    every = []
+    for name, verb in VERBS.items():
+        told, _, examples = inspect.cleandoc(verb.__doc__ or "").partition("\n\nExamples:\n")
+        described = f"{told}\n\nExamples:\n{examples}" if name == asked else told
+        every.append(Annotated[verb, subcommand(name, description=described)])
+    return reduce(or_, every)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(densebench.__version__)
         sys.exit(0)
     verb = tyro.cli(
-        Verb,
+        _verbs(arguments[0] if arguments else ""),
         prog="densebench",
         description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
         args=arguments,

@@ -9,16 +9,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from densebench.cli.options import Debug, Quiet
+from densebench.cli.options import DataRoot, Debug, Quiet
 
 
 @dataclass
 class DataCheck:
     """Decode every file of a dataset or folder, count labels, print a digest. Exit 1 if anything is wrong."""
 
-    name: Positional[str]
-    data_root: Path | None = None
-    split: Annotated[str | None, arg(help="One split; by default train and val.")] = None
+    name: Annotated[Positional[str], arg(help="A dataset, FILE.toml, FILE.py:Class, or a folder of images.")]
+    data_root: DataRoot = None
+    split: Annotated[str | None, arg(metavar="NAME", help="One split; by default train and val.")] = None
     debug: Debug = False
 
     def __call__(self) -> int:
@@ -32,8 +32,8 @@ class DataCheck:
 class DataWhere:
     """Print where a dataset is expected, and how to get it."""
 
-    name: Positional[str]
-    data_root: Path | None = None
+    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
+    data_root: DataRoot = None
     debug: Debug = False
 
     def __call__(self) -> int:
@@ -51,10 +51,10 @@ class DataSheet:
     name: Annotated[Positional[str], arg(help="As --data takes it: a name, FILE.toml, FILE.py:Class, a folder.")] = (
         "scenes"
     )
-    out: Annotated[Path | None, arg(help="The PNG file; default NAME.png.")] = None
-    split: Annotated[str | None, arg(help="By default the one that is evaluated.")] = None
-    limit: Annotated[int, arg(help="So many images, spread over the split.")] = 12
-    data_root: Path | None = None
+    out: Annotated[Path | None, arg(metavar="FILE", help="The PNG file; default NAME.png.")] = None
+    split: Annotated[str | None, arg(metavar="NAME", help="By default the one that is evaluated.")] = None
+    limit: Annotated[int, arg(metavar="N", help="So many images, spread over the split.")] = 12
+    data_root: DataRoot = None
     overwrite: Annotated[bool, arg(help="Replace a file that is there.")] = False
     debug: Debug = False
 
@@ -70,8 +70,8 @@ class DataSheet:
 class DataFetch:
     """Download what may be downloaded of a dataset; else say how to get it by hand."""
 
-    name: Positional[str]
-    data_root: Path | None = None
+    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
+    data_root: DataRoot = None
     quiet: Quiet = False
     debug: Debug = False
 
@@ -90,11 +90,11 @@ class DataFetch:
 class DataExport:
     """Write a dataset, such as scenes, in the on-disk layout of another."""
 
-    name: Positional[str]
-    folder: Positional[Path]
+    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
+    folder: Annotated[Positional[Path], arg(help="The data root that is written below.")]
     layout: Annotated[str, arg(help="The dataset whose layout it is; docs/datasets.md lists them.")] = "voc"
-    limit: Annotated[int | None, arg(help="Only the first N images of each split.")] = None
-    data_root: Path | None = None
+    limit: Annotated[int | None, arg(metavar="N", help="Only the first N images of each split.")] = None
+    data_root: DataRoot = None
     overwrite: Annotated[bool, arg(help="Replace files that are there.")] = False
     debug: Debug = False
 
@@ -112,7 +112,7 @@ class DataExport:
 class DataInit:
     """Look at a folder of images and masks of your own, and write the file that describes it: FOLDER/NAME.toml."""
 
-    folder: Positional[Path]
+    folder: Annotated[Positional[Path], arg(help="Of images, and of masks if there are any.")]
     quiet: Quiet = False
     debug: Debug = False
 
@@ -130,7 +130,13 @@ class DataInit:
 
 @dataclass
 class Data:
-    """Check datasets, get them, export them, draw them, describe your own."""
+    """Check datasets, get them, export them, draw them, describe your own.
+
+    Examples:
+      densebench data check voc --data-root DIR
+      densebench data where cityscapes
+      densebench data sheet scenes --out scenes.png
+    """
 
     verb: (
         Annotated[DataCheck, subcommand("check")]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from densebench.cli.options import Debug, Device, Names, Quiet, split_names
+from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Results, split_names
 from densebench.cli.train import print_cost
 from densebench.config import split_pair
 from densebench.errors import UsageError
@@ -19,9 +19,14 @@ from densebench.text import say
 
 @dataclass
 class Leaderboard:
-    """Write leaderboard.csv, leaderboard.md, plots and positional_study.csv from all records of a results folder."""
+    """Write leaderboard.csv, leaderboard.md, plots and positional_study.csv from all records of a results folder.
 
-    results: Path = Path("results")
+    Examples:
+      densebench leaderboard
+      densebench leaderboard --results results --format csv,md --published
+    """
+
+    results: Results = Path("results")
     format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
     limited: Annotated[bool, arg(help="Show records of --limit runs too, in tables that say so.")] = False
@@ -40,12 +45,20 @@ class Leaderboard:
 
 @dataclass
 class List:
-    """List what there is: models, protocols, datasets, methods, segmenters or results; PATTERN may hold * and ?."""
+    """List what there is: models, protocols, datasets, methods, segmenters or results; PATTERN may hold * and ?.
 
-    kind: Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]]
-    pattern: Positional[str] = "*"
-    results: Path = Path("results")
-    data_root: Annotated[Path | None, arg(help="Folder the datasets lie in; default DENSEBENCH_DATA.")] = None
+    Examples:
+      densebench list datasets
+      densebench list models 'dinov2*'
+    """
+
+    kind: Annotated[
+        Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]],
+        arg(help="What is listed."),
+    ]
+    pattern: Annotated[Positional[str], arg(help="Which names; in quotes, since the shell has a use for * too.")] = "*"
+    results: Results = Path("results")
+    data_root: DataRoot = None
     debug: Debug = False
 
     def __call__(self) -> int:
@@ -66,20 +79,25 @@ class List:
 
 @dataclass
 class Show:
-    """Show everything known of one model, protocol, dataset, method or record."""
+    """Show everything known of one model, protocol, dataset, method or record.
 
-    kind: Positional[Literal["model", "protocol", "dataset", "method", "record"]]
-    name: Annotated[Positional[str], arg(help="Of a record: its hash, the beginning of one, or its path.")]
+    Examples:
+      densebench show protocol hummingbird
+      densebench show method paka --cost --base pico
+    """
+
+    kind: Annotated[Positional[Literal["model", "protocol", "dataset", "method", "record"]], arg(help="What is shown.")]
+    name: Annotated[Positional[str], arg(help="Its name; of a record its hash, the beginning of one, or its path.")]
     results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
     data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
-    data_root: Path | None = None
+    data_root: DataRoot = None
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="FIELD=VALUE", help="With --cost: change one setting; may be repeated."),
     ] = ()
-    steps: Annotated[int, arg(help="With --cost: whole steps to time.")] = 3
+    steps: Annotated[int, arg(metavar="N", help="With --cost: whole steps to time.")] = 3
     device: Device = "auto"
     debug: Debug = False
 
@@ -108,6 +126,10 @@ class Verify:
     """Compare the installed numerics with golden vectors: what public reference code made of the same inputs.
 
     Exit 1 if anything is off.
+
+    Examples:
+      densebench verify
+      densebench verify tests/golden --backend torch
     """
 
     folder: Annotated[
@@ -143,14 +165,18 @@ class CheckModel:
     """Look for the mistakes that adapters make: geometry, order of patches, normalisation, batches, layers, weights.
 
     Exit 1 if any check failed; docs/adapters.md says what each one finds.
+
+    Examples:
+      densebench check-model my_backbone.py:MyBackbone
+      densebench check-model timm/vit_small_patch14_dinov2.lvd142m --size 70 98
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], arg(help="A name, or FILE.py:Class, as `run --model` takes it.")]
     size: Annotated[
         tuple[int, int] | None,
         arg(metavar="H W", help="Pixels; by default 4 x 6 patches and the native size."),
     ] = None
-    weights: Annotated[Path | None, arg(help="A weights file for a name that takes one.")] = None
+    weights: Annotated[Path | None, arg(metavar="FILE", help="A weights file for a name that takes one.")] = None
     device: Device = "auto"
     json: Annotated[bool, arg(help="Print findings as JSON instead of a table.")] = False
     quiet: Quiet = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from densebench.cli.options import Debug, Device, Names, Quiet, split_names
+from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Workers, split_names
 from densebench.errors import MissingWeightsError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class Measure:
 class Images:
     """Where images are, and which of them are read."""
 
-    data_root: Annotated[
-        Path | None, arg(metavar="DIR", help="Folder the datasets lie in; default DENSEBENCH_DATA.")
-    ] = None
+    data_root: DataRoot = None
     limit: Annotated[
         int | None, arg(metavar="N", help="Use the first N images of each split; the result stays off leaderboards.")
     ] = None
@@ -108,13 +106,18 @@ class Machine:
         Literal["float16", "float32"], arg(help="Features are rounded to it before protocols read them.")
     ] = "float16"
     batch_size: Annotated[int, arg(metavar="N", help="Images per forward pass.")] = 16
-    workers: Annotated[int, arg(metavar="N", help="Processes that decode images.")] = 2
+    workers: Workers = 2
     cache_size: Annotated[float, arg(metavar="GB", help="Gigabytes of features kept on disk; 0 keeps none.")] = 20.0
 
 
 @dataclass
 class Run:
-    """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again."""
+    """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again.
+
+    Examples:
+      densebench run --model pico --protocol all
+      densebench run --model dinov2_vits14,pico --protocol hummingbird --dataset voc --data-root DIR
+    """
 
     measure: Measure
     images: Images = field(default_factory=Images)

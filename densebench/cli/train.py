@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from densebench.cli.options import Debug, Device, Quiet
+from densebench.cli.options import DataRoot, Debug, Device, Quiet, Workers
 from densebench.config import split_pair
 
 Images = Annotated[
@@ -22,25 +22,32 @@ Images = Annotated[
 
 @dataclass
 class Train:
-    """Make a zoo checkpoint: `densebench train dino --base 'pico?random' --data scenes --name mine`."""
+    """Make a zoo checkpoint: post-train a model on images without labels.
 
-    method: Positional[str]
+    Examples:
+      densebench train paka --base pico --data scenes --name my_paka --config benchmarks/pico.toml
+      densebench train dino --base 'pico?random' --data photos --name mine --set epochs=1 --dry-run
+    """
+
+    method: Annotated[Positional[str], arg(help="`densebench list methods` names them.")]
     base: Annotated[str, arg(help="The model to start from; '?random' after it for its random initialisation.")]
     name: Annotated[str, arg(help="The name the checkpoint has from then on.")]
     data: Images = "scenes"
-    data_root: Path | None = None
+    data_root: DataRoot = None
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="FIELD=VALUE", help="Change one setting of the method; may be repeated."),
     ] = ()
-    config: Annotated[Path | None, arg(help="TOML file with a table of settings per method; --set wins.")] = None
-    out: Annotated[Path | None, arg(help="Zoo folder to write to; default the user's zoo.")] = None
-    resume: bool = False
-    overwrite: bool = False
-    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME base.")] = None
+    config: Annotated[
+        Path | None, arg(metavar="FILE", help="TOML file with a table of settings per method; --set wins.")
+    ] = None
+    out: Annotated[Path | None, arg(metavar="FILE", help="Zoo folder to write to; default the user's zoo.")] = None
+    resume: Annotated[bool, arg(help="Go on from the last state of a run that was interrupted.")] = False
+    overwrite: Annotated[bool, arg(help="Start over where the name is taken.")] = False
+    weights: Annotated[Path | None, arg(metavar="FILE", help="A safetensors file for a timm/NAME base.")] = None
     dry_run: Annotated[bool, arg(help="Print memory per image and the largest batch that fits; train nothing.")] = False
     device: Device = "auto"
-    workers: int = 1
+    workers: Workers = 1
     debug: Debug = False
 
     def __call__(self) -> int:
@@ -73,22 +80,31 @@ class Train:
 
 @dataclass
 class Pseudolabel:
-    """Make pseudo-labels for DIP: `densebench pseudolabel --model pico --data scenes --out labels`."""
+    """Make pseudo-labels for DIP: segments of images, grouped into classes, and pairs of images that share one.
+
+    Examples:
+      densebench pseudolabel --model pico --data scenes --out labels
+      densebench pseudolabel --model pico --data coco --data-root DIR --limit 1000 --classes 300 --out labels
+    """
 
     model: Annotated[str, arg(help="Whose features make segments and classes: the model to be trained.")]
     out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is gone on with.")]
     data: Images = "scenes"
-    data_root: Path | None = None
-    split: Annotated[str | None, arg(help="By default unlabelled, or train where there is none.")] = None
-    limit: Annotated[int | None, arg(help="Only the first N images.")] = None
-    classes: Annotated[int, arg(help="Number of pseudo-classes.")] = 1000
+    data_root: DataRoot = None
+    split: Annotated[str | None, arg(metavar="NAME", help="By default unlabelled, or train where there is none.")] = (
+        None
+    )
+    limit: Annotated[int | None, arg(metavar="N", help="Only the first N images.")] = None
+    classes: Annotated[int, arg(metavar="N", help="Number of pseudo-classes.")] = 1000
     segmenter: Annotated[str, arg(help="How images are divided; see `densebench list segmenters`.")] = "features"
-    size: Annotated[int | None, arg(help="Side in pixels that images are squashed to; by default some 224.")] = None
+    size: Annotated[
+        int | None, arg(metavar="N", help="Side in pixels that images are squashed to; by default some 224.")
+    ] = None
     share: Annotated[float, arg(help="Images are a pair if a class covers more than this share of both.")] = 0.05
-    seed: int = 0
-    weights: Annotated[Path | None, arg(help="A safetensors file for a timm/NAME.")] = None
+    seed: Annotated[int, arg(metavar="N", help="Of k-means and of the pairs that are drawn.")] = 0
+    weights: Annotated[Path | None, arg(metavar="FILE", help="A safetensors file for a timm/NAME.")] = None
     device: Device = "auto"
-    workers: int = 1
+    workers: Workers = 1
     quiet: Quiet = False
     debug: Debug = False
 
