@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from densebench.errors import UsageError
 from densebench.paths import config_file
-from densebench.regular import MOST_TOML, parse_toml, read_text
+from densebench.regular import MOST_TOML, parse_toml, read, read_text
 
 C = TypeVar("C")
 
@@ -93,8 +93,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     if isinstance(value, Path):
-        return str(value)
+        return _lists_in(value) or str(value)
     raise TypeError(f"{type(value).__name__} cannot enter a score hash")
+
+
+def _lists_in(folder: Path) -> dict[str, str]:
+    """Return a digest of each list in the folders of a folder: they decide a score, wherever they lie."""
+    found = sorted(folder.glob("*/*.txt"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(read(path)).hexdigest() for path in found}
 
 
 def split_settings(settings: list[str]) -> dict[str, dict[str, str]]:

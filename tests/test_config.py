@@ -47,6 +47,16 @@ def test_hash_ignores_key_order_and_fields_without_effect():
     assert score_hash({"b": Config()}) != score_hash({"b": Config(rate=0.2)})
 
 
+def test_lists_count_by_what_they_hold_wherever_they_lie(tmp_path):
+    hashes = []
+    for place, ids in (("here", "a\nb\n"), ("there", "a\nb\n"), ("there", "a\nc\n")):
+        (tmp_path / place / "1_div_2").mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "1_div_2" / "train_2_7.txt").write_text(ids)
+        hashes.append(score_hash({"subset_dir": tmp_path / place}))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert score_hash({"subset_dir": tmp_path / "gone"}) != score_hash({"subset_dir": tmp_path / "gone too"})
+
+
 @pytest.mark.parametrize("name", ["hummingbird", "overclustering", "positional_effect"])
 def test_every_scoring_field_of_a_protocol_changes_the_hash_and_no_other_does(name):
     config = PROTOCOLS[name]().configure()

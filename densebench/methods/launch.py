@@ -189,6 +189,8 @@ def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"{folder} holds an interrupted run; go on with --resume or start over with --overwrite.")
     elif (folder / "card.json").exists() and not resume:
         raise UsageError(f"{folder.name} exists in {folder.parent}; choose another --name or give --overwrite.")
+    elif (folder / "weights.safetensors").exists() and not resume:
+        raise UsageError(f"{folder} holds weights without a card; choose another --name or --out, or give --overwrite.")
 
 
 def _origin(card: Mapping[str, Any]) -> dict[str, Any]:

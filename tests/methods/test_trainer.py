@@ -253,6 +253,9 @@ def test_a_taken_name_is_refused_and_kept() -> None:
     toy.run("mine", epochs=1, seed=1, overwrite=True)
     assert load_model("mine").info.patch == 8
     assert not torch.equal(weights("mine")["pos_embed"], before["pos_embed"])
+    (zoo_dir() / "mine" / "card.json").unlink()
+    with pytest.raises(UsageError, match=r"mine holds weights without a card; .*--overwrite"):
+        toy.run("mine", epochs=1)
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
