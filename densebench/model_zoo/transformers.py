@@ -24,6 +24,7 @@ from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
 from densebench.model_zoo.fetch import ask_hub
+from densebench.model_zoo.image_processor import SETTINGS, preprocessing, refuse_oblong
 
 CLASS_TOKENS = {
     "vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "dinov3_vit": 1, "ijepa": 0,
@@ -42,7 +43,6 @@ PROJECTIONS: dict[Facet, tuple[str, ...]] = {
     "key": ("key", "k_proj"),
     "value": ("value", "v_proj"),
 }
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 class HfBackbone(OnePassBackbone):
@@ -174,6 +174,10 @@ def load(spec: ModelSpec) -> Backbone:
         config = library.AutoConfig.from_pretrained(repository, **where)
         _refuse(config, spec.text)
         processor = library.AutoImageProcessor.from_pretrained(repository, **where)
+        declared = preprocessing(
+            {key: _plain(getattr(processor, key)) for key in SETTINGS if hasattr(processor, key)}, spec.text
+        )
+        said = declared.pop("loading")
         if spec.random:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(spec.random_seed or 0)
@@ -194,18 +198,13 @@ def load(spec: ModelSpec) -> Backbone:
         model.pooler = None  # drawn at random where the weights have none; nothing here reads it
     local = Path(repository).is_dir()
     found = getattr(model.config, "_commit_hash", None)
-    normalises = getattr(processor, "do_normalize", True) is not False
-    resampling = getattr(processor, "resample", None)
     return HfBackbone(
         model.float(),
         spec.text,
-        mean=tuple(processor.image_mean) if normalises else (0.0,) * 3,
-        std=tuple(processor.image_std) if normalises else (1.0,) * 3,
-        interpolation="bilinear" if resampling is None else RESAMPLING.get(int(resampling), "bilinear"),
-        native_size=_native_size(processor),
+        **declared,
         licence="see the card of its repository",
         citation="" if local else f"https://huggingface.co/{repository}",
-        notes={"revision": "local folder" if local else found or revision or "newest"},
+        notes={"revision": "local folder" if local else found or revision or "newest", "loading": said},
     )
 
 
@@ -217,13 +216,14 @@ def _refuse(config: Any, name: str) -> None:
             f"{name} is a {kind!r}; this adapter knows {', '.join(CLASS_TOKENS)}. Others may be there as timm/NAME or "
             "open_clip/ARCH:TAG, or take an adapter of your own (docs/adapters.md)."
         )
+    refuse_oblong(config.vision_config if config.model_type in WITH_TEXT else config, name)
 
 
-def _native_size(processor: Any) -> int:
-    """Return the side of what an image processor hands over: the crop where it crops, else the size it resizes to."""
-    cropped = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    size: Any = cropped or processor.size
-    return int(size if isinstance(size, int) else max(side for side in dict(size).values() if side))
+def _plain(value: Any) -> Any:
+    """Return a setting of a processor as numbers: sizes are objects of their own in newer versions."""
+    if isinstance(value, (str, int, float, list, tuple, dict)) or value is None:
+        return value
+    return {key: side for key, side in dict(value).items() if side}
 
 
 def _check_report(report: Mapping[str, Any], name: str) -> None:

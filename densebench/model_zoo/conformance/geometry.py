@@ -9,6 +9,7 @@ from torch import Tensor
 
 from densebench.errors import DensebenchError
 from densebench.model_zoo.conformance.probe import GRID, Failed, NotApplicable, Probe, differ, difference, said
+from densebench.reading import RESAMPLING
 
 RANK = 0.7
 """Mean rank of the patch whose image changed, from which positions count as right: chance has 0.5 ± 0.06 on 24."""
@@ -26,7 +27,7 @@ def declaration(probe: Probe) -> str:
             (info.prefix < 0, "prefix is at least 0"),
             (min(info.std) <= 0, "deviations are above 0"),
             (max(info.mean) > 1, "the mean is that of images in [0, 1], not in 0..255"),
-            (info.interpolation not in ("bilinear", "bicubic", "nearest"), f"interpolation {info.interpolation!r}"),
+            (info.interpolation not in RESAMPLING, f"interpolation {info.interpolation!r}"),
             ("token" not in info.facets, "every backbone has the facet 'token'"),
             (len(info.facets) > 1 and info.width % info.heads != 0, "heads divide the width"),
         )
