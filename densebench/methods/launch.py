@@ -210,6 +210,9 @@ def _architecture(base: str) -> Architecture:
         import timm
         import timm.data
 
+        from densebench.model_zoo.timm import check_known
+
+        check_known(spec)
         config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(spec.name).to_dict())
         return Architecture(
             timm=spec.name,

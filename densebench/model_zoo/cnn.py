@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from densebench.errors import ModelError, UsageError
@@ -26,8 +27,12 @@ class StageBackbone(Backbone):
         super().__init__()
         if hasattr(net, "num_prefix_tokens"):
             raise ModelError(
-                f"{name} is a ViT, whose blocks are layers and no stages. Name it without a stage; where it takes one "
-                "input size only, wrap it in an adapter of your own (docs/adapters.md)."
+                f"{name} is a ViT, whose blocks are layers and no stages"
+                + (
+                    ", and takes one input size only; wrap it in an adapter of your own (docs/adapters.md)."
+                    if stage == -1
+                    else ". Name it without a stage."
+                )
             )
         stages = getattr(net, "feature_info", None)
         if not stages or not hasattr(net, "forward_intermediates"):
@@ -64,9 +69,24 @@ class StageBackbone(Backbone):
             (found,) = self.net.forward_intermediates(
                 pixels, indices=[self.stage], output_fmt="NCHW", stop_early=True, intermediates_only=True
             )
-        except AssertionError as error:  # how timm refuses a size
-            raise ModelError(f"{self.info.name} cannot encode {tuple(pixels.shape[-2:])} pixels: {error}") from error
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:  # how timm refuses a size, or torch does for it
+            raise ModelError(self._refused(pixels.shape[2], pixels.shape[3], error)) from error
         return [found.flatten(2).transpose(1, 2) for _ in layers]
+
+    def _refused(self, height: int, width: int, error: Exception) -> str:
+        """Return what to say where a network does not take a size: most of these are built for one alone."""
+        side, patch = self.info.native_size, self.info.patch
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        refused = f"{self.info.name} cannot encode {(height, width)} pixels: {reason.rstrip('.')}."
+        if (height, width) == (side, side):
+            return f"{refused} That is its native size; timm gives no map of this stage."
+        if side % patch:
+            return (
+                f"{refused} Its native {side} px are no multiple of this stage's stride, {patch}: take an earlier one."
+            )
+        return f"{refused} It is built for some sizes only; its native one is set by --set PROTOCOL.input_size={side}."
 
 
 def load(spec: ModelSpec) -> Backbone:

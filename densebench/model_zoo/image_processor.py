@@ -33,7 +33,8 @@ def preprocessing(processor: Mapping[str, Any], name: str) -> dict[str, Any]:
         (factor,) = _numbers(1 / 255 if given is None else given, "rescale_factor", name, 1)
         if factor <= 0:
             raise ModelError(f"{name} has an image processor with rescale_factor {factor:g}; expected more than 0.")
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
     if processor.get("do_normalize", True):
         mean, std = (_numbers(processor.get(key), key, name, 3) for key in ("image_mean", "image_std"))
         if min(std) <= 0:

@@ -151,19 +151,32 @@ class FixedSizeError(ModelError):
     """A net that does not take `dynamic_img_size`: no plain ViT, perhaps a CNN."""
 
 
+def check_known(spec: ModelSpec) -> None:
+    """Raise UsageError, with the nearest, for a network or a tag that timm has not."""
+    import timm
+
+    name = spec.name.partition(":")[0]
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        known = timm.list_models(pretrained=False) + timm.list_pretrained()
+        raise unknown_name("model", spec.text, [f"timm/{each}" for each in known])
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # how timm says that the tag is none of the network's
+        tags = [f"timm/{each}" for each in timm.list_pretrained(f"{architecture}.*")]
+        raise unknown_name("model", spec.text, [f"timm/{architecture}", *tags]) from None
+
+
 def load(spec: ModelSpec, kwargs: Mapping[str, Any] | None = None, **info: Any) -> Backbone:
     """Build `timm/NAME` with hub weights, a local file, or random weights; nets without patch tokens are stages.
 
     `kwargs` are arguments of the architecture, `info` replaces what timm says of it.
     """
-    import timm
 
     from densebench.model_zoo import cnn
 
     name, colon, _ = spec.name.partition(":")
-    if not timm.is_model(name):
-        known = timm.list_models(pretrained=False) + timm.list_pretrained()
-        raise unknown_name("model", spec.text, [f"timm/{each}" for each in known])
+    check_known(spec)
     if colon:
         return cnn.load(spec)
     try:

@@ -108,3 +108,30 @@ def test_stages_pass_check_model(name):
     found = check(load(name), (64, 96))
     assert not [f for f in found if f.outcome in ("failed", "note")], found
     assert {f.check for f in found if f.outcome == "not applicable"} >= {"layers", "facets", "attention", "class token"}
+
+
+@pytest.mark.parametrize(
+    "name", ["hiera_tiny_224", "pit_ti_224", "levit_128s", "volo_d1_224", "efficientformer_l1", "gcvit_xxtiny"]
+)
+def test_networks_of_one_size_say_so_whatever_timm_raises(name):
+    """And at their native size they work, but for one whose last stage that size does not fit."""
+    backbone = load_model(f"timm/{name}?random")
+    fits = "levit" not in name
+    then = r"native one is .*input_size=224\." if fits else "native 224 px are no multiple of this stage's stride, 64"
+    with pytest.raises(ModelError, match=rf"cannot encode \(128, 128\) pixels: .*{then}"):
+        backbone.dense(torch.rand(1, 3, 128, 128))
+    if fits:
+        assert backbone.dense(torch.rand(1, 3, 224, 224)).maps[0].shape[1] == backbone.info.width
+
+
+def test_a_vit_of_one_size_is_not_sent_in_circles():
+    with pytest.raises(ModelError, match=r"no stages, and takes one input size only; wrap it in an adapter"):
+        load_model("timm/cait_xxs24_224?random")
+    with pytest.raises(ModelError, match=r"no stages\. Name it without a stage"):
+        load_model("timm/vit_tiny_patch16_224:1?random")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224.nope", "resnet18.nope", "vit_tiny_patch16_224.nope?random"])
+def test_a_tag_that_does_not_exist_is_answered_with_those_that_do(name):
+    with pytest.raises(UsageError, match=rf"unknown model 'timm/{re.escape(name)}'; did you mean 'timm/"):
+        load_model(f"timm/{name}")
