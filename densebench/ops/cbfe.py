@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -272,6 +273,9 @@ def has_infomap() -> bool:
 
 def load_infomap() -> Any:
     """Return the infomap module; raises ModuleNotFoundError where it is not installed."""
+    # Both are wrapped by SWIG, whose types they share: faiss imported after infomap ends in a segmentation fault.
+    with suppress(ImportError):
+        import_module("faiss")
     return import_module("infomap")  # optional, and without types where it is not installed
 
 
