@@ -42,6 +42,17 @@ from densebench.results import Metric
 
 SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
 SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
+SEGMENTER: dict[str, Any] = {
+    "head": "segmenter",
+    "pipeline": "slide",
+    "optimiser": "adam",
+    "weight_decay": 0.0,
+    "head_factor": 1.0,
+    "drop_path": 0.1,
+    "schedule": "poly",
+    "loss_over": "all",
+    "absent": "skip",
+}
 SHORT = ("voc", "pascal_context")
 """How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
 
@@ -137,17 +148,11 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
         ),
         "segmenter": Preset(
             source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
-            settings={
-                "head": "segmenter",
-                "pipeline": "slide",
-                "optimiser": "adam",
-                "weight_decay": 0.0,
-                "head_factor": 1.0,
-                "drop_path": 0.1,
-                "schedule": "poly",
-                "loss_over": "all",
-                "absent": "skip",
-            },
+            settings=SEGMENTER,
+        ),
+        "embedded-segmenter": Preset(
+            source="preset segmenter with one epoch at one rate",
+            settings={**SEGMENTER, "epochs": 1, "batch": 4, "learning_rates": (1e-4,), "evaluations": 2},
         ),
     }
     metrics = (
