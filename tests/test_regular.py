@@ -123,7 +123,7 @@ def test_pictures_are_decoded_in_formats_that_start_no_program(tmp_path, monkeyp
     Image.new("RGB", (8, 8)).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
     with pytest.raises(
-        CorruptFileError, match=r"x\.png cannot be decoded as an image .it is empty, or none of PNG, JPEG"
+        CorruptFileError, match=r"x\.png cannot be decoded as an image .it is empty or torn, or none of PNG, JPEG"
     ):
         read_image(tmp_path / "x.png")
 

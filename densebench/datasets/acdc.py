@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from densebench.datasets.cityscapes import CLASSES, PALETTE, label_ids, paired
+from densebench.datasets.cityscapes import CLASSES, PALETTE, USUAL, label_ids, paired
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, Tree, find_tree
 
@@ -31,6 +31,7 @@ class ACDC(FileDataset):
         palette=PALETTE,
         splits={"train": 1600, "val": 406},
         background=(),
+        usual=USUAL,
         licence="research and other non-commercial use, by agreement on its site",
         citation="Sakaridis et al., ACDC: The Adverse Conditions Dataset with Correspondences for Semantic Driving "
         "Scene Understanding, ICCV 2021",

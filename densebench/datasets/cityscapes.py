@@ -38,6 +38,9 @@ NOT_EVALUATED = ("parking", "rail track", "guard rail", "bridge", "tunnel", "pol
 CLASSES = tuple(name for name in LABELS if name not in NOT_EVALUATED)
 PALETTE = tuple(LABELS[name] for name in CLASSES)
 
+USUAL = ("traffic sign", "vegetation", "sky", "person", "car")
+"""What streets are full of; their label ids are beyond the 19 train ids."""
+
 _ids = {name: FIRST + i for i, name in enumerate(LABELS)}
 _stored = range(FIRST + len(LABELS))
 
@@ -58,6 +61,7 @@ class Cityscapes(FileDataset):
         palette=PALETTE,
         splits={"train": 2975, "val": 500},
         background=(),
+        usual=USUAL,
         licence="research and other non-commercial use, by agreement on its site",
         citation="Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016",
         how_to_get="Register at cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip (11 GB) and "

@@ -73,6 +73,8 @@ class DatasetInfo:
     palette_stored: bool = False
     """Do published label files show the classes in these colours? Files with the same ones in another order, as some
     programs save them, have other numbers."""
+    usual: tuple[str, ...] = ()
+    """Classes of which a dozen images hold one for certain; masks without any are numbered in another way."""
     reach: float = 0.0
     """Metres that a pixel of any few images is farther away than; depth of another scale ends before. 0 = unknown."""
     input_size: int | None = None
@@ -283,7 +285,7 @@ def _formats() -> list[str]:
 def _undecodable(error: Exception) -> str:
     """Return in words why an image file cannot be decoded."""
     if isinstance(error, UnidentifiedImageError):
-        return f"it is empty, or none of {', '.join(FORMATS)}"
+        return f"it is empty or torn, or none of {', '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombError):
         found = re.search(r"\d+( x \d+)?", str(error))
         pixels = found[0] if found else "too many"

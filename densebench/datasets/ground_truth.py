@@ -21,6 +21,8 @@ from densebench.errors import DatasetError
 from densebench.memo import remembered
 from densebench.progress import Progress
 
+DOZEN = 12
+"""Images that hold one of a dataset's usual classes."""
 FEW = 3
 """Images that are too few to tell a scale of depth by how far they reach."""
 RULES = 1
@@ -89,12 +91,17 @@ class Look:
         return [label for label in self.evaluated if self.held[label]]
 
     @property
+    def usual(self) -> bool:
+        """Whether a class occurs that does in any dozen images, where there are such."""
+        return not self.info.usual or any(self.held[self.info.classes.index(name)] for name in self.info.usual)
+
+    @property
     def settled(self) -> bool:
         """Whether more images can change nothing."""
         several = all(len(colours) == 1 for colours in self.seen_as.values())
         enough = not self.seen_as or (several and self.images >= PALETTES)
         return (
-            ("mask" not in self.needs or (len(self.classes) > 1 and enough))
+            ("mask" not in self.needs or (len(self.classes) > 1 and enough and self.usual))
             and ("depth" not in self.needs or (self.depths > 0 and self.farthest >= self.info.reach))
             and ("keypoints" not in self.needs or self.points > 0)
         )
@@ -126,6 +133,11 @@ class Look:
             (notes if limited and self.classes else problems).append(
                 f"of {len(names)} classes the masks hold {held}, and {share:.0f} % of their pixels are of no class."
                 + (f" {hint}" if self.void else "")
+            )
+        elif not self.usual and self.images >= DOZEN:
+            problems.append(
+                f"of {self.images} masks none holds {', '.join(self.info.usual)}: their numbers are those of another "
+                f"list, such as train ids. {self.info.how_to_get}"
             )
         twice = next((item for item in self.used_for.items() if len(item[1]) > 1), None)
         if twice:

@@ -7,7 +7,9 @@ from PIL import Image
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.ground_truth import FEW, PALETTES, look
+from densebench.datasets.export import export
+from densebench.datasets.ground_truth import DOZEN, FEW, PALETTES, look
+from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import voc_palette
 from densebench.errors import DatasetError
 from densebench.progress import Progress
@@ -121,6 +123,20 @@ def test_foreign_colours_of_published_masks_are_a_note(tmp_path):
         found = look(data, {"mask"}, True, QUIET)
         assert len([note for note in found if "other colours than the published" in note]) == notes
         assert len(check(data, QUIET).notes) == notes
+
+
+@pytest.mark.parametrize("layout", ["acdc", "cityscapes"])
+def test_train_ids_in_the_place_of_label_ids_are_told_by_what_they_never_show(layout, tmp_path):
+    """ACDC's own files may hold 255, and Cityscapes' train ids may happen not to."""
+    scenes = Scenes(None, "val", length=DOZEN, size=(32, 32))
+    export(scenes, layout, tmp_path)
+    assert look(load_dataset(layout, "val", tmp_path), {"mask"}, False, QUIET) == ()
+    for path in tmp_path.rglob("*_labelIds.png"):
+        trained = DATASETS["acdc"].labels[np.array(Image.open(path))]
+        Image.fromarray(np.where(trained == 255, 0, trained)).save(path)
+    data = load_dataset(layout, "val", tmp_path)
+    assert "none holds traffic sign, vegetation, sky, person, car" in looked(data)[1]
+    assert looked(data.select(range(3)))[1] == ""
 
 
 def nyu(root, metres, per_metre=1000):
