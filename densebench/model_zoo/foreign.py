@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import random
 import secrets
 import sys
@@ -59,9 +60,9 @@ def images(n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 def file_of(backbone: Backbone) -> Path | None:
-    """Return the file that defines an adapter's class; None where it has none, as in a notebook."""
+    """Return the file that defines an adapter's class; None where it has none, as in a notebook or a zip."""
     file = getattr(sys.modules.get(type(backbone).__module__), "__file__", None)
-    return Path(file) if file else None
+    return Path(file) if file and os.path.isfile(file) else None
 
 
 def is_ours(backbone: Backbone) -> bool:
