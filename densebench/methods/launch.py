@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress as Bar
 
 from densebench.config import apply_overrides, as_dict
 from densebench.datasets.dataset import DenseDataset
@@ -35,6 +35,7 @@ from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.cards import read_card
 from densebench.model_zoo.zoo import Architecture, find
 from densebench.paths import claim, zoo_dir
+from densebench.progress import Progress
 
 
 def train(
@@ -84,6 +85,8 @@ def train(
     ):
         if group.first:
             _check_free(folder, resume, overwrite)
+            for sentence in job.dataset.left_out():
+                Progress().say(sentence)
         group.wait()
         origin = {**job.origin, "data_digest": _digest(job.dataset, progress)}
         if resume and (folder / "card.json").exists() and not states(folder):
@@ -249,7 +252,7 @@ def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: 
     if config.cache is None:
         return Images(dataset, config.images)
     console = Console(stderr=True)
-    with Progress(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
+    with Bar(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
         task = bar.add_task("decoding once")
         images = CachedImages(
             dataset,

@@ -41,10 +41,12 @@ def tear(path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", [None, 64])
-def test_a_folder_is_trained_on(photos: Path, cache: int | None) -> None:
+def test_a_folder_is_trained_on(photos: Path, cache: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "0" / "from_a_phone.HEIC").touch()
     found = toy.run("mine", data="./photos", cache=cache).card
     assert found["data"] == {**found["data"], "name": "./photos", "split": "all", "images": 8}
     assert "--data ./photos" in found["command"]
+    assert "1 pictures below photos are not read (first: 0/from_a_phone.HEIC)" in capsys.readouterr().err
     if cache:
         assert [p.name[:11] for p in (cache_dir() / "pixels").glob("*.bin")] == ["photos-all-"]
 
