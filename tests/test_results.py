@@ -159,3 +159,23 @@ def test_settings_are_written_as_they_are_set():
     assert setting_label("paper", settings) == (
         "paper + norm=false, memory_size=none, fractions=[1, 8], similarity=l2, temperature=0.07"
     )
+
+
+def test_long_names_make_files_that_can_be_written_and_are_told_apart(tmp_path):
+    store = ResultStore(tmp_path)
+    paths = set()
+    for end in ("a", "b"):
+        made = record(score_hash="0123456789abcdef")
+        made = made.model_copy(
+            update={
+                "model": made.model.model_copy(update={"name": "m/" * 400 + end}),
+                "data": made.data.model_copy(update={"name": "d" * 900 + end}),
+                "protocol": made.protocol.model_copy(update={"preset": "p" * 300}),
+            }
+        )
+        path = store.place(made)
+        store.write(path, made, {f"{path.stem}/picture.png": b"png"})
+        with store.lock(path):
+            assert store.read(path) == made
+        paths.add(path)
+    assert len(paths) == 2

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -144,7 +144,8 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
         if key not in kept or _age(kept[key]) < _age(record):
             kept[key] = record
     chosen = sorted(kept.values(), key=_age)
-    rows = _over_seeds(chosen, zip(tables_apart(chosen), _variants(chosen), strict=True))
+    details = _details(chosen)
+    rows = _over_seeds(chosen, details, zip(tables_apart(chosen), _variants(chosen, details), strict=True))
 
     position: dict[tuple[str, ...], int] = {}  # of a metric within its protocol
     for members in rows:
@@ -231,15 +232,17 @@ def by_entry(rows: Iterable[Row]) -> list[dict[str, Row]]:
     return list(entries.values())
 
 
-def _over_seeds(records: Sequence[Record], said: Iterable[tuple[str, str]]) -> list[list[Row]]:
+def _over_seeds(
+    records: Sequence[Record], details: Sequence[Mapping[str, str]], said: Iterable[tuple[str, str]]
+) -> list[list[Row]]:
     """Return the rows of each record, the oldest first; of those that differ in the seed alone their mean.
 
     Of several records of one seed the newest takes part, and the others stand alone.
     """
     groups: dict[str, dict[int, list[Row]]] = defaultdict(dict)
-    for record, (apart, variant) in reversed(list(zip(records, said, strict=True))):
-        settings = {name: text for name, text in _settings(record).items() if name != "examples"}
-        alike = [_cell(record), _compared(record), settings, record.model.mean, record.model.std]
+    for record, settings, (apart, variant) in reversed(list(zip(records, details, said, strict=True))):
+        scored = {name: text for name, text in settings.items() if name != "examples"}
+        alike = [*_side_by_side(record), scored, record.model.mean, record.model.std]
         key = json.dumps(alike, sort_keys=True)
         while record.seed in groups[key]:
             key += "'"
@@ -344,14 +347,25 @@ def _age(record: Record) -> tuple[str, str]:
     return record.created, record.model_dump_json()  # the second decides between equal times, in any reading order
 
 
-def _variants(records: Sequence[Record]) -> list[str]:
+def _side_by_side(record: Record) -> tuple[str, ...]:
+    """Return what records of one model in one table share."""
+    return (*_cell(record), *_compared(record))
+
+
+def _details(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return the settings of each record; none of one that has no other of its model in its table to be told from."""
+    counts = Counter(_side_by_side(record) for record in records)
+    return [_settings(record) if counts[_side_by_side(record)] > 1 else {} for record in records]
+
+
+def _variants(records: Sequence[Record], details: Sequence[Mapping[str, str]]) -> list[str]:
     """Say for each record in what it differs from others of its model in its table: "weights=ab01"; not in the seed."""
     cells = defaultdict(list)
-    for record in records:
-        cells[*_cell(record), *_compared(record)].append(_settings(record))
+    for record, settings in zip(records, details, strict=True):
+        cells[_side_by_side(record)].append(settings)
     texts = []
-    for record in records:
-        settings, others = _settings(record), cells[*_cell(record), *_compared(record)]
+    for record, settings in zip(records, details, strict=True):
+        others = cells[_side_by_side(record)]
         names = sorted({name for other in others for name in other})
         differing = [name for name in names if len({other.get(name, "-") for other in others}) > 1]
         # what a split's features were asked for follows from the config, so it is named only where nothing else is
