@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from densebench.errors import StorageError
 from densebench.locks import lock
 from densebench.paths import write_atomically
+from densebench.text import plain
 
 SCHEMA: Literal[1] = 1
 LONGEST_SLUG = 100
@@ -156,7 +157,7 @@ class Record(_Strict):
     @property
     def title(self) -> str:
         """The cell in words: "pico / hummingbird / voc (paper + neighbours=1)"."""
-        return f"{self.model.name} / {self.protocol.name} / {self.data.label} ({self.protocol.label})"
+        return plain(f"{self.model.name} / {self.protocol.name} / {self.data.label} ({self.protocol.label})")
 
     @property
     def complete(self) -> bool:

@@ -1,6 +1,8 @@
+import io
+
 import pytest
 
-from densebench.text import ASCII, degrade, plain
+from densebench.text import ASCII, degrade, plain, say
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,10 @@ def test_every_stream_carries_what_is_left(encoding):
         shown.encode("ascii")
     assert (shown == ours) == (encoding in ("utf-8", None))
     assert "±" in degrade("±", "latin-1")
+
+
+def test_what_is_said_does_nothing_and_always_fits():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say("miou ↑ 80.5 ± 1.0\n\x1b[2Jgone", stream)
+    stream.flush()
+    assert stream.buffer.getvalue().decode() == "miou ^ 80.5 +- 1.0\n?[2Jgone\n"
