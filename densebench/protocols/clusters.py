@@ -101,8 +101,8 @@ def fit_clusters(
 ) -> list[Fit]:
     """Gather, in one pass, the union of the rows that each k-means trains on; then fit them all.
 
-    `rows` yields (tokens (N, d), index (M,) of the token of each row), `n_rows` rows in all or very nearly so: a tie
-    between clusters can fall otherwise in another pass, whose batches differ while the cache fills.
+    `rows` yields (tokens (N, d), index (M,) of the token of each row), `n_rows` rows in all or very nearly so: tokens
+    that are computed anew, in another batch, can differ in their last digits and belong to another cluster.
     """
     most = config.points_per_centroid
     drawn = [clustering.kmeans_training_rows(n_rows, run.k, run.seed, most) for run in runs]
