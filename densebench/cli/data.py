@@ -16,7 +16,9 @@ from densebench.cli.options import DataRoot, Debug, Quiet
 class DataCheck:
     """Decode every file of a dataset or folder, count labels, print a digest. Exit 1 if anything is wrong."""
 
-    name: Annotated[Positional[str], arg(help="A dataset, FILE.toml, FILE.py:Class, or a folder of images.")]
+    name: Annotated[
+        Positional[str], arg(metavar="NAME", help="A dataset, FILE.toml, FILE.py:Class, or a folder of images.")
+    ]
     data_root: DataRoot = None
     split: Annotated[str | None, arg(metavar="NAME", help="One split; by default train and val.")] = None
     debug: Debug = False
@@ -32,7 +34,7 @@ class DataCheck:
 class DataWhere:
     """Print where a dataset is expected, and how to get it."""
 
-    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
+    name: Annotated[Positional[str], arg(metavar="NAME", help="A dataset; `densebench list datasets` names them.")]
     data_root: DataRoot = None
     debug: Debug = False
 
@@ -48,9 +50,9 @@ class DataWhere:
 class DataSheet:
     """Draw a sheet of any dataset: `densebench data sheet voc --out voc.png`. Images, labels, depth, key points."""
 
-    name: Annotated[Positional[str], arg(help="As --data takes it: a name, FILE.toml, FILE.py:Class, a folder.")] = (
-        "scenes"
-    )
+    name: Annotated[
+        Positional[str], arg(metavar="NAME", help="As --data takes it: a name, FILE.toml, FILE.py:Class, a folder.")
+    ] = "scenes"
     out: Annotated[Path | None, arg(metavar="FILE", help="The PNG file; default NAME.png.")] = None
     split: Annotated[str | None, arg(metavar="NAME", help="By default the one that is evaluated.")] = None
     limit: Annotated[int, arg(metavar="N", help="So many images, spread over the split.")] = 12
@@ -70,7 +72,7 @@ class DataSheet:
 class DataFetch:
     """Download what may be downloaded of a dataset; else say how to get it by hand."""
 
-    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
+    name: Annotated[Positional[str], arg(metavar="NAME", help="A dataset; `densebench list datasets` names them.")]
     data_root: DataRoot = None
     quiet: Quiet = False
     debug: Debug = False
@@ -90,8 +92,8 @@ class DataFetch:
 class DataExport:
     """Write a dataset, such as scenes, in the on-disk layout of another."""
 
-    name: Annotated[Positional[str], arg(help="A dataset; `densebench list datasets` names them.")]
-    folder: Annotated[Positional[Path], arg(help="The data root that is written below.")]
+    name: Annotated[Positional[str], arg(metavar="NAME", help="A dataset; `densebench list datasets` names them.")]
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="The data root that is written below.")]
     layout: Annotated[str, arg(help="The dataset whose layout it is; docs/datasets.md lists them.")] = "voc"
     limit: Annotated[int | None, arg(metavar="N", help="Only the first N images of each split.")] = None
     data_root: DataRoot = None
@@ -112,7 +114,7 @@ class DataExport:
 class DataInit:
     """Look at a folder of images and masks of your own, and write the file that describes it: FOLDER/NAME.toml."""
 
-    folder: Annotated[Positional[Path], arg(help="Of images, and of masks if there are any.")]
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="Of images, and of masks if there are any.")]
     quiet: Quiet = False
     debug: Debug = False
 

@@ -56,7 +56,9 @@ class List:
         Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]],
         arg(help="What is listed."),
     ]
-    pattern: Annotated[Positional[str], arg(help="Which names; in quotes, since the shell has a use for * too.")] = "*"
+    pattern: Annotated[
+        Positional[str], arg(metavar="[PATTERN]", help="Which names; in quotes, since the shell has a use for * too.")
+    ] = "*"
     results: Results = Path("results")
     data_root: DataRoot = None
     debug: Debug = False
@@ -87,7 +89,9 @@ class Show:
     """
 
     kind: Annotated[Positional[Literal["model", "protocol", "dataset", "method", "record"]], arg(help="What is shown.")]
-    name: Annotated[Positional[str], arg(help="Its name; of a record its hash, the beginning of one, or its path.")]
+    name: Annotated[
+        Positional[str], arg(metavar="NAME", help="Its name; of a record its hash, the beginning of one, or its path.")
+    ]
     results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
@@ -171,7 +175,7 @@ class CheckModel:
       densebench check-model timm/vit_small_patch14_dinov2.lvd142m --size 70 98
     """
 
-    model: Annotated[Positional[str], arg(help="A name, or FILE.py:Class, as `run --model` takes it.")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="A name, or FILE.py:Class, as `run --model` takes it.")]
     size: Annotated[
         tuple[int, int] | None,
         arg(metavar="H W", help="Pixels; by default 4 x 6 patches and the native size."),

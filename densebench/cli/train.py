@@ -29,7 +29,7 @@ class Train:
       densebench train dino --base 'pico?random' --data photos --name mine --set epochs=1 --dry-run
     """
 
-    method: Annotated[Positional[str], arg(help="`densebench list methods` names them.")]
+    method: Annotated[Positional[str], arg(metavar="METHOD", help="`densebench list methods` names them.")]
     base: Annotated[str, arg(help="The model to start from; '?random' after it for its random initialisation.")]
     name: Annotated[str, arg(help="The name the checkpoint has from then on.")]
     data: Images = "scenes"
@@ -41,7 +41,7 @@ class Train:
     config: Annotated[
         Path | None, arg(metavar="FILE", help="TOML file with a table of settings per method; --set wins.")
     ] = None
-    out: Annotated[Path | None, arg(metavar="FILE", help="Zoo folder to write to; default the user's zoo.")] = None
+    out: Annotated[Path | None, arg(metavar="DIR", help="Zoo folder to write to; default the user's zoo.")] = None
     resume: Annotated[bool, arg(help="Go on from the last state of a run that was interrupted.")] = False
     overwrite: Annotated[bool, arg(help="Start over where the name is taken.")] = False
     weights: Annotated[Path | None, arg(metavar="FILE", help="A safetensors file for a timm/NAME base.")] = None
