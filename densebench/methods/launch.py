@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -166,6 +167,9 @@ def _job(
     config = apply_overrides(kind.Config(), overrides)
     architecture = _architecture(base)
     backbone = load_model(base, weights)
+    if os.environ.get("RANK", "0") == "0":
+        for line in backbone.info.notes.get("loading", ()):
+            print(line, file=sys.stderr)
     _check_sizes(backbone, config)
     dataset = load_images(data, config.split, data_root)
     origin = {

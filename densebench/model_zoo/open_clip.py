@@ -23,6 +23,7 @@ from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
 from densebench.model_zoo.checkpoint import fit, read
 from densebench.model_zoo.fetch import ask_hub
+from densebench.model_zoo.wrappers import enter
 from densebench.registry import unknown_name
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
@@ -174,7 +175,8 @@ def load(spec: ModelSpec) -> Backbone:
                 f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE."
             ) from error
     if spec.weights is not None:
-        fit(model.visual, _tower_state(read(spec.weights)), spec.text, spec.weights.name)
+        found = enter(read(spec.weights), spec.entry, spec.weights.name)
+        fit(model.visual, _tower_state(found), spec.text, spec.weights.name)
     seen = {**(getattr(model.visual, "preprocess_cfg", None) or {})}
     seen |= {key: trained[key] for key in ("mean", "std", "interpolation") if trained.get(key)}
     mean, std = (seen.get(key) or getattr(model.visual, f"image_{key}", None) for key in ("mean", "std"))

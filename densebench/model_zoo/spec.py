@@ -94,8 +94,8 @@ def parse_models(texts: Sequence[str], weights: str | Path | None = None) -> lis
     found: dict[str, ModelSpec] = {}
     for text in texts:
         spec = parse_spec(text, weights)
-        if spec.weights is not None and not spec.weights.is_file():
-            what = "it is a folder; give the file in it" if spec.weights.is_dir() else "there is no such file"
+        if spec.weights is not None and not os.path.isfile(spec.weights):
+            what = "it is a folder; give the file in it" if os.path.isdir(spec.weights) else "there is no such file"
             raise UsageError(f"{'weights' if weights is None else '--weights'} {spec.weights}: {what}.")
         other = found.setdefault(spec.shown, spec)
         if other != spec:
@@ -132,8 +132,8 @@ def weights_in(text: str | Path) -> tuple[Path, str]:
     """Return the file and the entry of FILE or FILE@ENTRY; a file whose own name has an @ comes first."""
     path = Path(os.path.expanduser(text))
     file, at, entry = str(path).rpartition("@")
-    names_entry = at and file and re.fullmatch(r"\w+(\.\w+)*", entry) and (Path(file).exists() or "." not in entry)
-    return (Path(file), entry) if names_entry and not path.exists() else (path, "")
+    names_entry = at and file and re.fullmatch(r"\w+(\.\w+)*", entry) and (os.path.exists(file) or "." not in entry)
+    return (Path(file), entry) if names_entry and not os.path.exists(path) else (path, "")
 
 
 def _ends_in_a_file(text: str) -> bool:
@@ -141,16 +141,16 @@ def _ends_in_a_file(text: str) -> bool:
     name, rest = _named(text, strict=False)
     asked, own = _with_weights(rest)
     if "," in name or own:
-        return "," not in name + asked and weights_in(own)[0].is_file()
+        return "," not in name + asked and os.path.isfile(weights_in(own)[0])
     file, python, adapter = asked.rpartition(".py:")
     path = Path(f"{file}.py" if python and "," not in adapter else asked.removeprefix("hf/").partition("?")[0])
-    return path.is_file() or (asked.startswith("hf/") and path.is_dir())
+    return os.path.isfile(path) or (asked.startswith("hf/") and os.path.isdir(path))
 
 
 def _named(text: str, strict: bool = True) -> tuple[str, str]:
     """Return the name before the first = and what follows; "" where there is none."""
     name, equals, rest = text.partition("=")
-    if not equals or re.search(r"[?/@:\\]", name) or Path(text).exists():
+    if not equals or re.search(r"[?/@:\\]", name) or os.path.exists(text):
         return "", text
     name = name.strip()
     if strict:
@@ -162,14 +162,14 @@ def _refuse_transforms(asked: str, weights: str) -> None:
     """Raise UsageError for what reads as SPEC+TRANSFORM; a file's own name may hold a +."""
     found = re.fullmatch(r"(.+)(\+[a-z]\w*(?:=\S*)?)", weights or asked)
     path = Path(weights or asked.removeprefix("hf/").partition(".py:")[0])
-    if found and not path.exists() and "/" not in found[2]:
+    if found and not os.path.exists(path) and "/" not in found[2]:
         raise UsageError(f"transforms ({found[2]}) of a model's features are not built in; {found[1]!r} runs without.")
 
 
 def _with_weights(asked: str) -> tuple[str, str]:
     """Return SPEC and what follows its @, "" where nothing does; the @ of `hf/` is a revision."""
     spec, at, weights = asked.partition("@")
-    if not at or asked.startswith("hf/") or ".py:" in asked or Path(asked).is_file():
+    if not at or asked.startswith("hf/") or ".py:" in asked or os.path.isfile(asked):
         return asked, ""
     if not weights:
         raise UsageError(f"{asked!r} has no file after its @; expected {spec}@FILE.")

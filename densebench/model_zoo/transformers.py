@@ -10,6 +10,7 @@ types below.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -161,12 +162,12 @@ def load(spec: ModelSpec) -> Backbone:
             f"{spec.text!r} takes no --weights; give the folder that `save_pretrained` wrote: hf/./FOLDER."
         )
     library = _library()
-    repository, _, revision = (spec.name, "", "") if Path(spec.name).is_dir() else spec.name.partition("@")
+    repository, _, revision = (spec.name, "", "") if os.path.isdir(spec.name) else spec.name.partition("@")
     if repository.startswith((".", "/", "~")):
-        if not Path(repository).expanduser().is_dir():
+        if not os.path.isdir(Path(repository).expanduser()):
             raise ModelError(f"there is no folder {repository}; {spec.text} asks for the one `save_pretrained` wrote.")
         repository = str(Path(repository).expanduser())
-    if not Path(repository).is_dir():
+    if not os.path.isdir(repository):
         ask_hub(spec.text, repository, "A local folder is hf/./FOLDER.", ("config.json",), revision or None)
     where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline()}
     where |= {"revision": revision} if revision else {}
@@ -196,7 +197,7 @@ def load(spec: ModelSpec) -> Backbone:
         ) from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # drawn at random where the weights have none; nothing here reads it
-    local = Path(repository).is_dir()
+    local = os.path.isdir(repository)
     found = getattr(model.config, "_commit_hash", None)
     return HfBackbone(
         model.float(),

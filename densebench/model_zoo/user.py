@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def load(spec: ModelSpec) -> Backbone:
         raise UsageError(f"{spec.text!r} builds its own weights: --weights and ?random do not apply.")
     file, _, name = spec.name.rpartition(":")
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{file} does not exist; --model takes FILE.py:Class.")
     try:
         module = import_file(path)

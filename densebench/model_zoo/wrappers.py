@@ -91,6 +91,19 @@ def find_network(found: Any, entry: str, own: Mapping[str, Tensor], where: str) 
     return best[0], [each.name or "the names without a prefix" for each in every if each is not best[0]]
 
 
+def enter(found: Any, entry: str, where: str) -> Any:
+    """Return what lies in a file under keys joined by dots, which may hold dots of their own; "" = the file.
+
+    Raises ModelError, with what is there, where they do not lead to a dict.
+    """
+    if not entry:
+        return found
+    every = {".".join(path): found for path, found in _all_dicts(found)}
+    if entry not in every:
+        raise ModelError(f"{where} has no entry {entry!r}; it has {', '.join(f'@{key}' for key in every if key)}.")
+    return every[entry]
+
+
 def sentence(network: Network, others: list[str], left_out: list[str], where: str) -> str:
     """Return what is to be said of a choice, "" where there was none: the file is the network's and nothing more."""
     if not network.name:
@@ -116,17 +129,23 @@ def _networks(found: Any, own: Mapping[str, Tensor]) -> Iterator[Network]:
                 yield Network(path, prefix, named)
 
 
-def _dicts(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+def _dicts(found: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
     """Yield the tensors by name of a dict and of the dicts in it, with the keys that lead there."""
+    for where, each in _all_dicts(found):
+        tensors = {key: value for key, value in each.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if tensors:
+            yield where, tensors
+
+
+def _all_dicts(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Yield a dict and the dicts in it, with the keys that lead there."""
     if not isinstance(found, Mapping):
         return
-    tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield path, tensors
+    yield path, found
     if len(path) < DEEPEST:
         for key, value in found.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
-                yield from _dicts(value, (*path, key))
+            if isinstance(key, str):
+                yield from _all_dicts(value, (*path, key))
 
 
 def _options(every: list[Network], found: Any) -> str:

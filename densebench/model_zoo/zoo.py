@@ -6,6 +6,7 @@ about. Zoo folders are looked up in the package (`model_zoo/weights`) and in the
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
     if spec.random and spec.name in ARCHITECTURES:
         return None, {}, ARCHITECTURES[spec.name]
     folder = path.parent if path.suffix == ".safetensors" else zoo_folders().get(spec.name)
-    if folder is not None and (folder / "card.json").exists():
+    if folder is not None and os.path.exists(folder / "card.json"):
         card = cards.read_card(folder / "card.json")
         weights = path if path.suffix == ".safetensors" else folder / "weights.safetensors"
         return weights, card, Architecture(**card["architecture"])
@@ -100,7 +101,7 @@ def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
         return None, {}, replace(published, positions=spec.positions or published.positions)
     if spec.name in ARCHITECTURES:
         raise ModelError(f"{spec.name} has no weights on this machine; '{spec.name}?random' builds it without.")
-    if not path.is_file():
+    if not os.path.isfile(path):  # which no path is too long for
         raise UsageError(f"{path} does not exist; --model takes a name, FILE.py:Class or CHECKPOINT.safetensors.")
     raise ModelError(
         f"{path} has no card.json beside it, so its architecture is unknown. "

@@ -96,6 +96,14 @@ def test_what_means_nothing_is_said(text, weights, message):
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "a=" + "x" * 5000 + ".safetensors", "d/" * 3000 + "m.py:A", "a\0b"])
+def test_a_text_that_is_too_long_for_a_path_is_an_unknown_name(text):
+    """Of which a list of many models is one, until it is split."""
+    with pytest.raises(UsageError, match=r"unknown model|does not exist"):
+        load_model(text)
+    assert split_models(f"{text},pico") == [text, "pico"]
+
+
 def test_the_largest_seed_is_a_seed():
     assert parse_spec(f"pico?random={2**63 - 1}").random_seed == 2**63 - 1
     torch.manual_seed(2**63 - 1)

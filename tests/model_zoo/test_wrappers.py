@@ -14,7 +14,7 @@ from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import Published
 from densebench.model_zoo.checkpoint import arrange_own, read
 from densebench.model_zoo.timm import create
-from densebench.model_zoo.wrappers import find_network, sentence
+from densebench.model_zoo.wrappers import enter, find_network, sentence
 from densebench.runner import Request, run
 from tests import toys
 from tests.model_zoo.layouts import dino, dinov2, fill, prefixed
@@ -209,6 +209,14 @@ def test_a_shard_is_called_a_shard(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ModelError, match=r"index\.json is the index of shards"):
         read(tmp_path / "model.safetensors.index.json")
+
+
+def test_an_entry_of_a_layout_of_its_own_is_keys_alone():
+    found = {"model": {"a.b": {"w": 1}}, "epoch": 3}
+    assert enter(found, "", "f") is found
+    assert enter(found, "model.a.b", "f") == {"w": 1}
+    with pytest.raises(ModelError, match=r"f has no entry 'ema'; it has @model, @model\.a\.b\."):
+        enter(found, "ema", "f")
 
 
 def test_an_entry_goes_with_files_of_weights_alone():
