@@ -170,7 +170,7 @@ def _upsample_argmax_one(image: Tensor, size: int | tuple[int, int], class_block
     first = resize_maps(image[classes[:1]][None], size)[0, 0]
     to_beat, better = first + tie, torch.empty_like(first, dtype=torch.bool)
     winner = torch.full_like(first, int(classes[0]), dtype=torch.int16)  # a pass over it costs a quarter of int64's
-    for block in classes[1:].split(class_block):
+    for block in classes[1:].split(class_block) if len(classes) > 1 else ():
         for label, value in zip(block.tolist(), resize_maps(image[block][None], size)[0], strict=True):
             torch.gt(value, to_beat, out=better)
             winner.masked_fill_(better, label)

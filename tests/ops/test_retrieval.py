@@ -335,3 +335,10 @@ def test_upsampled_argmax_is_the_direct_one(kind, class_block):
     found = upsample_argmax(maps, (48, 41), class_block)
     assert torch.equal(found, direct)
     assert kind != "empty patch" or bool((found[1] == 0).any())
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_an_image_of_one_class_is_of_that_class(label):
+    maps = torch.zeros(1, 3, 4, 5)
+    maps[:, label] = 1.0
+    torch.testing.assert_close(upsample_argmax(maps, (9, 11)), torch.full((1, 9, 11), label))
