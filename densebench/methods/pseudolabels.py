@@ -41,6 +41,7 @@ from densebench.ops.search import search
 from densebench.paths import claim, write_atomically
 from densebench.progress import Progress
 from densebench.reading import RESAMPLING
+from densebench.regular import parse_json, read_text
 from densebench.states import is_whole
 
 BLOCK = 32
@@ -180,20 +181,28 @@ def _begin(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{folder} holds images but no {ABOUT}: not made here. Choose another --out.")
         write_atomically(path, json.dumps(about, indent=2) + "\n")
         return about
-    begun = json.loads(path.read_text())
-    now, then = (
-        {
-            **a["settings"],
-            "model": a["model"]["weights_sha256"],
-            "data": a["data"]["digest"],
-            "images": a["data"]["images"],
-        }
-        for a in (about, begun)
-    )
+    now = _decisive(about)
+    try:
+        begun = parse_json(read_text(path))
+        then = _decisive(begun)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{path} is damaged ({error}). Remove {folder} and make the labels again, or choose another --out."
+        ) from error
     changed = [f"{key} was {then.get(key)}, now {now[key]}" for key in now if now[key] != then.get(key)]
     if changed:
         raise UsageError(f"{folder} holds labels of other settings: {'; '.join(changed)}. Choose another --out.")
     return begun
+
+
+def _decisive(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what labels depend on."""
+    return {
+        **about["settings"],
+        "model": about["model"]["weights_sha256"],
+        "data": about["data"]["digest"],
+        "images": about["data"]["images"],
+    }
 
 
 class _Maker:

@@ -207,6 +207,13 @@ def test_lost_maps_are_made_again(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 5}', '{"settings": {}, "model": {}}'])
+def test_a_damaged_description_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pseudolabels.json").write_text(text)
+    with pytest.raises(UsageError, match=r"pseudolabels\.json is damaged .*another --out"):
+        make(tmp_path, limit=4)
+
+
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     make(tmp_path / "out", limit=10)
     with pytest.raises(UsageError, match=r"other settings: classes was 10, now 9; images was 10, now 30\. Choose"):
