@@ -151,7 +151,6 @@ class _Candidates:
         self.best[full, : self.k] = top[:, : self.k]
         self.where[full, : self.k] = self.where[full, :width].gather(1, choice[:, : self.k])
         self.count[full] = count.clamp(max=self.k)
-        above = top[:, self.k - 1].nextafter(
-            top.new_tensor(torch.inf)
-        )  # of -inf, where fewer are held, the floor's start
+        # above -inf, where fewer than k are held, comes the floor's start
+        above = top[:, self.k - 1].nextafter(top.new_tensor(torch.inf))
         self.floor[full] = torch.maximum(self.floor[full], above)
