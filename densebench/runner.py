@@ -161,7 +161,10 @@ class _Run:
         return protocol.configure(preset or next(iter(protocol.presets)), self.request.settings.get(protocol.name))
 
     def _plan(self, spec: ModelSpec, protocols: Sequence[tuple[Protocol[Any], Any]]) -> list[Cell]:
-        """Return the cells of a model that have no record yet; what cannot be run is noted as skipped or failed."""
+        """Return the cells of a model that have no record yet; what cannot be run is noted as skipped or failed.
+
+        Every model is built for that; the first that has cells is held, the others are built again when they are run.
+        """
         try:
             source = self._build(spec)
             name, digest = source.info.name, source.weights_digest
@@ -177,7 +180,11 @@ class _Run:
         cells: list[Cell] = []
         passes: set[Any] = set()
         for protocol, config in protocols:
-            lacking = protocol.unfit(config, source.info)
+            try:
+                lacking = protocol.unfit(config, source.info)
+            except FOREIGN as error:
+                self.outcome.failed.append((f"{name} / {protocol.name}", as_known(error)))
+                continue
             if lacking and self.request.everything:
                 self._skip(lacking)
                 continue
@@ -207,43 +214,38 @@ class _Run:
 
         With `all` protocols, those that a dataset asked for cannot serve are skipped; a protocol asked for is refused.
         """
-        if self.request.datasets and not self.request.everything:
-            return list(self.request.datasets)
-        found = []
-        for name in self.request.datasets or DATASETS.names():
-            try:
-                lacking = protocol.unserved(DATASETS[name].info)
-                if self.request.datasets:
-                    if lacking:
-                        self._skip(lacking)
-                elif not lacking:
-                    lacking = "" if self._ready(protocol, name) else "not here"
-            except FOREIGN as error:
-                lacking = str(as_known(error))
-                if self.request.datasets:  # its cell says so
-                    lacking = ""
-                else:
-                    self._skip(lacking)
-            if not lacking:
-                found.append(name)
-        if not self.request.datasets and not found and not protocol.unserved(DATASETS["scenes"].info):
-            return ["scenes"]
-        return found
+        if self.request.datasets:
+            asked = list(self.request.datasets)
+            return [name for name in asked if self._serves(protocol, name)] if self.request.everything else asked
+        ready = [name for name in DATASETS.names() if self._ready(protocol, name)]
+        return ready or [name for name in ("scenes",) if not protocol.unserved(DATASETS[name].info)]
+
+    def _serves(self, protocol: Protocol[Any], name: str) -> bool:
+        """Return whether a dataset has the ground truth of a protocol, and note what it lacks."""
+        try:
+            lacking = protocol.unserved(DATASETS[name].info)
+        except FOREIGN:  # its cell says so
+            return True
+        if lacking:
+            self._skip(lacking)
+        return not lacking
 
     def _ready(self, protocol: Protocol[Any], name: str) -> bool:
         """Return whether a dataset that nobody asked for can be read here, and note why not."""
-        info = DATASETS[name].info
-        if info.variant_of or info.embedded:
+        try:
+            info = DATASETS[name].info
+            if info.variant_of or info.embedded or protocol.unserved(info):
+                return False
+            splits = self._cell_splits(protocol, name)
+            data = self.splits.data(splits)
+            if isinstance(self.splits.data(splits[-1:]), MissingError):
+                self._absent[name] = None
+            elif isinstance(data, DensebenchError):
+                self._skip(str(data))
+            return isinstance(data, Data)
+        except FOREIGN as error:  # of a plugin
+            self._skip(str(as_known(error)))
             return False
-        splits = self._cell_splits(protocol, name)
-        data = self.splits.data(splits)
-        if isinstance(data, Data):
-            return True
-        if isinstance(self.splits.data(splits[-1:]), MissingError):
-            self._absent[name] = None
-        else:
-            self._skip(str(data))
-        return False
 
     def _absent_line(self) -> str:
         root = data_root(self.request.data_root)
@@ -342,11 +344,13 @@ class _Run:
         try:
             if not cell.score_hash:
                 self._place(cell, source := self._built(cell.spec))
-            with self.store.lock(cell.path).acquire(blocking=False):
+            try:
+                held = self.store.lock(cell.path).acquire(blocking=False)
+            except Timeout:
+                return False
+            with held:
                 if not self._kept(cell):
                     self._run(cell, source := self._built(cell.spec))
-        except Timeout:
-            return False
         except FOREIGN as error:
             self._fail(cell, error, source)
             self.progress.say(f"{cell}: {self.outcome.failed[-1][1]}")

@@ -76,6 +76,7 @@ def _guarded(verb: Any) -> int:
         return code if isinstance(verb, Run) and not verb.results.json else max(code, 1)
     except DensebenchError as error:
         if verb.debug:
+            print(error.trace, end="", file=sys.stderr)
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from densebench import plan, runner
+from densebench import plan, runner, ways
 from densebench.datasets import DATASETS
 from densebench.datasets.voc import VOC
+from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
 from densebench.results import ResultStore
 from tests.cli.test_run import QUICK, cli, records, records_exist  # noqa: F401  (a fixture)
@@ -44,6 +45,14 @@ def test_whatever_a_cell_raises_is_one_line_and_the_next_cell_runs(cli, monkeypa
     assert line.startswith("failed: color / hummingbird / voc: ")
     assert said in line
     assert "Traceback" not in done.stderr
+    assert set(records(cli.folder)) == {"overclustering"}
+
+
+def test_a_protocol_that_raises_before_it_is_run_costs_itself_alone(cli, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(PROTOCOLS["hummingbird"], "unfit", odd(LookupError("odd")))
+    done = cli.run(*BOTH)
+    assert done.returncode == 1
+    assert "failed: color / hummingbird: unexpected LookupError in run at cli/test_grid.py:" in done.stderr
     assert set(records(cli.folder)) == {"overclustering"}
 
 
@@ -237,11 +246,16 @@ def test_what_is_not_here_is_one_line_and_the_ways_on_come_last(cli):  # noqa: F
     assert len(lines) == 7
 
 
-@pytest.mark.parametrize("name", ["dip_clip_vitb16", "neco_ibot_vits16"])
-def test_every_model_that_is_made_here_has_ways_on(cli, name):  # noqa: F811
-    done = cli("run", "--model", name, "--protocol", "hummingbird", "--dataset", "scenes")
-    assert done.returncode == 1
-    assert f"built-in {name.partition('_')[0]}_pico" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    "name", [name for name, entry in ENTRIES.items() if entry.make or (entry.file and not entry.file.url)]
+)
+def test_every_model_that_nobody_can_fetch_has_ways_on(name, monkeypatch):
+    monkeypatch.setattr(ways, "measured_flops", lambda device: 1e12)
+    lines = ways.ways_on(name)
+    assert lines[0] == f"failed: {name}: its weights are not on this machine. Ways on:"
+    assert lines[1].startswith("  fetch: ")
+    assert lines[-1].endswith("_pico --protocol all" if ENTRIES[name].make else " --protocol all")
+    assert any(line.startswith(f"  train: {ENTRIES[name].make}") for line in lines) == bool(ENTRIES[name].make)
 
 
 WRONG = """
