@@ -85,6 +85,8 @@ class DataRecord(_Strict):
         parts = [val, f"trained on {train}" if train else ""]
         if self.skipped and not any(parts):  # of a dataset that is not published
             parts.append(f"{len(self.skipped)} left out")
+        if self.limit is not None and "first" not in val + train:  # which corrupt images have made fewer
+            parts.append(f"limit {self.limit}")
         said = ", ".join(filter(None, parts))
         return f"{self.name} ({said})" if said else self.name
 

@@ -126,6 +126,9 @@ def test_a_record_knows_its_place(tmp_path):
         ((32, 0), None, 32, (), "voc (first 32)"),
         ((1448, 1449), None, None, ("a",), "voc (1448 of 1449)"),
         ((9, 0), None, None, ("a",), "voc (1 left out)"),
+        ((31, 0), None, 32, ("a",), "voc (1 left out, limit 32)"),
+        ((31, 1449), None, 32, ("a",), "voc (31 of 1449, limit 32)"),
+        ((160, 160), (200, 512), 200, (), "voc (trained on first 200 of 512)"),
         ((1450, 1449), None, None, (), "voc (1450 of 1449)"),
     ],
 )
