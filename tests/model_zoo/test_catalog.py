@@ -202,6 +202,13 @@ def test_what_nobody_published_names_a_command_that_works(name):
         load_model(name)
 
 
+def test_a_file_of_weights_that_nobody_published_is_found_where_its_way_on_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_WEIGHTS", str(tmp_path))
+    (tmp_path / "paka_vits14.pth").write_bytes(b"")
+    assert status(ENTRIES["paka_vits14"]) == "ready"
+    assert loading.published_file(ENTRIES["paka_vits14"]) == tmp_path / "paka_vits14.pth"
+
+
 def test_every_entry_says_where_it_comes_from():
     for entry in ENTRIES.values():
         assert all((entry.title, entry.licence, entry.citation, entry.data, entry.objective)), entry.name
