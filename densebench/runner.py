@@ -110,6 +110,7 @@ class _Run:
         self._absent: dict[str, None] = {}
         self._source: tuple[ModelSpec, FeatureSource | DensebenchError] | None = None
         self._called: dict[str, str] = {}
+        self._refused: set[Path] = set()
 
     def go(self, agree: Callable[[Sequence[Cell]], None] | None) -> Outcome:
         sweep(cache_dir())
@@ -382,12 +383,13 @@ class _Run:
             return False
         try:
             record = self.store.read(cell.path)
+            limit = self.splits.cut_to(self._cell_splits(cell.protocol, cell.dataset))
+            if self.store.place(record) != cell.path or record.data.limit != limit:
+                raise StorageError(f"{cell.path} is the record of another cell, {record.title}.")
         except StorageError as error:
-            self.progress.say(f"{error} It is run again.")
-            return False
-        limit = self.splits.cut_to(self._cell_splits(cell.protocol, cell.dataset))
-        if self.store.place(record) != cell.path or record.data.limit != limit:
-            self.progress.say(f"{cell.path} is the record of another cell, {record.title}. This one is run again.")
+            if cell.path not in self._refused:
+                self.progress.say(f"{error} It is run again.")
+            self._refused.add(cell.path)
             return False
         self.outcome.kept.append(record)
         return True
