@@ -11,9 +11,12 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from densebench.bounds import alternatives, bare, is_tuple, limits, words
 from densebench.errors import UsageError
 from densebench.paths import config_file
 from densebench.regular import MOST_TOML, parse_toml, read, read_text
@@ -26,13 +29,14 @@ def no_score(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"score": False})
 
 
-def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
-    """Return `config` with some fields replaced, typed and checked against their annotations.
+def apply_overrides(config: C, overrides: Mapping[str, Any], room: str = "") -> C:
+    """Return `config` with some fields replaced, typed and checked against their annotations and the bounds in these.
 
-    Strings are read as TOML values where they are one (`5`, `0.1`, `true`, `[1, 2]`), `none` as None, else as text.
-    Raises UsageError for unknown fields (with the nearest) and for values of the wrong type.
+    Strings are read as TOML values where they are one (`5`, `0.1`, `true`, `[1, 2]`), `none` as None, else as text;
+    one value is taken for a tuple of one. No number is NaN or infinite. Raises UsageError for unknown fields (with the
+    nearest) and for values that a field cannot have; `room` is the protocol that messages name before the field.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+    from pydantic import ValidationError
 
     assert dataclasses.is_dataclass(config)
     known = [f.name for f in dataclasses.fields(config)]
@@ -40,21 +44,59 @@ def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}."
-            raise UsageError(f"{type(config).__name__} has no field {key!r}{hint}")
-    values = {**as_dict(config), **{k: _parse(v) for k, v in overrides.items()}}
-    for each in dataclasses.fields(config):
-        if isinstance(values[each.name], bool) and "bool" not in str(each.type):  # it would become 0 or 1
-            raise UsageError(f"{each.name}={values[each.name]}: it is no switch ({type(config).__name__}).")
-    strict = with_config(ConfigDict(extra="forbid"))(type(config))
+            raise UsageError(f"{room or type(config).__name__} has no field {key!r}{hint}")
+    kind: Any = type(config)
+    hints = field_types(kind)
+    given = {**as_dict(config), **{k: _parse(v) for k, v in overrides.items()}}
+    for name, value in given.items():
+        inside = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(each, bool) for each in inside) and "bool" not in str(hints[name]):  # would become 0 or 1
+            raise _refused(room, name, value, hints[name])
+    values = {name: _one_in_tuple(value, hints[name]) for name, value in given.items()}
     try:
-        return TypeAdapter(strict).validate_python(values)
+        return _validator(kind).validate_python(values)
     except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        said = [e["msg"].lower() for e in error.errors() if e["loc"][0] == field]  # one per type that it may be
-        raise UsageError(
-            f"{field}={values[field]!r}: {', or '.join(dict.fromkeys(said))} ({type(config).__name__})."
-            + (" A list is written as '[1, 2]' or '[\"a\"]'." if any("tuple" in text for text in said) else "")
-        ) from None
+        name = str(error.errors()[0]["loc"][0])
+        found = {e["type"]: e["msg"] for e in error.errors() if e["loc"][0] == name}
+        raise _refused(room, name, given[name], hints[name], found) from None
+
+
+@lru_cache(maxsize=64)
+def _validator(config: type) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(config))
+
+
+@lru_cache(maxsize=64)
+def field_types(config: type) -> dict[str, Any]:
+    """Return the types of a config's fields, with their bounds."""
+    return get_type_hints(config, include_extras=True)
+
+
+def _one_in_tuple(value: Any, hint: Any) -> Any:
+    """Return a tuple of one where a single value is given for one; what another type of the field takes stays."""
+    others = [each for each in alternatives(hint) if not is_tuple(each)]
+    if isinstance(value, (list, tuple)) or value is None or len(others) == len(alternatives(hint)):
+        return value
+    return value if any(value in get_args(bare(each)) for each in others) else (value,)
+
+
+def _refused(
+    room: str, name: str, value: Any, hint: Any, found: Mapping[str, str] = MappingProxyType({})
+) -> UsageError:
+    """Return the error for a value that a field cannot have; `found` is what pydantic says is wrong."""
+    several = any(is_tuple(each) for each in alternatives(hint))
+    plain = [limits(each) for each in alternatives(hint) if limits(each)]
+    if found and not several and set(found) <= {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
+        expected = plain[0] if plain else next(iter(found.values()))  # the rest is as it should be
+    else:
+        expected = words(hint)
+        if "finite_number" in found:
+            expected = expected.replace("a number", "a finite number").replace("numbers", "finite numbers")
+    shown = list(value) if isinstance(value, tuple) else value
+    lists = " A list is written as '[1, 2]' or '[\"a\"]'." if several and isinstance(value, str) else ""
+    return UsageError(f"{f'{room}.' if room else ''}{name}={shown!r}: expected {expected}.{lists}")
 
 
 def _parse(value: Any) -> Any:

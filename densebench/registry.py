@@ -27,6 +27,8 @@ class Entry:
     name: str
     target: str
     summary: str = ""
+    config: str = ""
+    """Where its settings are declared, importable in no time; "": only the thing itself knows."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
@@ -55,10 +57,10 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
         self._plugins_read = False
 
-    def add(self, name: str, target: str | T, summary: str = "") -> None:
+    def add(self, name: str, target: str | T, summary: str = "", config: str = "") -> None:
         """Register `target` ("module:attribute", or the object itself) under `name`; the latest wins."""
         if isinstance(target, str):
-            self._entries[name] = Entry(name, target, summary)
+            self._entries[name] = Entry(name, target, summary, config)
             self._loaded.pop(name, None)
         else:
             self._entries[name] = Entry(name, f"{getattr(target, '__module__', '?')}:{name}", summary)
@@ -72,6 +74,12 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             self._loaded[name] = self._import(self._entries[name])
         return self._loaded[name]
+
+    def config(self, name: str) -> type | None:
+        """Return the type of a thing's settings without importing the thing, None where nobody said where it is."""
+        self._read_plugins()
+        module, _, attribute = self._entries[name].config.partition(":")
+        return getattr(importlib.import_module(module), attribute) if module else None
 
     def _import(self, entry: Entry) -> T:
         module, _, attribute = entry.target.partition(":")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from densebench.config import apply_overrides
 from densebench.datasets import DATASETS, resolve_dataset
 from densebench.errors import UsageError
 from densebench.model_zoo import parse_models
@@ -60,9 +61,11 @@ def checked(request: Request) -> Request:
     specs = parse_models(request.models, request.weights)
     if not request.everything:
         PROTOCOLS.match(request.protocols)
-    for name in request.settings:
+    for name, settings in request.settings.items():
         if name not in PROTOCOLS:
             raise unknown_name("protocol", name, PROTOCOLS.names())
+        if (config := PROTOCOLS.config(name)) is not None:
+            apply_overrides(config(), settings, name)
     request = replace(
         request,
         datasets=DATASETS.match(resolve_dataset(name) for name in request.datasets),

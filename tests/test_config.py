@@ -24,17 +24,21 @@ def test_strings_become_typed_values():
     config = apply_overrides(Config(), {"size": "5", "rate": "1e-3", "mode": "b", "seeds": "[3, 4, 5]"})
     assert config == Config(size=5, rate=1e-3, mode="b", seeds=(3, 4, 5))
     assert apply_overrides(Config(size=5), {"size": "none"}).size is None
+    assert apply_overrides(Config(), {"seeds": "7", "facets": "key"}) == Config(seeds=(7,), facets=("key",))
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"sise": "5"}, "no field 'sise'; did you mean 'size'"),
-        ({"size": "five"}, "size='five'.*valid integer"),
-        ({"mode": "c"}, "mode='c'.*'a' or 'b'"),
-        ({"facets": "key"}, r"facets='key': input should be a valid tuple, or input should be 'all' .*written as '\[1"),
-        ({"size": "true"}, "size=True: it is no switch"),
-        ({"rate": "true"}, "rate=True: it is no switch"),
+        ({"size": "five"}, "^size='five': expected a whole number, or none\\.$"),
+        ({"mode": "c"}, "mode='c': expected 'a' or 'b'"),
+        ({"seeds": "some"}, r"seeds='some': expected any number of whole numbers\. A list is written as '\[1"),
+        ({"facets": "[1]"}, r"facets=\[1\]: expected any number of texts, or 'all'\.$"),
+        ({"size": "true"}, "size=True: expected a whole number"),
+        ({"rate": "true"}, "rate=True: expected a number"),
+        ({"rate": "inf"}, "rate=inf: expected a finite number"),
+        ({"seeds": "[1, true]"}, r"seeds=\[1, True\]: expected any number of whole numbers"),
     ],
 )
 def test_wrong_settings_are_usage_errors(overrides, message):

@@ -11,15 +11,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from densebench.errors import ModelError
+from densebench.model_zoo.facets import FACETS as FACETS
+from densebench.model_zoo.facets import Facet as Facet
 
-Facet = Literal["token", "key", "query", "value"]
-FACETS: tuple[Facet, ...] = ("token", "key", "query", "value")
 QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

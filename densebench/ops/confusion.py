@@ -7,13 +7,12 @@ A confusion table has one row per ground-truth class and one column per predicti
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-AbsentRule = Literal["zero", "skip"]
-"""What a class without a single pixel in ground truth and prediction scores: 0, or nothing at all (NaN)."""
+from densebench.ops.choices import AbsentRule
 
 
 def confusion(pred: Tensor, target: Tensor, n_pred: int, n_target: int, ignore: int | tuple[int, ...] = 255) -> Tensor:

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from densebench.ops.choices import BinNorm as BinNorm
+from densebench.ops.choices import Schedule as Schedule
 from densebench.ops.jackknife import GROUPS, GroupSums
 from densebench.ops.resize import resize_maps
-
-BinNorm = Literal["linear", "softmax", "sigmoid"]
-"""How logits become weights of bins that sum to 1: relu + 0.1, exp, or the logistic function, over their sum."""
-
-Schedule = Literal["cosine", "one_cycle"]
-"""Of learning rate and first beta, see `rate_and_beta`."""
 
 LINEAR_FLOOR = 0.1
 """Added to every rectified logit, so that no weight is zero; it pulls depth towards the middle of the range (D2)."""

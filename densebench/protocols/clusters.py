@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from densebench.ops import clustering
 from densebench.ops.resize import resize_labels
+from densebench.protocols.configs.kmeans import KMeansConfig
 from densebench.protocols.protocol import Context
-from densebench.protocols.settings import FeatureConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class KMeansConfig(FeatureConfig):
-    """How patches are clustered and their maps compared; protocols' configs add to it."""
-
-    pca: int | None = 50
-    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
-    eval_size: int = 100
-    """Side that cluster maps and masks are compared at."""
-    n_iter: int = 100
-    n_redo: int = 5
-    points_per_centroid: int = 256
-    """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
-    kmeans: Literal["auto", "faiss", "torch"] = "auto"
-    """Which implementation; "auto" is torch. Both draw the same rows, starts and splits, but their rounding differs and
-    iterations amplify it, so it is part of the score hash."""
-
-    @property
-    def backend(self) -> Literal["faiss", "torch"]:
-        """What `kmeans` comes to."""
-        return "torch" if self.kmeans == "auto" else self.kmeans
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,12 @@ from PIL import Image
 from torch import Tensor
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
-from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
 from densebench.protocols import scoring, sweeps
+from densebench.protocols.configs.correspondence import CorrespondenceConfig
 from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
@@ -45,27 +44,8 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
-from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
+from densebench.protocols.sweeps import PAPER, reads_of
 from densebench.results import Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorrespondenceConfig(SweepConfig):
-    """Settings of key point matching (P-POS A.7)."""
-
-    upsampling: Literal["image", "input", "grid"] = "image"
-    """Where the best match is looked for: the target image's own pixels, those of the input, or patch centres. The
-    source's feature is bilinear at the key point in all three."""
-    alphas: tuple[float, ...] = (0.1, 0.05, 0.01)
-    """Tolerances, as parts of the longer side that `threshold` names; the first is the main one."""
-    threshold: Literal["bbox", "image"] = "bbox"
-    """The target object's bounding box (SPair-71k, PF-WILLOW) or the target image (as PF-PASCAL is often scored)."""
-    pairs: int | None = None
-    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none."""
-    seed: int = 0
-    """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
-    examples: int = no_score(6)
-    """Pairs in the picture."""
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):
@@ -96,10 +76,6 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
     def resolve(self, config: CorrespondenceConfig, backbone: BackboneInfo, data: DatasetInfo) -> CorrespondenceConfig:
         """Fill in the input size."""
-        if not config.alphas or not all(alpha > 0 for alpha in config.alphas):
-            raise UsageError(f"correspondence.alphas={config.alphas}: expected one or more numbers above 0.")
-        if config.pairs is not None and config.pairs < 1:
-            raise UsageError(f"correspondence.pairs={config.pairs}: expected at least 1, or none.")
         sweep = sweeps.resolve(self.name, config, backbone)
         return replace(
             config,

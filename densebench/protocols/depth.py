@@ -17,18 +17,16 @@ and the record states them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.errors import UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
-from densebench.ops import depth as ops
+from densebench.protocols.configs.depth import BATCH, STEPS, DepthConfig
 from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, layers_read, predict
 from densebench.protocols.depth_scores import DepthScores, described
 from densebench.protocols.depth_training import choose, train_heads
@@ -40,77 +38,13 @@ from densebench.protocols.protocol import (
     Measurement,
     Preset,
     Protocol,
-    refuse_nonsense,
+    check_depths,
 )
 
-STEPS, BATCH = 38_400, 16
 CROP = (416, 544)
 
 NAMES = ("rmse", "abs_rel", "delta1", "delta2", "delta3", "log10")
 """The errors that are reported."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthConfig:
-    """Settings of linear depth heads; D2, D3, DVT and MDE are the codes named above."""
-
-    heads: tuple[Literal[1, 4], ...] | None = None
-    """Numbers of layers to read, one head each; None: (1, 4) as P-PaKA Tab. 7, (1,) for backbones that give only their
-    last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as D2 has them."""
-    norm: bool | None = None
-    """Take the last layer after its final norm (others are always raw); None: no, as D2's hub, where the backbone can
-    leave it out. DVT and D3 say yes."""
-    class_token: bool | None = None
-    """Concatenate the class token to every patch (D2 yes, D3 no); None: where the backbone has one."""
-    batch_norm: bool = False
-    """Batch normalisation before the linear layer (D3 yes; D2's head is called BNHead and has none)."""
-    upsample: int = 4
-    """Bilinear factor on the head's input (D2 4, D3 1)."""
-    init_std: float | None = None
-    """Deviation of the initial weights, biases 0 (D3 0.01); None: torch's default for convolutions (D2)."""
-    bins: int = 256
-    bin_norm: ops.BinNorm = "linear"
-    min_depth: float = 1e-3
-    """Metres: first bin, and the exclusive lower bound of what is evaluated (MDE)."""
-    max_depth: float = 10.0
-    """Metres: last bin and exclusive upper bound; 10 as for NYU (D2's hub writes 80)."""
-    steps: int = STEPS
-    """Optimiser steps (DVT, D3). Warm-ups are shares of it."""
-    batch: int = BATCH
-    """Images per step (DVT, D3: 8 GPUs with 2 each)."""
-    images_per_loss: int = 2
-    """The loss is no mean over pixels: it is taken over so many images, and averaged (DVT, D3: 2 on each GPU)."""
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 5e-3)
-    """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. D2's own is not
-    public, DVT has 5e-3, P-PaKA says nothing."""
-    held_out: int = 256
-    """Training images that choose among several learning rates, at most a fifth of all; a single rate needs none."""
-    beta2: float = 0.999
-    """Of AdamW; the first beta cycles between 0.95 and 0.85 with the schedule (DVT, D3)."""
-    weight_decay: float = 0.01
-    schedule: ops.Schedule = "cosine"
-    """"cosine": linear warm-up times cosine (DVT). "one_cycle": D3's WarmupOneCycleLR, first beta 0 in the warm-up."""
-    warmup: float = 1 / 3
-    """Share of the steps (DVT, D3: 12,800)."""
-    loss_warmup: float = 1 / 384
-    """Share of the steps in which the loss is the mean log error alone (D2, D3: 100)."""
-    gradient_loss: float = 0.0
-    """Weight of the gradient loss along image rows and columns. D2's code takes differences along batch and channel,
-    so the published 0.5 multiplies an exact 0 for 2 images per GPU; 0 is what was run."""
-    clip: float = 35.0
-    """Largest norm of a head's gradient (DVT, D3)."""
-    augment: bool = True
-    """Rotation, flip, random crop and colour as MDE; without it, the central crop."""
-    crop: tuple[int, int] | None = None
-    """Height and width of training crops; None: 416x544 (MDE), nine tenths of datasets with a fixed size."""
-    nyu_crops: bool | None = None
-    """Cut NYU's white frame off training images, and evaluate inside the Eigen crop (MDE); None: on NYU."""
-    flip_test: bool = True
-    """Average the predictions of image and mirror image (MDE, D3)."""
-    examples: int = no_score(6)
-    """Images in the picture."""
-    checkpoint_seconds: float = no_score(60.0)
-    """How often the training is written down, to go on from after a kill; it is at its end, too."""
 
 
 class Depth(Protocol[DepthConfig]):
@@ -166,7 +100,8 @@ class Depth(Protocol[DepthConfig]):
         has_token = backbone.has_class_token and backbone.prefix > 0
         if config.class_token and not has_token:
             raise UsageError(f"depth.class_token=true: {backbone.name} has no class token.")
-        resolved = replace(
+        check_depths(self.name, config.min_depth, config.max_depth)
+        return replace(
             config,
             heads=tuple(dict.fromkeys(heads)),
             norm=norm,
@@ -174,8 +109,6 @@ class Depth(Protocol[DepthConfig]):
             crop=config.crop or _default_crop(backbone, data),
             nyu_crops="nyu" in (data.name, data.variant_of) if config.nyu_crops is None else config.nyu_crops,
         )
-        _check(resolved)
-        return resolved
 
     def estimate(self, config: DepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, the tensors of a training step, and the arithmetic of the heads."""
@@ -233,28 +166,6 @@ class Depth(Protocol[DepthConfig]):
             ),
             artifacts=pictures,
         )
-
-
-def _check(config: DepthConfig) -> None:
-    """Raise UsageError for numbers that mean nothing."""
-    assert config.crop is not None
-    refuse_nonsense(
-        "depth",
-        "positive numbers, shares below 1 and 2 bins",
-        {
-            "steps": (config.steps, (config.steps or 0) > 0),
-            "batch": (config.batch, (config.batch or 0) > 0),
-            "images_per_loss": (config.images_per_loss, config.images_per_loss > 0),
-            "upsample": (config.upsample, config.upsample > 0),
-            "bins": (config.bins, config.bins > 1),
-            "max_depth": (config.max_depth, config.max_depth > config.min_depth > 0),
-            "learning_rates": (config.learning_rates, min(config.learning_rates or (0,)) > 0),
-            "held_out": (config.held_out, config.held_out > 0),
-            "warmup": (config.warmup, 0 <= config.warmup < 1),
-            "loss_warmup": (config.loss_warmup, 0 <= config.loss_warmup <= 1),
-            "crop": (config.crop, min(config.crop) > 0),
-        },
-    )
 
 
 def _default_crop(backbone: BackboneInfo, data: DatasetInfo) -> tuple[int, int]:

@@ -14,11 +14,10 @@ batch size, weight decay and drop path (as CRIBO's configs), and which step is r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.mmseg_views import LONG
 from densebench.errors import UsageError
@@ -26,6 +25,7 @@ from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols import scoring
+from densebench.protocols.configs.finetune_segmentation import FinetuneConfig
 from densebench.protocols.finetuning import Plan, State, train
 from densebench.protocols.protocol import (
     Context,
@@ -55,82 +55,6 @@ SEGMENTER: dict[str, Any] = {
 }
 SHORT = ("voc", "pascal_context")
 """How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Settings of end-to-end fine-tuning; MMSEG and CRIBO are the codes named above."""
-
-    head: Literal["linear", "segmenter"] = "linear"
-    """"linear": one 1x1 convolution. "segmenter": transformer over patches and class tokens."""
-    pipeline: Literal["squash", "slide"] = "squash"
-    """"squash": random resized crops and mirror images as in linear segmentation, validation images squashed to their
-    size. "slide": MMSEG's crops, validation images in sliding windows, compared at their own size."""
-    input_size: int | None = None
-    """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
-    (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
-    stride: int = 480
-    """Of sliding windows (MMSEG, CRIBO)."""
-    mask_size: int | None = 100
-    """Side at which "squash" compares, in training and in validation (NECO's linear code); None: validation masks at
-    their own size, training masks at the input's. "slide" does not read it."""
-    train_share: float | None = None
-    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (P-NeCo
-    4.1, NECO; P-PaKA is silent), else all."""
-    epochs: int | None = None
-    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash"; as `steps` says."""
-    steps: int | None = None
-    """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
-    (NeCo A.2)."""
-    batch: int | None = None
-    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide"."""
-    sub_batch: int = 8
-    """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
-    sums in another order are rounded otherwise."""
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    momentum: float = 0.9
-    """Of SGD (P-PaKA A.2)."""
-    weight_decay: float = 1e-4
-    """On all parameters (P-PaKA A.2)."""
-    learning_rates: tuple[float, ...] | None = None
-    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
-    several, each is trained, and the one with the best mIoU on the validation images is reported, as NeCo does: that
-    choice looks at the images it is measured on."""
-    head_factor: float = 100.0
-    """Learning rate of the head over that of the backbone (P-PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
-    layer_decay: float = 1.0
-    """Factor on the learning rate from each block to the one before it; 1: none (both papers)."""
-    freeze: int = 0
-    """Blocks that are not trained, from the first on, and the embedding before them."""
-    drop_path: float = 0.0
-    """Of the last block, rising linearly from 0 at the first, in backbones whose blocks have a place for it."""
-    clip: float | None = None
-    """Largest norm of the gradient; None: any (MMSEG, CRIBO: clip_grad=None)."""
-    schedule: Literal["step", "poly"] = "step"
-    """"step": times `final_rate` after every `drop_at` epochs. "poly": polynomial down to `final_rate` of the start."""
-    drop_at: int = 20
-    """Epochs; 20 of 20 means never (NECO's linear code)."""
-    final_rate: float = 0.1
-    """Share of the learning rate (NECO: gamma; NeCo A.2: eta_min)."""
-    power: float = 0.9
-    """Of "poly" (MMSEG, CRIBO)."""
-    loss_over: Literal["valid", "all"] = "valid"
-    """Cross-entropy is the mean over pixels with a class, or over all of them, those without counting 0 (MMSEG)."""
-    decoder_layers: int = 2
-    """Of Segmenter (MMSEG, CRIBO, Strudel et al.)."""
-    decoder_heads: int | None = None
-    """None: one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
-    decoder_drop_path: float = 0.1
-    """MMSEG's default."""
-    evaluations: int | None = None
-    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: 20 for
-    "squash", 10 for "slide" (MMSEG: val_interval)."""
-    absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
-    examples: int = no_score(6)
-    """Images in the picture."""
-    checkpoint_seconds: float = no_score(300.0)
-    """How often the training is written down, to go on from after a kill; it is after each evaluation, too."""
 
 
 class FinetuneSegmentation(Protocol[FinetuneConfig]):
@@ -243,24 +167,14 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
 
 
 def _check(config: FinetuneConfig, backbone: BackboneInfo) -> None:
-    """Raise UsageError for numbers that mean nothing."""
+    """Raise UsageError for numbers that the backbone has no place for, and for steps beside epochs."""
     width, heads = backbone.width, config.decoder_heads or 1
-    numbers = ("batch", "sub_batch", "stride", "drop_at", "evaluations", "decoder_layers", "input_size", "head_factor")
-    optional = ("mask_size", "epochs", "steps", "clip")
-    shares = ("drop_path", "decoder_drop_path")
-    rates = config.learning_rates or (0.0,)
     refuse_nonsense(
         "finetune_segmentation",
-        f"positive numbers, shares below 1, heads that divide {width}, fewer than {backbone.depth} frozen blocks",
+        f"heads that divide {width}, fewer than {backbone.depth} frozen blocks",
         {
-            **{name: (value, value > 0) for name in numbers for value in [getattr(config, name)]},
-            **{name: (value, value is None or value > 0) for name in optional for value in [getattr(config, name)]},
-            **{name: (value, 0 <= value < 1) for name in shares for value in [getattr(config, name)]},
-            "learning_rates": (rates, min(rates) > 0),
-            "train_share": (config.train_share, 0 < (config.train_share or 0) <= 1),
-            "layer_decay": (config.layer_decay, 0 < config.layer_decay <= 1),
-            "freeze": (config.freeze, 0 <= config.freeze < backbone.depth),
-            "decoder_heads": (heads, heads > 0 and width % heads == 0),
+            "freeze": (config.freeze, config.freeze < backbone.depth),
+            "decoder_heads": (heads, width % heads == 0),
         },
     )
     if config.steps is not None and config.epochs is not None:

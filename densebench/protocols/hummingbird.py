@@ -13,24 +13,23 @@ Memory and queries may come from different datasets with the same classes: domai
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from densebench.config import no_score
 from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.datasets.id_lists import ids_of, read_lines, repeated
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import retrieval, sampling
-from densebench.ops.confusion import AbsentRule
 from densebench.progress import Progress
 from densebench.protocols import memory, scoring
-from densebench.protocols.memory import Content, Memory, RetrievalConfig
+from densebench.protocols.configs.hummingbird import HummingbirdConfig
+from densebench.protocols.memory import Content, Memory
 from densebench.protocols.protocol import (
     AS_PAPER,
     Context,
@@ -44,25 +43,6 @@ from densebench.protocols.protocol import (
 )
 from densebench.protocols.retrieval_pictures import ClassExamples
 from densebench.results import Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class HummingbirdConfig(RetrievalConfig):
-    """Settings of in-context segmentation beside those of the memory (`memory.RetrievalConfig`)."""
-
-    void_to: int = 0
-    """The class that void pixels of memory images join."""
-    absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
-    ignore: Literal["dataset", "void"] = "dataset"
-    """Labels that are not evaluated: the dataset's own, or void alone, with ADE20K's "other" as a class (DIP)."""
-    fractions: tuple[int, ...] = (1, 8, 64, 128)
-    """Memories of 1/f of the images; f > 1 is averaged over `subset_seeds`."""
-    subset_seeds: tuple[int, ...] = (42, 400, 783, 1293, 4019)
-    subset_dir: Path | None = None
-    """Folder of image lists `1_div_F/*_F_SEED.txt` to use instead of drawing subsets by the published rule."""
-    examples: int = no_score(6)
-    """Images in each picture; 0 draws none."""
 
 
 class Hummingbird(Protocol[HummingbirdConfig]):

@@ -14,7 +14,7 @@ part of the score).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -24,16 +24,16 @@ from PIL import Image
 from torch import Tensor
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.errors import DatasetError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling
 from densebench.protocols import memory
+from densebench.protocols.configs.in_context_depth import InContextDepthConfig
 from densebench.protocols.depth_scores import MAIN, DepthScores, described
 from densebench.protocols.examples import as_seen, spread
-from densebench.protocols.memory import Content, Memory, RetrievalConfig
+from densebench.protocols.memory import Content, Memory
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -41,37 +41,13 @@ from densebench.protocols.protocol import (
     Measurement,
     Preset,
     Protocol,
+    check_depths,
     input_size,
-    refuse_nonsense,
 )
 
 ANSWERS = ("prediction", "constant", "image_mean")
 """Whose errors are computed: the memory's, its mean depth everywhere, and the true mean of each image."""
 UNMEASURED = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class InContextDepthConfig(RetrievalConfig):
-    """Settings of in-context depth beside those of the memory (`memory.RetrievalConfig`)."""
-
-    input_size: int | None = None
-    """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
-    temperature: float = 0.07
-    """Of the softmax over the neighbours' cosine similarities (P-DIP Tab. 7, DIP README)."""
-    memory_size: int | None = 10_240_000
-    """Rows of the memory (P-DIP 3.1); None keeps every patch."""
-    augmentation_epochs: int = 2
-    """Passes over the memory images (DIP README); 0 takes them as they are."""
-    bins: int = 255
-    """Bins of depth that stand for classes when patches are drawn (DIP)."""
-    min_depth: float = 1e-3
-    """Metres: exclusive lower bound of what is evaluated."""
-    max_depth: float = 10.0
-    """Metres: exclusive upper bound; 10 as for NYU."""
-    eigen_crop: bool = False
-    """Evaluate inside the crop of Eigen et al. that NYU is usually evaluated in."""
-    examples: int = no_score(6)
-    """Images in the picture; 0 draws none."""
 
 
 class InContextDepth(Protocol[InContextDepthConfig]):
@@ -100,14 +76,7 @@ class InContextDepth(Protocol[InContextDepthConfig]):
         """Fill in the input size."""
         config = replace(config, input_size=input_size(config.input_size, 504, backbone, data))
         memory.check(self.name, config)
-        refuse_nonsense(
-            self.name,
-            "0 < min_depth < max_depth and at least one bin",
-            {
-                "max_depth": (config.max_depth, config.max_depth > config.min_depth > 0),
-                "bins": (config.bins, config.bins > 0),
-            },
-        )
+        check_depths(self.name, config.min_depth, config.max_depth)
         return config
 
     def estimate(self, config: InContextDepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
@@ -33,6 +33,13 @@ from densebench.datasets.views import load_views
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
+from densebench.protocols.configs.linear_segmentation import (
+    BATCH,
+    EPOCHS,
+    LinearHeadConfig,
+    LinearSegmentationCachedConfig,
+    LinearSegmentationConfig,
+)
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -45,12 +52,8 @@ from densebench.protocols.protocol import (
     refuse_nonsense,
 )
 from densebench.protocols.segmentation_heads import (
-    BATCH,
-    EPOCHS,
-    LinearHeadConfig,
     Pair,
     Plan,
-    check,
     evaluate,
     labels_of,
     look,
@@ -66,25 +69,6 @@ EMBEDDED = Preset(
 )
 NECO_LOADERS = {"voc": (False, True), "ade20k": (False, False), "coco": (True, True)}
 """NECO's (shuffle, drop_last) by dataset; others, Cityscapes among them, are (True, False)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearSegmentationConfig(LinearHeadConfig):
-    """Settings of training on random crops."""
-
-    scale: tuple[float, float] = (0.8, 1.0)
-    """Share of the image's area that is cut out (NECO, LEO)."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of the cut."""
-    flip: float = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearSegmentationCachedConfig(LinearHeadConfig):
-    """Settings of training on cached features."""
-
-    mirror: bool = False
-    """Show the mirror images in every second epoch: two passes of the backbone instead of one."""
 
 
 class LinearHeadProtocol(Protocol[C]):
@@ -123,7 +107,6 @@ class LinearHeadProtocol(Protocol[C]):
             input_size=input_size(config.input_size, 448, backbone, data),
             **{name: value for name, value in defaults.items() if getattr(config, name) is None},
         )
-        check(self.name, config)
         return config if config.evaluations is not None else replace(config, evaluations=config.epochs)
 
     def estimate(self, config: C, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -215,15 +198,11 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
         self, config: LinearSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> LinearSegmentationConfig:
         """Fill in the input size and what depends on the dataset."""
-        scale, ratio, flip = config.scale, config.ratio, config.flip
+        scale, ratio = config.scale, config.ratio
         refuse_nonsense(
             self.name,
-            "ranges from low to high above 0, and a chance",
-            {
-                "scale": (scale, 0 < scale[0] <= scale[1]),
-                "ratio": (ratio, 0 < ratio[0] <= ratio[1]),
-                "flip": (flip, 0 <= flip <= 1),
-            },
+            "a range from low to high",
+            {"scale": (scale, scale[0] <= scale[1]), "ratio": (ratio, ratio[0] <= ratio[1])},
         )
         return super().resolve(config, backbone, data)
 

@@ -14,55 +14,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from densebench.config import no_score
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import FeatureError, UsageError
 from densebench.features import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
-from densebench.protocols.protocol import Context, refuse_nonsense
-from densebench.protocols.settings import FeatureConfig
+from densebench.protocols.configs.retrieval import RetrievalConfig
+from densebench.protocols.protocol import Context
 from densebench.reading import Labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(FeatureConfig):
-    """Settings of every protocol that asks a memory of patches."""
-
-    input_size: int | None = None
-    """Side in pixels, of memory and query images; None: 512 (HBIRD), rounded down to a multiple of the patch."""
-    std: tuple[float, float, float] | None = None
-    """Channel deviations instead of the weights' own."""
-    neighbours: int = 30
-    temperature: float = 0.02
-    """Of the softmax over the neighbours' cosine similarities."""
-    similarity: Literal["cosine", "l2"] = "cosine"
-    """"cosine": unit-norm memory, inner product. "l2": squared distance of raw features, as DIP's code has it."""
-    memory_size: int | None = 10_240_000
-    """Rows of the memory, shared evenly by the images, but no more than an image has patches; None keeps every one."""
-    memory_dtype: Literal["float32", "float16"] = "float32"
-    """What features and labels of the memory are rounded to (DIP: float16); products are in float32 all the same."""
-    augmentation_epochs: int = 1
-    """Passes over the memory images, each with new colour jitter and crop; 0 takes the images as they are."""
-    search: Literal["exact", "scann"] = "exact"
-    """"scann" is approximate, with the published parameters; needs the extra `scann`."""
-    backend: Literal["auto", "torch", "faiss"] = no_score("auto")
-    """Which exact search: they agree, so this is not part of the score hash."""
 
 
 def check(name: str, config: RetrievalConfig) -> None:
     """Raise UsageError for settings that cannot work together, or not on this machine."""
-    refuse_nonsense(
-        name,
-        "positive numbers",
-        {
-            "neighbours": (config.neighbours, config.neighbours > 0),
-            "temperature": (config.temperature, config.temperature > 0),
-            "memory_size": (config.memory_size, config.memory_size is None or config.memory_size > 0),
-            "augmentation_epochs": (config.augmentation_epochs, config.augmentation_epochs >= 0),
-        },
-    )
     if config.search == "scann" and config.similarity == "l2":
         raise UsageError(f"{name}.search=scann has published settings for similarity=cosine only; use exact.")
     for wanted, package in ((config.search, "scann"), (config.backend, "faiss")):

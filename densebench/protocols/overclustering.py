@@ -14,8 +14,7 @@ amplify to another local optimum of much the same objective.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +27,8 @@ from densebench.ops.confusion import AbsentRule, confusion, counts
 from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols import scoring
-from densebench.protocols.clusters import Fit, KMeansConfig, Run, Space, fit_clusters, fit_space
+from densebench.protocols.clusters import Fit, Run, Space, fit_clusters, fit_space
+from densebench.protocols.configs.overclustering import OverclusteringConfig
 from densebench.protocols.protocol import (
     AS_PAPER,
     Context,
@@ -41,16 +41,6 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.reading import Labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverclusteringConfig(KMeansConfig):
-    """Settings of overclustering, with the names of the published configs where they have one."""
-
-    clusters: tuple[int | Literal["classes"], ...] = ("classes", 300, 500)
-    """Numbers of clusters; "classes" is the number of classes."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    absent: AbsentRule = "zero"
 
 
 class Overclustering(Protocol[OverclusteringConfig]):
@@ -79,8 +69,6 @@ class Overclustering(Protocol[OverclusteringConfig]):
     def resolve(self, config: OverclusteringConfig, backbone: BackboneInfo, data: DatasetInfo) -> OverclusteringConfig:
         """Fill in the input size, the numbers of clusters and the k-means."""
         numbers = tuple(data.n_classes if k == "classes" else k for k in config.clusters)
-        if min(numbers, default=0) < 1:
-            raise UsageError(f"overclustering.clusters={config.clusters}: expected numbers of at least 1.")
         return replace(
             config,
             input_size=input_size(config.input_size, 448, backbone, data),

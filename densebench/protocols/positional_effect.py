@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import information
 from densebench.protocols import positional_study, scoring, sweeps
+from densebench.protocols.configs.positional_effect import PositionalEffectConfig
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.protocol import (
     AS_PAPER,
@@ -42,40 +42,9 @@ from densebench.protocols.protocol import (
     Protocol,
     by_class,
     input_size,
-    refuse_nonsense,
 )
-from densebench.protocols.sweeps import PAPER, SweepConfig, reads_of
+from densebench.protocols.sweeps import PAPER, reads_of
 from densebench.results import Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class PositionalEffectConfig(SweepConfig):
-    """Settings of the positional-effect study (P-POS 2.1, A.2)."""
-
-    clusters: int | None = None
-    """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
-    extra_clusters: int = 0
-    """Clusters beyond the classes: 70 in P-POS A.5."""
-    matching: Literal["hungarian", "precision"] = "hungarian"
-    """One-to-one over the whole test set (P-POS 2.2); "precision" gives each cluster its best class, which P-POS A.5
-    leaves open and NeCo and Leopart do where clusters outnumber classes."""
-    steps: int = 5000
-    """Of the online k-means (P-POS A.2)."""
-    batch: int = 24
-    """Images per step (P-POS A.2)."""
-    learning_rate: float = 5e-3
-    """Of Adam on the centroids."""
-    init_batches: int = 96
-    """Batches whose principal components are the initial centroids (P-POS A.2)."""
-    cell: int = 1
-    """Side in pixels of one position. Larger cells need less memory and have less bias, and hide what varies within."""
-    groups: int = 10
-    """Image groups of the jackknife."""
-    locality: Literal["patches", "all", "none"] | None = None
-    """Tokens between which a sweep measures the locality bias I(K, Q) of P-POS 3.3: patches alone, renormalised, or
-    class token and registers too; None: patches where the backbone gives attention, else none. P-POS is silent."""
-    examples: int = no_score(6)
-    """Images in the example grid."""
 
 
 class PositionalEffect(Protocol[PositionalEffectConfig]):
@@ -118,19 +87,6 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         self, config: PositionalEffectConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> PositionalEffectConfig:
         """Fill in input size, number of clusters, and the layers and facets of a sweep."""
-        refuse_nonsense(
-            "positional_effect",
-            "at least 1 (extra_clusters, examples: 0)",
-            {
-                **{
-                    name: (value, value is None or value >= 1)
-                    for name in ("clusters", "steps", "batch", "init_batches", "cell", "groups")
-                    for value in [getattr(config, name)]
-                },
-                "extra_clusters": (config.extra_clusters, config.extra_clusters >= 0),
-                "examples": (config.examples, config.examples >= 0),
-            },
-        )
         sweep = _sweep(config, backbone)
         return replace(
             config,

@@ -161,7 +161,7 @@ class Protocol(ABC, Generic[C]):
         if preset not in self.presets:
             known = unknown_name("preset", preset, self.presets)
             raise UsageError(f"{self.name}: {str(known).split(' Run ')[0]} It has {', '.join(self.presets)}.")
-        return apply_overrides(self.config(), {**self.presets[preset].settings, **(overrides or {})})
+        return apply_overrides(self.config(), {**self.presets[preset].settings, **(overrides or {})}, self.name)
 
     @abstractmethod
     def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:
@@ -184,6 +184,12 @@ def refuse_nonsense(protocol: str, expected: str, settings: Mapping[str, tuple[o
     wrong = ", ".join(f"{protocol}.{field}={value}" for field, (value, sensible) in settings.items() if not sensible)
     if wrong:
         raise UsageError(f"{wrong}: expected {expected}.")
+
+
+def check_depths(protocol: str, least: float, most: float) -> None:
+    """Raise UsageError for bounds of depth, in metres, that leave nothing between them."""
+    if least >= most:
+        raise UsageError(f"{protocol}.max_depth={most}: expected more than {protocol}.min_depth={least}.")
 
 
 def by_class(info: DatasetInfo, scores: Tensor) -> dict[str, float | None]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.views import draw_share
 from densebench.errors import DatasetError, UsageError
@@ -23,51 +21,14 @@ from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou
 from densebench.ops.resize import resize_labels
 from densebench.ops.retrieval import upsample_argmax
 from densebench.protocols import scoring
+from densebench.protocols.configs.linear_segmentation import LinearHeadConfig
 from densebench.protocols.examples import Example, as_seen, spread
-from densebench.protocols.protocol import Context, Data, refuse_nonsense
-from densebench.protocols.settings import FeatureConfig
+from densebench.protocols.protocol import Context, Data
 from densebench.reading import Labels
 from densebench.results import Metric
 
-EPOCHS, BATCH = 20, 128
-"""As published."""
 Pair = tuple[Tensor, Tensor]
 """One image to train on: features (D, h, w) and mask (H, W)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearHeadConfig(FeatureConfig):
-    """Settings of a linear segmentation head; NECO and LEO are the codes that `linear_segmentation.py` names."""
-
-    mask_size: int = 100
-    """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NECO, LEO)."""
-    epochs: int = EPOCHS
-    """20 in PaKA A.2 and NeCo A.2; NECO's and LEO's configs say 25."""
-    batch: int = BATCH
-    """Images per step (NECO)."""
-    learning_rate: float = 0.01
-    """Of SGD (PaKA A.2, NECO; LEO has 0.1 or 1 for some models)."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    drop_at: int = 20
-    """Epochs after which the learning rate falls to `drop_factor` of itself (NECO, LEO): never reached in 20 epochs."""
-    drop_factor: float = 0.1
-    train_share: float | None = None
-    """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NECO, LEO), else all."""
-    loaders: Literal["shuffled", "neco"] = "shuffled"
-    """What `shuffle` and `drop_last` are where they are None. "shuffled": yes and no. "neco": VOC is not shuffled and
-    loses its last incomplete batch, ADE20K is not shuffled and keeps it, COCO is shuffled and loses it."""
-    shuffle: bool | None = None
-    """A new order of the training images in every epoch; without, the listed one."""
-    drop_last: bool | None = None
-    """Leave out the images of an incomplete last batch."""
-    evaluations: int | None = None
-    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: after every
-    epoch (NECO, LEO)."""
-    absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
-    examples: int = no_score(6)
-    """Images in the picture."""
 
 
 @dataclass(frozen=True)
@@ -213,22 +174,6 @@ def evaluate(
                 maps = batch.labels[place].numpy().copy(), predictions[place].cpu().numpy().astype(np.uint8)
                 scores.examples.append((as_seen(data.val, index, spec), *maps))
     return scores
-
-
-def check(protocol: str, config: LinearHeadConfig) -> None:
-    """Raise UsageError for numbers that mean nothing."""
-    positive = ("epochs", "batch", "learning_rate", "mask_size", "drop_at", "drop_factor")
-    refuse_nonsense(
-        protocol,
-        "numbers above 0, and shares up to 1",
-        {
-            **{name: (getattr(config, name), getattr(config, name) > 0) for name in positive},
-            "evaluations": (config.evaluations, config.evaluations is None or config.evaluations > 0),
-            "momentum": (config.momentum, 0 <= config.momentum < 1),
-            "weight_decay": (config.weight_decay, config.weight_decay >= 0),
-            "train_share": (config.train_share, 0 < (config.train_share or 0) <= 1),
-        },
-    )
 
 
 def labels_of(spec: FeatureSpec) -> Labels:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from densebench.errors import UsageError
 from densebench.features import ReadBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
-from densebench.protocols.settings import FeatureConfig
+from densebench.protocols.configs.sweep import SweepConfig
 from densebench.reading import Labels
 
 if TYPE_CHECKING:
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 SELECTED = "the best layers were chosen on the validation split whose scores are reported, as in the paper"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig(FeatureConfig):
-    """Settings of a protocol that reads one layer and facet, or sweeps over several."""
-
-    layers: Literal["all"] | tuple[int, ...] | None = None
-    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
-    facets: Literal["all"] | tuple[Facet, ...] | None = None
-    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
 
 
 def resolve(protocol: str, config: SweepConfig, backbone: BackboneInfo) -> dict[str, Any]:

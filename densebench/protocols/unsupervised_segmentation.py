@@ -16,23 +16,21 @@ float16 keeps it), and is therefore streamed and cached like any other. Against 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from densebench import figures
-from densebench.config import no_score
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.errors import UsageError
 from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
-from densebench.ops.confusion import AbsentRule, Counts, counts, mean_iou
+from densebench.ops.confusion import Counts, counts, mean_iou
 from densebench.protocols import scoring
-from densebench.protocols.clusters import KMeansConfig, Run
+from densebench.protocols.clusters import Run
 from densebench.protocols.communities import (
     Scored,
     find_communities,
@@ -42,6 +40,8 @@ from densebench.protocols.communities import (
     second_pass,
     tables_of,
 )
+from densebench.protocols.configs.features import ATTENTION_BYTES
+from densebench.protocols.configs.unsupervised_segmentation import UnsupervisedSegmentationConfig
 from densebench.protocols.foreground import (
     Foreground,
     attention_precision,
@@ -59,55 +59,12 @@ from densebench.protocols.protocol import (
     Preset,
     Protocol,
     input_size,
-    refuse_nonsense,
 )
-from densebench.protocols.settings import ATTENTION_BYTES
 from densebench.results import Metric
 
 MAIN = ("miou", "miou_cbfe")
 STUFF = tuple(range(FIRST_THING))
 """Labels of embedded datasets that are no objects: clutter, sky, walls, ground."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnsupervisedSegmentationConfig(KMeansConfig):
-    """Settings of CBFE and community detection, with the names of the published code where it has one."""
-
-    background: tuple[int, ...] | None = None
-    """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0."""
-    train_split: str | None = None
-    """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
-    split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""
-    attention_mass: float = 0.7
-    """Share of the attention's mass that is foreground: P-NeCo A.2 says 0.7, the code has 0.65."""
-    blur_sigma: float = 0.6
-    """Deviation in patches of the Gaussian, 7 patches wide, that attention is blurred with."""
-    min_component: int = 3
-    """Attention's components of fewer patches are background."""
-    k_fg_extraction: int = 200
-    """Clusters of all tokens, spherical k-means."""
-    threshold: float | None = None
-    """Precision from which a cluster is foreground; None: the best of 55 % to 75 % background on the **ground truth**
-    of the training images, rounded to a multiple of 0.05."""
-    objects: int | None = None
-    """Clusters of the foreground for `miou_cbfe`, and the communities to aim at; None: the classes but background. With
-    background they are matched to classes one to one if there are as many, else by precision (LEO, NECO)."""
-    object_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    community_detection: Literal["infomap"] | None = "infomap"
-    """None stops at `miou_cbfe` and needs no further package."""
-    k_community: int = 189
-    """Clusters of the foreground that become communities. 189, 0.07 and 1.2 are P-NeCo's, tuned on the ground truth of
-    VOC `train` for NeCo's ViT-S/14."""
-    weight_threshold: float = 0.07
-    """Share of each other's neighbours from which two clusters are linked."""
-    markov_time: float = 1.2
-    """Of Infomap: the longer, the fewer communities."""
-    community_seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    """Of Infomap. Published: 0 to 9; the package has since come to refuse 0."""
-    clustering_seed: int = 0
-    absent: AbsentRule = "zero"
-    examples: int = no_score(6)
-    """Images in the picture."""
 
 
 class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
@@ -181,7 +138,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         split = config.train_split or ("train" if "train" in data.splits else data.train)
         if split not in data.splits:
             raise UsageError(f"{self.name}.train_split={split}: {data.name} has {', '.join(data.splits)}.")
-        resolved = replace(
+        return replace(
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
             background=tuple(dict.fromkeys(background)),
@@ -189,8 +146,6 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             objects=config.objects or len(_labels(data) - set(background)),
             kmeans=config.backend,
         )
-        _check(resolved)
-        return resolved
 
     def estimate(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, k-means' training rows and the arithmetic of clustering and attention."""
@@ -266,24 +221,6 @@ def _labels(data: DatasetInfo) -> set[int]:
 def _background(data: DatasetInfo) -> list[int]:
     """Return the labels that a dataset calls background."""
     return [label for label in data.background if label in _labels(data)]
-
-
-def _check(config: UnsupervisedSegmentationConfig) -> None:
-    """Raise UsageError for settings that mean nothing."""
-    refuse_nonsense(
-        "unsupervised_segmentation",
-        "positive numbers, a mass of at most 1, and at least one seed, of Infomap from 1",
-        {
-            "attention_mass": (config.attention_mass, 0 < config.attention_mass <= 1),
-            "blur_sigma": (config.blur_sigma, config.blur_sigma > 0),
-            "k_fg_extraction": (config.k_fg_extraction, config.k_fg_extraction > 1),
-            "k_community": (config.k_community, config.k_community > 0),
-            "objects": (config.objects, (config.objects or 0) > 0),
-            "markov_time": (config.markov_time, config.markov_time > 0),
-            "community_seeds": (config.community_seeds, min(config.community_seeds, default=0) > 0),
-            "object_seeds": (config.object_seeds, min(config.object_seeds, default=-1) >= 0),
-        },
-    )
 
 
 def _metrics(

@@ -188,7 +188,7 @@ def test_memory_and_queries_may_come_from_different_datasets(root, data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"neighbours": 0}, r"hummingbird\.neighbours=0: expected positive numbers"),
+        ({"neighbours": 0}, r"hummingbird\.neighbours=0: expected at least 1"),
         ({"temperature": -1.0}, r"hummingbird\.temperature=-1\.0"),
         ({"memory_size": 0}, r"hummingbird\.memory_size=0"),
         ({"augmentation_epochs": -1}, r"hummingbird\.augmentation_epochs=-1"),

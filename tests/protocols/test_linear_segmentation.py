@@ -254,7 +254,7 @@ def test_a_share_of_the_images_is_drawn_once_and_by_the_seed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "linear_segmentation.epochs=0: expected numbers above 0"),
+        ({"epochs": 0}, "linear_segmentation.epochs=0: expected at least 1"),
         ({"train_share": 1.5}, "linear_segmentation.train_share=1.5"),
         ({"scale": (0.9, 0.8)}, r"linear_segmentation.scale=\(0.9, 0.8\)"),
         ({"drop_last": True, "batch": 64}, "leaves nothing of 14 training images in batches of 64"),

@@ -284,7 +284,7 @@ def test_a_backbone_with_its_last_layer_only_is_a_study_of_one_read(data):
     ("settings", "message"),
     [
         ({"layers": (3,)}, r"layers=\[3\]: layered has layers 0 to 2"),
-        ({"layers": ()}, "has layers 0 to 2"),
+        ({"layers": ()}, r"layers=\[\]: expected .* one or more"),
         ({"facets": ("value",)}, "layered has the facets token, key"),
         ({"cell": 0}, "positional_effect.cell=0: expected at least 1"),
         ({"extra_clusters": -1}, "extra_clusters=-1"),

@@ -304,7 +304,7 @@ def test_backbones_without_attention_are_told_what_it_takes(backbone, message, s
         ({"k_fg_extraction": 5000}, "5000 clusters need as many patches; there are 2688"),
         ({"k_community": 100_000}, "100000 clusters of the foreground need as many pixels"),
         ({"attention_mass": 1.5}, "attention_mass=1.5: expected"),
-        ({"community_seeds": (0, 1)}, "of Infomap from 1"),
+        ({"community_seeds": (0, 1)}, r"community_seeds=\[0, 1\]: expected .* of at least 1"),
         ({"train_split": "trainaug"}, "objects has train, val"),
         ({"input_size": 60}, "no multiple of the patch size"),
     ],

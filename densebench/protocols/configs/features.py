@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from densebench.features import FeatureSpec
-from densebench.model_zoo.backbone import BackboneInfo, Facet
+from densebench.bounds import Count
+from densebench.model_zoo.facets import Facet
+
+if TYPE_CHECKING:
+    from densebench.features import FeatureSpec
+    from densebench.model_zoo.backbone import BackboneInfo
 
 ATTENTION_BYTES = 2**28
 """The largest attention tensor made at once."""
@@ -15,7 +20,7 @@ ATTENTION_BYTES = 2**28
 class FeatureConfig:
     """What a protocol asks of the backbone; protocols' configs add to it."""
 
-    input_size: int | None = None
+    input_size: Count | None = None
     """Side in pixels that images are squashed to; None: 448 rounded down to a multiple of the patch."""
     layer: int = -1
     facet: Facet = "token"
@@ -26,6 +31,8 @@ class FeatureConfig:
     def spec(self) -> FeatureSpec:
         """The same as a request."""
         assert self.input_size is not None, "resolve() fills it in"
+        from densebench.features import FeatureSpec
+
         side = self.input_size
         return FeatureSpec(size=(side, side), layer=self.layer, facet=self.facet, norm=self.norm)
 

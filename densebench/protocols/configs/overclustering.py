@@ -1,0 +1,20 @@
+"""Settings of overclustering: see `densebench.protocols.overclustering`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from densebench.bounds import AtLeastOne, Count, Seed
+from densebench.ops.choices import AbsentRule
+from densebench.protocols.configs.kmeans import KMeansConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverclusteringConfig(KMeansConfig):
+    """Settings of overclustering, with the names of the published configs where they have one."""
+
+    clusters: Annotated[tuple[Count | Literal["classes"], ...], AtLeastOne] = ("classes", 300, 500)
+    """Numbers of clusters; "classes" is the number of classes."""
+    seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
+    absent: AbsentRule = "zero"
