@@ -132,7 +132,11 @@ def load(spec: ModelSpec) -> Backbone:
     if weights is not None and not spec.random:
         _check_digest(weights, card)
         fit(net, read(weights), spec.text, weights.name)
-    return wrap(net, spec.text, architecture, licence=card.get("licence", ""), citation=card.get("citation", ""))
+    told = {key: card.get(key, "") for key in ("licence", "citation")}
+    backbone = wrap(net, spec.text, architecture, **told)
+    # wherever the folder lies and whatever it is called
+    backbone.identity = f"{architecture.timm} {sorted(architecture.kwargs.items())} {tuple(architecture.stem)}"
+    return backbone
 
 
 def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Backbone:

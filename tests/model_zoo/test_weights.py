@@ -68,6 +68,7 @@ def test_a_zoo_checkpoint_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     (tmp_path / "mine" / "card.json").write_text(json.dumps(card))
     by_name, by_path = load_model("mine"), load_model(str(tmp_path / "mine" / "weights.safetensors"))
     assert by_name.weights_digest() == by_path.weights_digest()
+    assert by_name.identity == by_path.identity  # so that features and scores are those of a folder moved elsewhere
     assert by_name.info.mean == (0.1, 0.2, 0.3)
     card["weights"] = {"sha256": "0123456789abcdef"}
     (tmp_path / "mine" / "card.json").write_text(json.dumps(card))
