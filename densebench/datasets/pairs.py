@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densebench.datasets.dataset import DenseDataset, Keypoints, decoding, json_digest
+from densebench.datasets.dataset import DenseDataset, Keypoints, json_digest
 from densebench.datasets.files import Archived
 from densebench.errors import DatasetError
 
@@ -34,9 +34,7 @@ class PairedDataset(Archived):
 
         `stated` is the (width, height) that the annotation has for the image, if it says so.
         """
-        image = self.files(index)[0]
-        with decoding(image, "an image", index) as opened:
-            width, height = opened.size
+        image, (width, height) = self.files(index)[0], self.image_size(index)
         if stated is not None and tuple(stated) != (width, height):
             raise DatasetError(
                 f"{image} is {width}x{height} px, but {where} is for {stated[0]}x{stated[1]}: key points would lie "
@@ -53,6 +51,8 @@ class PairedDataset(Archived):
         x1, y1, x2, y2 = thing.bbox
         if not (x1 < x2 and y1 < y2):
             raise DatasetError(f"{where} has a box without area, {list(thing.bbox)}; expected x1 < x2 and y1 < y2.")
+        if min(x1, y1) < -max(width, height) or x2 > 2 * width or y2 > 2 * height:  # errors are shares of its sides
+            raise DatasetError(f"{where} has a box far out of its image of {width}x{height} px, {list(thing.bbox)}.")
         return thing
 
 

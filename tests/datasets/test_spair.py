@@ -210,6 +210,7 @@ def test_the_real_copy_reads_clean(shared_data):
         ({"image_width": 96, "image_height": 80}, r"2007_000002\.jpg is 48x40 px, but \S+\.json is for 96x80"),
         ({"bndbox": [20, 20, 20, 20]}, r"has a box without area, \[20\.0, 20\.0, 20\.0, 20\.0\]"),
         ({"bndbox": [40, 30, 5, 5]}, "has a box without area"),
+        ({"bndbox": [0, 0, 1e12, 30]}, r"has a box far out of its image of 48x40 px, \[0\.0, 0\.0, 1000000000000\.0"),
         ({"kps": {"4": [300, -40]}}, r"has key point 4 at \(300, -40\), outside of its image of 48x40 px"),
         ({"kps": {"4": [float("nan"), 3]}}, r"has key point 4 at \(nan, 3\)"),
         ({"kps": {"4": [47.9, -0.5]}, "image_width": 48, "image_height": 40}, ""),
