@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from densebench.bounds import alternatives, bare, is_tuple, limits, words
@@ -82,12 +81,11 @@ def _one_in_tuple(value: Any, hint: Any) -> Any:
     return value if any(value in get_args(bare(each)) for each in others) else (value,)
 
 
-def _refused(
-    room: str, name: str, value: Any, hint: Any, found: Mapping[str, str] = MappingProxyType({})
-) -> UsageError:
+def _refused(room: str, name: str, value: Any, hint: Any, found: Mapping[str, str] | None = None) -> UsageError:
     """Return the error for a value that a field cannot have; `found` is what pydantic says is wrong."""
     several = any(is_tuple(each) for each in alternatives(hint))
     plain = [limits(each) for each in alternatives(hint) if limits(each)]
+    found = found or {}
     if found and not several and set(found) <= {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
         expected = plain[0] if plain else next(iter(found.values()))  # the rest is as it should be
     else:
