@@ -38,10 +38,9 @@ def test_weights_of_another_patch_size_are_refused_though_timm_would_resample_th
     state = create(TINY, patch_size=32, img_size=448).state_dict()  # on the same grid of 14 x 14
     save_file(state, tmp_path / "w.safetensors")
     torch.save({"model": state}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"1 of another shape \(patch_embed.proj.weight \(192, 3, 32, 32\)"):
-        load_model(f"timm/{TINY}", tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match=r"w\.pth holds a dict of model"):
-        load_model(f"timm/{TINY}", tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        with pytest.raises(ModelError, match=r"1 of another shape \(patch_embed.proj.weight \(192, 3, 32, 32\)"):
+            load_model(f"timm/{TINY}", tmp_path / name)
 
 
 def test_a_torn_or_absent_file_is_explained(tmp_path):
