@@ -89,7 +89,7 @@ class Progress:
             thread.join()
 
     def _state(self, name: str, past: float, seconds: float, later: float) -> str:
-        stage = self._stages[-1] if self._stages else None
+        stage = next(reversed(self._stages), None)  # which may be over meanwhile: this is another thread
         at = f": {stage.label} {stage.done} of {stage.total} {stage.unit}" if stage else ""
         left = max(seconds - past, stage.left if stage else 0.0)
         if not left:

@@ -190,8 +190,10 @@ class CheckModel:
         """Print a finding per check, and what to do about those that are not ok."""
         from rich.console import Console
 
+        from densebench.model_zoo import load_model, parse_spec
+
+        parse_spec(self.model, self.weights)  # before torch is imported: a typo costs no time
         from densebench.environment import pick_device
-        from densebench.model_zoo import load_model
         from densebench.model_zoo.conformance import CHECKS, findings
         from densebench.model_zoo.conformance.report import as_json, report
         from densebench.progress import Progress

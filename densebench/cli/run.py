@@ -189,7 +189,7 @@ def _agree(cells: Sequence[Cell]) -> None:
         print(total, file=sys.stderr)
         return
     print("\n".join([*lines, total]), file=sys.stderr)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError("this is more than an hour: begin it with --yes, or name fewer with --dataset, --limit.")
     print("Begin? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

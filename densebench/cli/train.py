@@ -56,6 +56,7 @@ class Train:
 
         table = read_tables(self.config, "method").get(self.method, {}) if self.config else {}
         overrides: dict[str, Any] = {**table, **dict(split_pair(s) for s in self.settings)}
+        _check_names(self.base, self.weights, self.method)
         if self.dry_run:
             return print_cost(self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights)
         from densebench.methods import train
@@ -110,10 +111,22 @@ class Pseudolabel:
 
     def __call__(self) -> int:
         """Make labels and pairs, then print where they are."""
+        _check_names(self.model, self.weights)
         from densebench.methods.pseudolabels import pseudolabel
 
         print(pseudolabel(**{key: value for key, value in asdict(self).items() if key != "debug"}))
         return 0
+
+
+def _check_names(model: str, weights: Path | None, method: str = "") -> None:
+    """Raise UsageError for names that nobody knows, before torch is imported: a typo costs no time."""
+    from densebench.methods import METHODS
+    from densebench.model_zoo import parse_spec
+    from densebench.registry import unknown_name
+
+    if method and method not in METHODS:
+        raise unknown_name("method", method, METHODS.names())
+    parse_spec(model, weights)
 
 
 def print_cost(

@@ -268,7 +268,7 @@ sys.meta_path.insert(0, Without())
 from densebench.cli import main
 for arguments in {arguments}:
     try:
-        main(["run", *arguments])
+        main(arguments)
     except SystemExit as end:
         print(end.code)
 """
@@ -289,6 +289,13 @@ def test_wrong_names_numbers_and_files_are_said_before_torch_is_imported(cli):  
         (*pico, "--config", "none.toml"): "none.toml does not exist",
         (*pico, "--config", "flat.toml"): "flat.toml: hummingbird = 5 stands outside a table; expected [PROTOCOL]",
     }
+    others = {
+        ("train", "pakka", "--base", "pico", "--name", "x"): "unknown method 'pakka'; did you mean 'paka'",
+        ("train", "paka", "--base", "picoo", "--name", "x"): "unknown model 'picoo'; did you mean 'pico'",
+        ("pseudolabel", "--model", "picoo", "--out", "x"): "unknown model 'picoo'; did you mean 'pico'",
+        ("check-model", "picoo"): "unknown model 'picoo'; did you mean 'pico'",
+    }
+    requests = {("run", *request): said for request, said in requests.items()} | others
     code = WRONG.format(arguments=[list(request) for request in requests])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split() == ["2"] * len(requests), done.stderr
