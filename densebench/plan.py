@@ -65,7 +65,8 @@ class Cell:
         return setting_label(self.preset, self.settings)
 
     def __str__(self) -> str:
-        return f"{self.model} / {self.protocol.name} / {self.data_name}"
+        seed = f" / seed {self.seed}" if self.seed else ""
+        return f"{self.model} / {self.protocol.name} / {self.data_name}{seed}"
 
 
 def check_fits(cell: Cell) -> None:

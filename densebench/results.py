@@ -158,8 +158,9 @@ class Record(_Strict):
 
     @property
     def title(self) -> str:
-        """The cell in words: "pico / hummingbird / voc (paper + neighbours=1)"."""
-        return plain(f"{self.model.name} / {self.protocol.name} / {self.data.label} ({self.protocol.label})")
+        """The cell in words: "pico / hummingbird / voc (paper + neighbours=1), seed 1"."""
+        seed = f", seed {self.seed}" if self.seed else ""
+        return plain(f"{self.model.name} / {self.protocol.name} / {self.data.label} ({self.protocol.label}){seed}")
 
     @property
     def complete(self) -> bool:

@@ -116,10 +116,12 @@ def test_rows_are_there_after_every_cell_and_files_come_back(cli, monkeypatch): 
 
 
 def test_several_seeds_are_cells_and_one_row(cli):  # noqa: F811
-    done = cli.run("--protocol", ONE, *FAST, "--seed", "3,1,3")
+    done, label = cli.run("--protocol", ONE, *FAST, "--seed", "3,1,3"), "paper + fractions=[1], input_size=64"
     assert done.returncode == 0, done.stderr
     assert sorted(json.loads(path.read_text())["seed"] for path in paths(cli.folder)) == [1, 3]
     assert done.stdout.count("(sd ") == 1
+    for seed in (1, 3):
+        assert f"({label}), seed {seed}: miou@1" in done.stderr
     main = [(line["seed"], line["records"]) for line in lines(cli.folder) if line["metric"] == "miou@1"]
     assert main == [("1,3", "2"), ("1", "1"), ("3", "1")]
     for text in ("one", "1.5", "-1", str(2**63)):

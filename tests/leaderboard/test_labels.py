@@ -281,6 +281,11 @@ def test_a_record_is_found_by_its_hash_the_beginning_of_it_or_its_path(record, t
             assert text in page
         for text in ("a note", "curve.png", str(path), "seed 0"):
             assert text in page
-    for name, said in (("ab", "several hashes: abcd1234, abff"), ("zz", "no record"), ("", "no record")):
+    for name, said in (
+        ("ab", "several hashes: abcd1234, abff"),
+        ("zz", "no record"),
+        ("", "no record"),
+        ("z" * 999, "no record"),
+    ):
         with pytest.raises(UsageError, match=said):
             find_records(tmp_path, name)
