@@ -236,7 +236,7 @@ def fill(net: nn.Module, spec: ModelSpec) -> dict[str, Any]:
     said: list[str] = []
     state, left_out = by_timm(found if network is None else network.inner, net)
     if network is not None:
-        whole = (state, left_out) if spec.entry else by_timm(found, net)
+        whole = (state, left_out) if spec.entry or others else by_timm(found, net)
         if state.keys() != net.state_dict().keys() == whole[0].keys():  # a layout that timm knows by its prefix
             state, left_out = whole
         else:
