@@ -79,7 +79,9 @@ class Perfect(Backbone):
     def tokens(self, pixels, layers, facet, norm):
         looks = self.looks(pixels)
         objects = F.one_hot(torch.from_numpy(LABELS).long()[looks], 4)
-        found = torch.cat([objects.repeat(1, 1, 8), F.one_hot(looks, N_LOOKS)], -1).float()
+        # k-means merges some looks, whatever its start: let those of objects be the dearest to merge
+        lengths = torch.where(torch.arange(N_LOOKS) < N_BACKGROUND, 1.0, 2.0)
+        found = torch.cat([objects.repeat(1, 1, 8), F.one_hot(looks, N_LOOKS) * lengths], -1)
         return [F.pad(found, (0, 0, 3, 0)) for _ in layers]
 
     def attention(self, images, layer):
