@@ -147,7 +147,7 @@ def records_exist(place):
         (["--model", "pico?random", "--preset", "papr"], "no protocol has a preset 'papr'; there are "),
         (["--model", "pico?random", "--set", "hummingbird.neighbors=3"], "did you mean 'neighbours'?"),
         (["--model", "pico?random", "--set", "humingbird.neighbours=3"], "did you mean 'hummingbird'?"),
-        (["--model", "pico?random", "--set", "hummingbird.neighbours=many"], "valid integer"),
+        (["--model", "pico?random", "--set", "hummingbird.neighbours=many"], "expected a whole number"),
         (["--model", "pico?random", "--protocol", "hummingbird", "--dataset", "scenes", "--set",
           "hummingbird.input_size=100"], "no multiple of the patch size of pico?random (8); nearest are 96 and 104"),
         (["--model", "pico?random", "--limit", "0"], "expected at least 1"),
