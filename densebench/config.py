@@ -11,6 +11,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -18,9 +19,32 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from densebench.bounds import alternatives, bare, is_tuple, limits, words
 from densebench.errors import UsageError
 from densebench.paths import config_file
+from densebench.registry import unknown_name
 from densebench.regular import MOST_TOML, parse_toml, read, read_text
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named setting: what differs from a config's defaults, and where it is published."""
+
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_preset(presets: Mapping[str, Preset], embedded: bool) -> str:
+    """Return the preset where none is asked for: the paper's, cut down for embedded data; else the first."""
+    wanted = "embedded" if embedded else "paper"
+    return next((name for name in (wanted, "paper") if name in presets), next(iter(presets)))
+
+
+def find_preset(owner: str, presets: Mapping[str, Preset], name: str) -> Preset:
+    """Return the preset of a protocol or method (`owner`); raises UsageError for none of that name."""
+    if name not in presets:
+        said = str(unknown_name("preset", name, presets)).split(" Run ")[0]
+        raise UsageError(f"{owner}: {said} It has {', '.join(presets)}.")
+    return presets[name]
 
 
 def no_score(default: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 
 from densebench.bounds import AtLeastOne, BelowOne, Count, Positive, alternatives, bare, is_tuple, limits, words
-from densebench.config import field_types
+from densebench.config import apply_overrides, field_types
 from densebench.errors import UsageError
+from densebench.methods import METHODS
 from densebench.protocols import PROTOCOLS
 
 
@@ -78,6 +79,16 @@ def test_every_setting_of_every_protocol_refuses_what_lies_outside_of_its_bounds
             PROTOCOLS[name]().configure(overrides={field: bad})
 
 
+@pytest.mark.parametrize(("name", "field"), _fields(METHODS))
+def test_every_setting_of_every_method_refuses_what_lies_outside_of_its_bounds(name, field):
+    config: Any = METHODS.config(name)
+    hint = field_types(config)[field]
+    assert not any(bare(each) in (int, float) and not limits(each) for each in alternatives(hint))
+    for bad in _wrong(hint):
+        with pytest.raises(UsageError, match=rf"^{field}=.*: expected "):
+            apply_overrides(config(), {field: bad})
+
+
 def test_messages_name_field_value_and_bound():
     def said(field: str, value: Any) -> str:
         with pytest.raises(UsageError) as caught:
@@ -98,14 +109,26 @@ def test_one_value_is_a_tuple_of_one():
     assert layers == ["all", (3,)]
 
 
-@pytest.mark.parametrize("setting", ["hummingbird.neighbors=5", "depth.steps=0", "correspondence.facets=tokens"])
-def test_a_wrong_setting_is_refused_before_torch_is_imported(setting):
+RUN = ["run", "--model", "pico", "--protocol", "all", "--dataset", "scenes", "--set"]
+TRAIN = ["train", "paka", "--base", "pico", "--name", "x", "--set"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*RUN, "hummingbird.neighbors=5"],
+        [*RUN, "depth.steps=0"],
+        [*RUN, "correspondence.facets=tokens"],
+        [*TRAIN, "epoch=1"],
+        [*TRAIN, "batch=0"],
+    ],
+)
+def test_a_wrong_setting_is_refused_before_torch_is_imported(words):
     code = (
-        "import sys\nfrom densebench.cli import main\ntry:\n"
-        f"    main(['run', '--model', 'pico', '--protocol', 'all', '--dataset', 'scenes', '--set', {setting!r}])\n"
-        "except SystemExit as end:\n    assert end.code == 2\n"
+        "import sys\nfrom densebench.cli import main\n"
+        f"try:\n    main({words})\nexcept SystemExit as end:\n    assert end.code == 2\n"
         "assert 'torch' not in sys.modules and 'timm' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert setting.partition("=")[0].rpartition(".")[2] in done.stderr
+    assert words[-1].partition("=")[0].rpartition(".")[2] in done.stderr

@@ -25,7 +25,7 @@ class Train:
     """Make a zoo checkpoint: post-train a model on images without labels.
 
     Examples:
-      densebench train paka --base pico --data scenes --name my_paka --config benchmarks/pico.toml
+      densebench train paka --base pico --data scenes --name my_paka
       densebench train dino --base 'pico?random' --data photos --name mine --set epochs=1 --dry-run
     """
 
@@ -34,6 +34,10 @@ class Train:
     name: Annotated[str, arg(help="The name the checkpoint has from then on.")]
     data: Images = "scenes"
     data_root: DataRoot = None
+    preset: Annotated[
+        str,
+        arg(metavar="NAME", help="A named setting of the method; by default its first, on embedded data embedded."),
+    ] = ""
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(name="set", metavar="FIELD=VALUE", help="Change one setting of the method; may be repeated."),
@@ -53,12 +57,16 @@ class Train:
     def __call__(self) -> int:
         """Train, then print where the checkpoint is."""
         from densebench.config import read_tables
+        from densebench.methods.configs.fit import check_settings
 
         table = read_tables(self.config, "method").get(self.method, {}) if self.config else {}
         overrides: dict[str, Any] = {**table, **dict(split_pair(s) for s in self.settings)}
         _check_names(self.base, self.weights, self.method)
+        check_settings(self.method, self.preset, overrides)
         if self.dry_run:
-            return print_cost(self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights)
+            return print_cost(
+                self.method, self.base, self.data, overrides, self.device, self.data_root, self.weights, self.preset
+            )
         from densebench.methods import train
 
         result = train(
@@ -68,6 +76,7 @@ class Train:
             name=self.name,
             data_root=self.data_root,
             out=self.out,
+            preset=self.preset,
             resume=self.resume,
             overwrite=self.overwrite,
             overrides=overrides,
@@ -137,6 +146,7 @@ def print_cost(
     device: str,
     data_root: Path | None,
     weights: Path | None = None,
+    preset: str = "",
     steps: int = 0,
 ) -> int:
     """Print what a training run needs, as a table."""
@@ -146,6 +156,7 @@ def print_cost(
         method=method,
         base=base,
         data=data,
+        preset=preset,
         overrides=overrides,
         device=device,
         data_root=data_root,

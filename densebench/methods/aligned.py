@@ -10,59 +10,17 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.errors import UsageError
+from densebench.methods.configs.aligned import AlignedConfig
 from densebench.methods.crops import Views
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs, pair_boxes
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignedConfig(TrainConfig):
-    """Settings of methods that compare aligned patches; defaults are those of NeCo's code unless said otherwise."""
-
-    global_size: int = 518
-    local_size: int = 98
-    flip: float = 0.0
-    min_shared: float = 0.01
-    lr: float = 1e-5
-    head_lr: float | None = 1e-4
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.5
-    momentum: float = 0.9995
-    drop_path: float = 0.1
-    seed: int = 400
-    # shared by the methods
-    hidden: int = 2048
-    """Width of the two hidden layers of the projection head, which is dropped after training; 0 = no head."""
-    out: int = 256
-    """Width of its output; without a head, tokens are compared as they are."""
-    normalise: bool = True
-    """Scale projected tokens to unit length before they are aligned."""
-    clean_teacher: bool = False
-    """Show the teacher the same cuts without colour operations."""
-    pairs: Literal["all", "global_local"] = "all"
-    """Student crops that a global crop is compared with: all others, or local ones only."""
-    roi_size: int = 7
-    """Cells a side that an intersection is read on."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs == "global_local" and not self.local_crops:
-            raise UsageError("pairs=global_local needs local_crops of 1 or more.")
-        if self.global_crops + self.local_crops < 2:
-            raise UsageError("a single crop has no other to be compared with; set global_crops=2.")
-        if self.min_shared <= 0:
-            raise UsageError("min_shared=0: crops that have nothing in common cannot be compared; give 0.01 or more.")
-        if self.roi_size < 2:
-            raise UsageError(f"roi_size={self.roi_size}: expected 2 cells a side or more.")
 
 
 def projector(width: int, hidden: int, out: int) -> nn.Module:

@@ -38,7 +38,8 @@ class TrainResult:
             f" {len(c['left_out'])} images that cannot be read were left out (see the card)." if c["left_out"] else ""
         )
         return (
-            f"{self.name}: {c['method']} on {c['data']['name']}/{c['data']['split']}, {c['steps']} steps, "
+            f"{self.name}: {c['method']}{f', preset {preset}' if (preset := c.get('preset')) else ''}, on "
+            f"{c['data']['name']}/{c['data']['split']}, {c['steps']} steps, "
             f"{c['images_seen']} images in {c['seconds']:.0f} s ({c['images_per_second']:.1f}/s), "
             f"loss {c['loss_first']:.4f} -> {c['loss_last']:.4f}; {self.folder}{lost and '.' + lost}"
         )
@@ -74,6 +75,7 @@ def publish(
             "version": getattr(dataset, "version", None),  # of a renderer
         },
         "inputs": {k: v for k, v in trainer.origin.items() if k not in (*origin, "data_digest")},
+        "preset": trainer.preset,
         "config": as_dict(config),
         "seed": config.seed,
         "processes": trainer.group.size,

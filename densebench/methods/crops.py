@@ -17,56 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densebench.errors import UsageError
-
-Range = tuple[float, float]
+from densebench.methods.configs.train import CropConfig, Range
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601, as in PIL and torchvision)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """What is cut from an image and how it is coloured; chances are per crop."""
-
-    global_crops: int = 2
-    global_size: int = 224
-    """Side in pixels, a multiple of the patch."""
-    global_scale: Range = (0.25, 1.0)
-    """Share of the image's area."""
-    local_crops: int = 4
-    local_size: int = 98
-    local_scale: Range = (0.05, 0.25)
-    ratio: Range = (3 / 4, 4 / 3)
-    """Width over height of a crop before it is resized to a square."""
-    min_shared: float = 0.0
-    """Share of the image's area that each local crop has in common with each global one; global ones, twice that with
-    each other."""
-    min_intersection: float = 0.0
-    """Share of a local crop's own area that lies in each global crop."""
-    draws: int = 200
-    """Boxes drawn for a crop before the one that comes nearest to these two rules is taken."""
-    flip: float = 0.5
-    jitter: float = 0.8
-    jitter_range: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
-    """Half-widths of brightness, contrast and saturation around 1, and of hue in turns (0.5 = any hue)."""
-    grayscale: float = 0.2
-    blur: float = 0.5
-    blur_sigma: Range = (0.1, 2.0)
-    """Pixels of the resized crop."""
-    solarise: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("global_crops", "global_size", "local_size", "draws"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: expected 1 or more.")
-        for name in ("min_shared", "min_intersection"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name}={getattr(self, name)}: expected a share between 0 and 1.")
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise UsageError(f"{name}={getattr(self, name)}: expected 0 < low <= high <= 1, shares of the image.")
 
 
 def no_labels() -> Tensor:

@@ -22,7 +22,8 @@ def curves(lines: Sequence[str], name: str) -> bytes:
         name: of the run.
     """
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    names = sorted({key for row in rows for key in row} - {"step", "seconds"}, key=lambda key: (key != "loss", key))
+    others = {"step", "seconds", "preset"}
+    names = sorted({key for row in rows for key in row} - others, key=lambda key: (key != "loss", key))
     n_rows = -(-len(names) // COLUMNS)
     figure = Figure(figsize=(3.3 * COLUMNS, 2.2 * n_rows + 0.3), layout="constrained")
     panels = figure.subplots(n_rows, COLUMNS, squeeze=False).ravel()

@@ -7,68 +7,16 @@ The defaults are small, for a tiny ViT on a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densebench.errors import ModelError
-from densebench.methods.crops import Range, Views
-from densebench.methods.method import Branch, Method, TrainConfig
+from densebench.methods.configs.dino import DinoConfig
+from densebench.methods.crops import Views
+from densebench.methods.method import Branch, Method
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.precision import widen
-
-
-@dataclass(frozen=True, kw_only=True)
-class DinoConfig(TrainConfig):
-    """Self-distillation without labels (Caron et al. 2021; centring by Sinkhorn-Knopp as in DINOv2, Oquab et al. 2023).
-
-    The paper's own form: centring=mean scale=false teacher_temperature=0.04 pool=class head_norm=false prototypes=65536
-    hidden=2048 bottleneck=256 momentum=0.996. In runs of a few hundred steps it ends in its uniform solution (the
-    logged `teacher_entropy` reaches log(prototypes)), hence `scale`, `head_norm` and `centring` as they are here.
-    """
-
-    images: int | None = 10_000
-    cache: int | None = 160
-    global_size: int = 64
-    global_scale: Range = (0.2, 0.8)
-    local_size: int = 32
-    local_scale: Range = (0.04, 0.2)
-    jitter_range: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.25)
-    blur: float = 0.2
-    blur_sigma: Range = (0.1, 1.0)
-    epochs: int = 10
-    batch: int = 32
-    lr: float = 1e-3
-    lr_end: float = 1e-5
-    warmup: float = 0.05
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.2
-    momentum: float = 0.9
-    """Low at the start: in a short run the teacher has to follow."""
-    clip: float | None = 3.0
-    # the method's own
-    pool: Literal["class", "mean"] = "mean"
-    """What stands for a crop: the class token, or the mean of the patch tokens, which trains these directly."""
-    hidden: int = 512
-    """Width of the head's hidden layers."""
-    bottleneck: int = 128
-    prototypes: int = 512
-    head_norm: bool = True
-    """Batch norm in the head, over the crops of one size in one part of a batch (their appendix, use of BN)."""
-    centring: Literal["sinkhorn", "mean"] = "sinkhorn"
-    """How the teacher's prototypes are kept in equal use: three Sinkhorn-Knopp rounds, or minus a running mean."""
-    centre_momentum: float = 0.9
-    """Of the running mean."""
-    scale: bool = True
-    """Divide the teacher's cosines by their deviation in the batch: a sharpness that cannot fade away."""
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.15
-    """In units of that deviation where `scale` is on."""
-    freeze_prototypes: float = 0.01
-    """Share of the steps, from the start, in which the prototypes do not move (one of 100 epochs in the paper)."""
 
 
 class Head(nn.Module):

@@ -10,10 +10,8 @@ tasks in the same part of a batch, where a task can meet its own again.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset
 from densebench.errors import DatasetError, UsageError
+from densebench.methods.configs.dip import DipConfig
 from densebench.methods.crops import CropConfig, Crops, Views
 from densebench.methods.data import Images
 from densebench.methods.label_folder import LabelFolder
@@ -30,65 +29,6 @@ from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
 from densebench.ops.resize import resize_labels
-
-UNREAD = {f.name for f in dataclasses.fields(CropConfig)} - {"global_size"} | {"momentum", "momentum_end"}
-"""Settings that have no meaning here: nothing is random in the crops, and there is no teacher."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DipConfig(TrainConfig):
-    """The published settings; `global_size` is the side of the centre crop."""
-
-    global_crops: int = 2
-    local_crops: int = 0
-    flip: float = 0.0
-    jitter: float = 0.0
-    grayscale: float = 0.0
-    blur: float = 0.0
-    epochs: int = 5
-    batch: int = 384
-    accumulate: int = 96
-    lr: float = 2.25e-7
-    """1.5e-7 * 384 / 256."""
-    weight_decay: float = 0.05
-    weight_decay_end: float = 0.05
-    beta2: float = 0.95
-    export: Literal["teacher", "student"] = "student"
-    # the method's own
-    labels: str | None = None
-    """Folder of pseudo-labels."""
-    pairs: str | None = None
-    """List of queries and positives; None = `pairs.txt` in that folder."""
-    cover: Literal["image", "crop"] = "image"
-    """What a label map shows: its whole image, or as in the published archives the centre crop."""
-    classes: int | None = None
-    """Number of pseudo-classes; None = as the folder says, else the 1000 of the published archives."""
-    resize: int = 256
-    """Shorter side in pixels that images are brought to before the centre is cut out."""
-    blocks: int = 3
-    """Last blocks of the backbone that are trained, with the final norm and the head."""
-    expansion: int = 7
-    """Width of the head's hidden layer in widths of the backbone."""
-    out: int = 6144
-    """Width of the head's output."""
-    distractors: int = 7
-    """Positives of other tasks in a task's support."""
-    temperature: float = 0.07
-    form: Literal["published", "corrected"] = "published"
-    """The published code takes probabilities for logits; "corrected" is their cross-entropy, as in the paper."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in dataclasses.fields(self):
-            if field.name in UNREAD and getattr(self, field.name) != field.default:
-                raise UsageError(f"{field.name} has no meaning for DIP; leave it at {field.default}.")
-        if self.resize < self.global_size:
-            raise UsageError(f"resize={self.resize}: expected global_size={self.global_size} or more.")
-        for name, least in (("blocks", 0), ("distractors", 0), ("expansion", 1), ("out", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name}={getattr(self, name)}: expected {least} or more.")
-        if self.temperature <= 0:
-            raise UsageError(f"temperature={self.temperature}: expected more than 0.")
 
 
 class Tasks:

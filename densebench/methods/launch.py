@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from densebench.config import apply_overrides, as_dict
+from densebench.config import apply_overrides, as_dict, default_preset, find_preset
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.images import digest, load_images
 from densebench.datasets.loading import explain
@@ -26,6 +26,7 @@ from densebench.environment import pick_device
 from densebench.errors import CorruptFileError, ModelError, StorageError, UsageError
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
+from densebench.methods.configs.fit import check_settings, fitted
 from densebench.methods.cost import Cost, estimate, measure
 from densebench.methods.data import CachedImages, Images
 from densebench.methods.distributed import process_group
@@ -48,6 +49,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    preset: str = "",
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -65,6 +67,7 @@ def train(
         out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
         resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).
         overwrite: start over where the name is taken.
+        preset: a named setting of the method; "": `embedded` on embedded data, else its first.
         overrides: config fields by name, values typed or as text.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         workers: loader processes; None = as many as spare cores, at most 8. They change no result.
@@ -74,7 +77,7 @@ def train(
 
     Raises UsageError for a taken name, another config on resume and bad settings, DivergedError on NaN.
     """
-    job = _job(method, base, data, overrides or {}, data_root, weights)
+    job = _job(method, base, data, preset, overrides or {}, data_root, weights)
     if "/" in name or name.startswith("."):
         raise UsageError(f"--name {name!r}: expected a plain name, such as {method}_{base.partition('?')[0]}.")
     config = job.config
@@ -99,10 +102,10 @@ def train(
             check_same(name, before, _plain({**as_dict(config), **origin}))
             return TrainResult(name, folder, finished)
         images = _images(job.dataset, config, n_workers, progress)
-        trainer = Trainer(job.method(), images, folder, where, n_workers, origin, group)
+        trainer = Trainer(job.method(), images, folder, where, n_workers, origin, group, job.preset)
         if states(folder):
             trainer.restore()
-        command = _command(method, base, data, name, overrides or {})
+        command = _command(method, base, data, name, job.preset, overrides or {})
         try:
             trainer.run(progress)
             card = publish(trainer, job.dataset, job.architecture, name, command) if group.first else {}
@@ -122,6 +125,7 @@ def cost(
     method: str,
     base: str,
     data: str,
+    preset: str = "",
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -132,7 +136,7 @@ def cost(
 
     `steps` > 0 also measures images per second and where the time goes, over so many whole steps.
     """
-    job = _job(method, base, data, overrides or {}, data_root, weights)
+    job = _job(method, base, data, preset, overrides or {}, data_root, weights)
     with tempfile.TemporaryDirectory() as folder:
         images = Images(job.dataset, job.config.images)
         trainer = Trainer(job.method(), images, Path(folder), torch.device(pick_device(device)), origin=job.origin)
@@ -145,6 +149,7 @@ class _Job:
 
     kind: type[Method]
     config: TrainConfig
+    preset: str
     backbone: Backbone
     dataset: DenseDataset
     architecture: Architecture
@@ -158,20 +163,25 @@ def _job(
     method: str,
     base: str,
     data: str,
+    preset: str,
     overrides: Mapping[str, Any],
     data_root: str | Path | None,
     weights: str | Path | None,
 ) -> _Job:
     """Load what a run needs, refusing early what cannot work."""
+    split = check_settings(method, preset, overrides)
     kind = METHODS[method]
-    config = apply_overrides(kind.Config(), overrides)
     architecture = _architecture(base)
     backbone = load_model(base, weights)
     if os.environ.get("RANK", "0") == "0":
         for line in backbone.info.notes.get("loading", ()):
             print(line, file=sys.stderr)
+    dataset = load_images(data, split, data_root)
+    preset = preset or default_preset(kind.Config.presets, dataset.info.embedded)
+    given = find_preset(method, kind.Config.presets, preset).settings
+    config = apply_overrides(kind.Config(), {**given, **overrides})
+    config = fitted(config, backbone.info, len(dataset), overrides)
     _check_sizes(backbone, config)
-    dataset = load_images(data, config.split, data_root)
     origin = {
         "method": method,
         "base": base,
@@ -180,7 +190,7 @@ def _job(
     }
     if config.unit_gain and parse_spec(base, weights).random:
         unit_gain(backbone)
-    return _Job(kind, config, backbone, dataset, architecture, origin)
+    return _Job(kind, config, preset, backbone, dataset, architecture, origin)
 
 
 def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -282,6 +292,6 @@ def _workers(wanted: int | None) -> int:
     return min(8, cores - 1)
 
 
-def _command(method: str, base: str, data: str, name: str, overrides: Mapping[str, Any]) -> str:
-    settings = [part for k, v in overrides.items() for part in ("--set", f"{k}={v}")]
-    return shlex.join(["densebench", "train", method, "--base", base, "--data", data, "--name", name, *settings])
+def _command(method: str, base: str, data: str, name: str, preset: str, overrides: Mapping[str, Any]) -> str:
+    words = ["densebench", "train", method, "--base", base, "--data", data, "--name", name, "--preset", preset]
+    return shlex.join([*words, *(part for k, v in overrides.items() for part in ("--set", f"{k}={v}"))])

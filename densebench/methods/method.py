@@ -8,86 +8,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from densebench.errors import UsageError
-from densebench.methods.crops import CropConfig, Views
+from densebench.methods.configs.train import TrainConfig
+from densebench.methods.crops import Views
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
     from densebench.methods.data import Images, Samples
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(CropConfig):
-    """Settings that every method has; a method's config adds its own and other defaults."""
-
-    # data
-    split: str | None = None
-    """Split to train on; None = `unlabelled` where the dataset has one, else its train split."""
-    images: int | None = None
-    """Train on the first so many images; None = all."""
-    cache: int | None = None
-    """Longer side in pixels of a decode-once cache on disk (smaller images stay as they are); None = no cache."""
-    skip_corrupt: bool = False
-    """Let the next image stand in for one that cannot be read, and name it in the card; else the run stops."""
-    # optimisation
-    epochs: int = 10
-    batch: int = 64
-    """Images per update, over all accumulated parts; a last incomplete batch of an epoch is left out."""
-    accumulate: int = 1
-    """Parts that a batch is computed in; what a loss does across a batch then stays within a part."""
-    lr: float = 1e-5
-    """Peak learning rate of the backbone."""
-    head_lr: float | None = None
-    """Peak learning rate of everything else; None = `lr`."""
-    lr_end: float = 0.0
-    warmup: float = 0.0
-    """Share of the steps in which the learning rate rises linearly; a cosine to `lr_end` follows."""
-    weight_decay: float = 0.04
-    """A cosine leads from here to `weight_decay_end`; biases, norms and other vectors have none."""
-    weight_decay_end: float = 0.4
-    beta2: float = 0.999
-    momentum: float = 0.996
-    """EMA momentum of the teacher at the first step; a cosine leads to `momentum_end`."""
-    momentum_end: float = 1.0
-    clip: float | None = None
-    """Largest gradient norm, over all parameters."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    drop_path: float = 0.0
-    """Rate at which the student's last block is skipped, per sample; it rises linearly over the blocks."""
-    checkpointing: bool = False
-    """Recompute the student's blocks in the backward pass: less memory, more time."""
-    compile: bool = False
-    """torch.compile the blocks of student and teacher: faster after minutes of preparation, on a GPU."""
-    unit_gain: bool = True
-    """Start a base with random weights at unit gain (see `unit_gain`); trained bases are never touched."""
-    seed: int = 0
-    # outcome
-    export: Literal["teacher", "student"] = "teacher"
-    """Whose backbone becomes the zoo checkpoint."""
-    weights: Literal["fp16", "fp32"] = "fp16"
-    """Number format of the zoo checkpoint."""
-    checkpoint_every: int = field(default=100, metadata={"free": True})
-    """Steps between checkpoints; this and `keep` may change on resume."""
-    keep: int = field(default=1, metadata={"free": True})
-    """How many checkpoints of the running training stay; the end of the run removes them."""
-    log_every: int = 10
-    """Steps between log lines; each holds means over its steps."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: expected 1 or more.")
-        if self.batch % self.accumulate:
-            raise UsageError(f"batch={self.batch} cannot be computed in accumulate={self.accumulate} equal parts.")
 
 
 class Branch(nn.Module):

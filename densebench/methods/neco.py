@@ -7,39 +7,17 @@ tokens). See `ops/neco.py` for the loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from densebench.errors import UsageError
-from densebench.methods.aligned import Aligned, AlignedConfig
+from densebench.methods.aligned import Aligned
+from densebench.methods.configs.neco import NecoConfig
 from densebench.methods.method import TrainConfig
 from densebench.model_zoo.backbone import Backbone
-from densebench.ops.neco import Ordering, check_ordering, neco_pair_loss
+from densebench.ops.neco import neco_pair_loss
 from densebench.ops.roi import crop_pairs
-
-
-@dataclass(frozen=True, kw_only=True)
-class NecoConfig(AlignedConfig, Ordering):
-    """The published configs for DINOv2 bases: small as here; ViT-B has batch=16 and lr=5e-6 (1e-6 with registers)."""
-
-    epochs: int = 25
-    batch: int = 64
-    # the method's own, beside those of Ordering
-    queue: int = 8192
-    """Teacher tokens kept per global crop, to draw references from; 0 = references come from the batch."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ordering(self)
-        needed = self.batch // self.accumulate * self.roi_size**2
-        if self.queue and self.queue < needed:
-            raise UsageError(
-                f"queue={self.queue}: a part of a batch takes {needed} references (images x roi_size^2); "
-                f"give queue={needed} or more, a larger accumulate, or queue=0."
-            )
 
 
 class Neco(Aligned):

@@ -10,33 +10,14 @@ length before CKA, and which pairs count. The 0.9 is read as intersection over t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from densebench.methods.aligned import Aligned, AlignedConfig
+from densebench.methods.aligned import Aligned
+from densebench.methods.configs.paka import PakaConfig
 from densebench.methods.method import TrainConfig
 from densebench.ops.kernels import KERNELS
-
-
-@dataclass(frozen=True, kw_only=True)
-class PakaConfig(AlignedConfig):
-    """Appendix A.1 of the paper: ViT-S/14 on COCO train2017, one GPU.
-
-    ViT-B and bases other than DINOv2 take lr=1e-6 (B.3, B.4). Table 5 is a matter of kernel, min_intersection and
-    clean_teacher; its runs have epochs=10 and batch=40.
-    """
-
-    epochs: int = 25
-    batch: int = 55
-    lr: float = 5e-6
-    momentum: float = 0.99
-    min_intersection: float = 0.9
-    clean_teacher: bool = True
-    # the method's own
-    kernel: Literal["cka", "gram", "hsic", "mmd_linear", "mmd_rbf"] = "cka"
-    """What is compared: kernel alignment, or the ablations of table 5a."""
 
 
 class Paka(Aligned):

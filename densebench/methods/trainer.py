@@ -70,6 +70,7 @@ class Trainer:
         workers: int = 0,
         origin: Mapping[str, str] | None = None,
         group: Group | None = None,
+        preset: str = "",
     ) -> None:
         self.method = method.to(device)
         self.config: TrainConfig = method.config
@@ -85,6 +86,7 @@ class Trainer:
         self.seconds = 0.0
         self.first_loss = self.last_loss = math.nan
         self._window: list[dict[str, float]] = []
+        self.preset = preset
         self.lines: list[str] = []
         self.steps = len(self.samples) // self.config.batch * self.config.epochs
         if not self.steps:
@@ -184,7 +186,8 @@ class Trainer:
         self._window.clear()
         self.last_loss = means["loss"]
         clock = {"images_per_second": rate, "seconds": self.seconds}
-        line = {"step": self.step, **{k: float(f"{v:.5g}") for k, v in {**means, **clock}.items()}}
+        ran = {} if self.lines or not self.preset else {"preset": self.preset}
+        line = {"step": self.step, **ran, **{k: float(f"{v:.5g}") for k, v in {**means, **clock}.items()}}
         self.lines.append(json.dumps(line))
         write_atomically(self.folder / "log.jsonl", "\n".join(self.lines) + "\n")
 

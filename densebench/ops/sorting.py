@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from densebench.ops.ordering import Distribution, Network, check_sorting
 from densebench.ops.precision import full_precision
-
-Network: TypeAlias = Literal["bitonic", "odd_even"]
-Distribution: TypeAlias = Literal["cauchy", "logistic", "logistic_phi"]
 
 
 class SoftSort(NamedTuple):
@@ -82,20 +80,6 @@ def soft_sort(
         parts = [checkpoint(run, part, use_reentrant=False, preserve_rng_state=False) for part in x.split(block)]
     values, matrix = parts[0] if len(parts) == 1 else (torch.cat(same, 1) for same in zip(*parts, strict=True))
     return SoftSort(values.squeeze(-1).t(), matrix.permute(1, 2, 0))
-
-
-def check_sorting(network: str, distribution: str, steepness: float, art_lambda: float) -> None:
-    """Raise ValueError for an unknown name or a number out of range."""
-    for name, value, known in (
-        ("network", network, get_args(Network)),
-        ("distribution", distribution, get_args(Distribution)),
-    ):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
-    if not (math.isfinite(steepness) and steepness > 0):
-        raise ValueError(f"steepness is positive and finite, got {steepness}")
-    if not 0 <= art_lambda < 1:
-        raise ValueError(f"art_lambda lies in [0, 1), got {art_lambda}")
 
 
 def swap_share(difference: Tensor, distribution: Distribution, steepness: float, art_lambda: float) -> Tensor:

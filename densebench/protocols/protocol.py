@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from densebench.config import apply_overrides
+from densebench.config import Preset as Preset
+from densebench.config import apply_overrides, default_preset, find_preset
 from densebench.errors import UsageError
-from densebench.registry import unknown_name
 from densebench.results import Metric
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A published setting: what differs from the config's defaults, and where it is published."""
-
-    source: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 AS_PAPER = Preset(source="preset paper, which the embedded data needs no other setting than")
@@ -153,15 +145,12 @@ class Protocol(ABC, Generic[C]):
 
     def default_preset(self, data: DatasetInfo) -> str:
         """Return the preset of a dataset where none is asked for: the paper's, cut down for embedded data."""
-        wanted = "embedded" if data.embedded else "paper"
-        return next((name for name in (wanted, "paper") if name in self.presets), next(iter(self.presets)))
+        return default_preset(self.presets, data.embedded)
 
     def configure(self, preset: str = "paper", overrides: Mapping[str, Any] | None = None) -> C:
         """Return the config of a preset with overrides applied."""
-        if preset not in self.presets:
-            known = unknown_name("preset", preset, self.presets)
-            raise UsageError(f"{self.name}: {str(known).split(' Run ')[0]} It has {', '.join(self.presets)}.")
-        return apply_overrides(self.config(), {**self.presets[preset].settings, **(overrides or {})}, self.name)
+        settings = find_preset(self.name, self.presets, preset).settings
+        return apply_overrides(self.config(), {**settings, **(overrides or {})}, self.name)
 
     @abstractmethod
     def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:

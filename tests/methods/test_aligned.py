@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from densebench.config import apply_overrides
 from densebench.errors import UsageError
 from densebench.methods import METHODS
 from densebench.methods.crops import CropConfig, Views, crop, generator, make_views, stack
@@ -177,7 +178,7 @@ def test_references_come_from_the_queue_once_it_has_entries(monkeypatch: pytest.
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], found: str) -> None:
     with pytest.raises(UsageError, match=found):
-        PakaConfig(**{**SMALL, **settings})
+        apply_overrides(PakaConfig(), {**SMALL, **settings})
 
 
 def test_neco_refuses_what_ends_in_nan_and_a_queue_that_is_too_short() -> None:

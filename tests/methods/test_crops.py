@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densebench.config import apply_overrides
 from densebench.errors import UsageError
 from densebench.methods.crops import (
     CropConfig,
@@ -177,4 +178,4 @@ def test_where_no_box_can_keep_the_rule_the_nearest_is_taken() -> None:
 )
 def test_impossible_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(UsageError, match=field):
-        dataclasses.replace(SMALL, **{field: value})
+        apply_overrides(SMALL, {field: value})
