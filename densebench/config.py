@@ -91,6 +91,29 @@ def _validator(config: type) -> Any:
     return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(config))
 
 
+def misfit(value: Any, hint: Any) -> str:
+    """Return in words what a type of numbers takes that `value` does not fit, "" where it does.
+
+    No number is NaN or infinite, text, or a switch.
+    """
+    from pydantic import ValidationError
+
+    if isinstance(value, (bool, str)):
+        return words(hint)
+    try:
+        _type_validator(hint).validate_python(value)
+    except ValidationError as error:
+        return _expected(hint, {e["type"]: e["msg"] for e in error.errors()})
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _type_validator(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+
+
 @lru_cache(maxsize=64)
 def field_types(config: type) -> dict[str, Any]:
     """Return the types of a config's fields, with their bounds."""
@@ -107,18 +130,22 @@ def _one_in_tuple(value: Any, hint: Any) -> Any:
 
 def _refused(room: str, name: str, value: Any, hint: Any, found: Mapping[str, str] | None = None) -> UsageError:
     """Return the error for a value that a field cannot have; `found` is what pydantic says is wrong."""
-    several = any(is_tuple(each) for each in alternatives(hint))
-    plain = [limits(each) for each in alternatives(hint) if limits(each)]
-    found = found or {}
-    if found and not several and set(found) <= {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
-        expected = plain[0] if plain else next(iter(found.values()))  # the rest is as it should be
-    else:
-        expected = words(hint)
-        if "finite_number" in found:
-            expected = expected.replace("a number", "a finite number").replace("numbers", "finite numbers")
     shown = list(value) if isinstance(value, tuple) else value
+    several = any(is_tuple(each) for each in alternatives(hint))
     lists = " A list is written as '[1, 2]' or '[\"a\"]'." if several and isinstance(value, str) else ""
+    expected = _expected(hint, found or {})
     return UsageError(f"{f'{room}.' if room else ''}{name}={shown!r}: expected {expected}.{lists}")
+
+
+def _expected(hint: Any, found: Mapping[str, str]) -> str:
+    """Return in words what a type takes: of a number out of bounds these alone, for the rest is as it should be."""
+    bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+    if found and found.keys() <= bounds and not any(is_tuple(each) for each in alternatives(hint)):
+        return next((limits(each) for each in alternatives(hint) if limits(each)), next(iter(found.values())))
+    expected = words(hint)
+    if "finite_number" in found:
+        expected = expected.replace("a number", "a finite number").replace("numbers", "finite numbers")
+    return expected
 
 
 def _parse(value: Any) -> Any:

@@ -77,7 +77,8 @@ class Registry(Generic[T]):
 
     def config(self, name: str) -> type | None:
         """Return the type of a thing's settings without importing the thing, None where nobody said where it is."""
-        self._read_plugins()
+        if name not in self:
+            raise unknown_name(self.kind, name, self._entries)
         module, _, attribute = self._entries[name].config.partition(":")
         return getattr(importlib.import_module(module), attribute) if module else None
 

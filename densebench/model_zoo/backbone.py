@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from densebench.bounds import Count, Natural, Positive
+from densebench.config import field_types, misfit
 from densebench.errors import ModelError
 from densebench.model_zoo.facets import FACETS as FACETS
 from densebench.model_zoo.facets import Facet as Facet
@@ -25,28 +27,34 @@ QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+BOUNDED = ("patch", "width", "depth", "heads", "prefix", "mean", "std", "native_size")
+"""What an info is held against the bounds of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """What an adapter declares: geometry and preprocessing belong to the weights and are never guessed."""
+    """What an adapter declares: geometry and preprocessing belong to the weights and are never guessed.
+
+    Raises ModelError for what no network can have.
+    """
 
     name: str
-    patch: int
+    patch: Count
     """Pixels per side of one patch."""
-    width: int
+    width: Count
     """Channels D of a token; keys, queries and values have as many, heads concatenated."""
-    depth: int = 1
+    depth: Count = 1
     """Number of blocks; layers are 0..depth-1, negative ones count from the end."""
-    heads: int = 1
-    prefix: int = 1
+    heads: Count = 1
+    prefix: Natural = 1
     """Tokens before the patches: class token plus registers. They never enter a feature map."""
     has_class_token: bool = True
     """Whether prefix token 0 is a class token."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     interpolation: str = "bilinear"
     """The resampling the weights were trained with."""
-    native_size: int = 224
+    native_size: Count = 224
     facets: tuple[Facet, ...] = ("token",)
     """Which facets `tokens` can return."""
     any_layer: bool = False
@@ -56,6 +64,11 @@ class BackboneInfo:
     licence: str = ""
     citation: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in BOUNDED:
+            if expected := misfit(value := getattr(self, name), field_types(BackboneInfo)[name]):
+                raise ModelError(f"{self.name} declares {name}={value!r} in its info: expected {expected}.")
 
     def pass_flops(self, side: int) -> float:
         """Return the operations of one image of `side` by `side` pixels, rough: a product and its sum are two."""

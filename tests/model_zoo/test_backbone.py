@@ -5,7 +5,7 @@ import torch
 
 from densebench.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
-from densebench.model_zoo.backbone import Read
+from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.model_zoo.timm import TimmBackbone, create
 from tests import toys
 
@@ -25,6 +25,27 @@ def test_normalisation_is_applied_once_and_with_the_declared_values():
     torch.testing.assert_close(maps[1, :3, 1, 2], expected)
     other = backbone.dense(images, std=(1.0, 1.0, 1.0)).maps[0]
     torch.testing.assert_close(other[1, :3, 1, 2], images[1, :, 8:, 16:].mean((1, 2)) - mean)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"patch": 0}, "mine declares patch=0 in its info: expected at least 1."),
+        ({"patch": -14}, "mine declares patch=-14 in its info: expected at least 1."),
+        ({"patch": (14, 14)}, "mine declares patch=(14, 14) in its info: expected a whole number of at least 1."),
+        ({"prefix": -1}, "mine declares prefix=-1 in its info: expected at least 0."),
+        ({"width": 0}, "mine declares width=0 in its info: expected at least 1."),
+        ({"mean": (0.5, 0.5)}, "mine declares mean=(0.5, 0.5) in its info: expected 3 numbers."),
+        ({"mean": (float("nan"), 0, 0)}, "mine declares mean=(nan, 0, 0) in its info: expected 3 finite numbers."),
+        ({"std": (1.0, 1.0, 0.0)}, "mine declares std=(1.0, 1.0, 0.0) in its info: expected 3 numbers above 0."),
+        ({"std": 0.5}, "mine declares std=0.5 in its info: expected 3 numbers above 0."),
+        ({"native_size": "224"}, "mine declares native_size='224' in its info: expected a whole number of at least 1."),
+    ],
+)
+def test_what_no_network_can_have_is_refused_where_it_is_declared(declared, message):
+    with pytest.raises(ModelError) as caught:
+        BackboneInfo(**{"name": "mine", "patch": 8, "width": 4, **declared})
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ def check_settings(method: str, preset: str, overrides: Mapping[str, Any]) -> st
 
     Nothing is imported for it but where settings are declared; those of a plugin are left to its method.
     """
-    METHODS.match([method])
     kind: Any = METHODS.config(method) or METHODS[method].Config
     presets = {preset: find_preset(method, kind.presets, preset)} if preset else kind.presets
     refused: list[UsageError] = []

@@ -86,14 +86,11 @@ def findings(
 
     Raises:
         UsageError: `size` is no multiple of the patch.
-        ModelError: the adapter declares no `info`, or no patch.
+        ModelError: the adapter declares no `info`.
     """
     info = getattr(backbone, "info", None)
-    if not isinstance(info, BackboneInfo) or info.patch < 1:
-        raise ModelError(
-            f"{type(backbone).__name__} {'declares no `info`' if info is None else 'declares no patch of 1 or more'}; "
-            "give it a BackboneInfo (docs/adapters.md)."
-        )
+    if not isinstance(info, BackboneInfo):
+        raise ModelError(f"{type(backbone).__name__} declares no `info`; give it a BackboneInfo (docs/adapters.md).")
     patch = info.patch
     if size and (min(size) < patch or size[0] % patch or size[1] % patch):
         raise UsageError(f"--size {size[0]} {size[1]}: expected multiples of the patch of {patch} pixels.")

@@ -23,9 +23,6 @@ def declaration(probe: Probe) -> str:
     wrong = [
         text
         for bad, text in (
-            (min(info.patch, info.width, info.depth, info.heads) < 1, "patch, width, depth and heads are at least 1"),
-            (info.prefix < 0, "prefix is at least 0"),
-            (min(info.std) <= 0, "deviations are above 0"),
             (max(info.mean) > 1, "the mean is that of images in [0, 1], not in 0..255"),
             (info.interpolation not in RESAMPLING, f"interpolation {info.interpolation!r}"),
             ("token" not in info.facets, "every backbone has the facet 'token'"),
