@@ -63,7 +63,8 @@ def words(hint: Any, several: bool = False) -> str:
         return f"{', '.join(firsts)}{' or' if several else ', or'} {last}"
     plain = bare(hint)
     if get_origin(plain) is Literal:
-        return (", " if several else " or ").join(repr(choice) for choice in get_args(plain))
+        *choices, last = map(repr, get_args(plain))
+        return ", ".join([*choices, last]) if several or not choices else f"{', '.join(choices)} or {last}"
     if is_tuple(hint):
         items = get_args(plain)
         named = words(items[0], several=True)

@@ -20,6 +20,7 @@ from densebench.datasets.user import is_whole
 from densebench.errors import DatasetError, DensebenchError
 from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
+from densebench.settings_page import preset_lines, setting_lines
 
 
 def rows(kind: str, pattern: str, results: Path, root: Path | None = None) -> list[tuple[str, str]]:
@@ -162,22 +163,13 @@ def _protocol_page(name: str) -> str:
     protocol = PROTOCOLS[name]()
     module = sys.modules[type(protocol).__module__]
     lines = [f"{protocol.title} (version {protocol.version})", "", (module.__doc__ or "").strip(), "", "Settings:"]
-    lines += [f"  {line}" for line in _config_lines(protocol.config)]
-    lines += ["", "Presets:"]
-    for preset, what in protocol.presets.items():
-        changes = ", ".join(f"{k}={v}" for k, v in what.settings.items()) or "the defaults"
-        lines.append(f"  {preset}: {changes}. Source: {what.source}")
-    lines += ["", "Metrics:"]
+    lines += [f"  {line}" for line in setting_lines(protocol.config)]
+    lines += ["", "Presets:", *preset_lines(protocol.presets), "", "Metrics:"]
     lines += [
         f"  {m.name} [{m.unit}], {'higher' if m.higher_is_better else 'lower'} is better: {m.meaning}"
         for m in protocol.metrics
     ]
     return "\n".join(lines)
-
-
-def _config_lines(config: type) -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        yield f"{field.name}: {field.type} = {field.default!r}"
 
 
 def _dataset_page(name: str) -> str:
@@ -195,7 +187,9 @@ def _method_page(name: str) -> str:
 
     method: Any = METHODS[name]
     module = sys.modules[method.__module__]
-    return "\n".join([(module.__doc__ or "").strip(), "", "Settings:", *_config_lines(method.Config)])
+    lines = [(module.__doc__ or "").strip(), "", "Settings:"]
+    lines += [f"  {line}" for line in setting_lines(method.Config)]
+    return "\n".join([*lines, "", "Presets:", *preset_lines(method.Config.presets)])
 
 
 def data_where(name: str, root: Path | None) -> str:

@@ -21,6 +21,8 @@ from densebench.protocols import PROTOCOLS
         (BelowOne, "a number of at least 0 and below 1"),
         (bool | None, "true or false, or none"),
         (Literal["a", "b"], "'a' or 'b'"),
+        (Literal["a", "b", "c"], "'a', 'b' or 'c'"),
+        (Literal["a"] | None, "'a', or none"),
         (Path, "a path"),
         (tuple[Positive, Positive, Positive] | None, "3 numbers above 0, or none"),
         (

@@ -23,9 +23,13 @@ class Ordering:
     steepness: Positive = 100.0
     """Of the student's comparisons."""
     teacher_steepness: Positive = 100.0
+    """Of the teacher's comparisons."""
     network: Network = "bitonic"
+    """Which comparisons are made; their number grows as n log(n)^2 or n^2."""
     distribution: Distribution = "cauchy"
+    """Whose distribution function says how far two values are swapped."""
     art_lambda: BelowOne = 0.25
+    """Exponent of the trick phi, of "logistic_phi" alone: close values are told apart more clearly."""
     two_sided: bool = False
     """Add the cross-entropy of the teacher's order under the student's, as in the paper."""
     floor: BelowOne = 0.0

@@ -39,7 +39,8 @@ class AlignedConfig(TrainConfig):
     local_size: Count = 98
     flip: Chance = 0.0
     min_shared: Share = 0.01
-    """Share of the image's area that crops have in common; those that have nothing cannot be compared."""
+    """Share of the image's area that each local crop has in common with each global one; global ones, twice that with
+    each other. Crops that have nothing in common cannot be compared."""
     lr: NonNegative = 1e-5
     head_lr: NonNegative | None = 1e-4
     weight_decay: NonNegative = 0.04

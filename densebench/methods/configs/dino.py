@@ -48,7 +48,9 @@ class DinoConfig(TrainConfig):
     hidden: Count = 512
     """Width of the head's hidden layers."""
     bottleneck: Count = 128
+    """Width of what prototypes are compared with."""
     prototypes: Count = 512
+    """Number of prototypes."""
     head_norm: bool = True
     """Batch norm in the head, over the crops of one size in one part of a batch (their appendix, use of BN)."""
     centring: Literal["sinkhorn", "mean"] = "sinkhorn"
@@ -58,6 +60,7 @@ class DinoConfig(TrainConfig):
     scale: bool = True
     """Divide the teacher's cosines by their deviation in the batch: a sharpness that cannot fade away."""
     student_temperature: Positive = 0.1
+    """Of the student's softmax over prototypes."""
     teacher_temperature: Positive = 0.15
     """In units of that deviation where `scale` is on."""
     freeze_prototypes: Chance = 0.01

@@ -50,7 +50,7 @@ class DipConfig(TrainConfig):
     batch: Count = 384
     accumulate: Count = 96
     lr: NonNegative = 2.25e-7
-    """1.5e-7 * 384 / 256."""
+    """Peak learning rate of the backbone: 1.5e-7 * 384 / 256."""
     weight_decay: NonNegative = 0.05
     weight_decay_end: NonNegative = 0.05
     beta2: BelowOne = 0.95
@@ -75,6 +75,7 @@ class DipConfig(TrainConfig):
     distractors: Natural = 7
     """Positives of other tasks in a task's support."""
     temperature: Positive = 0.07
+    """Of the softmax over a patch's similarities to its support."""
     form: Literal["published", "corrected"] = "published"
     """The published code takes probabilities for logits; "corrected" is their cross-entropy, as in the paper."""
 

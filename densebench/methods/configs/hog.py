@@ -42,6 +42,7 @@ class HogConfig(TrainConfig):
     windows: Annotated[tuple[Count, ...], AtLeastOne] = (1, 3, 5)
     """Odd widths, in patches, of the windows whose histograms are laid out 3 x 3 around each patch."""
     orientations: Count = 9
+    """Bins of a histogram, over half a turn."""
     floor: Chance = 0.04
     """Gradients below, per pixel in [0, 1], are noise."""
 

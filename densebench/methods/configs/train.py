@@ -20,13 +20,17 @@ class CropConfig:
     """What is cut from an image and how it is coloured; chances are per crop."""
 
     global_crops: Count = 2
+    """Large crops of each image."""
     global_size: Count = 224
     """Side in pixels, a multiple of the patch."""
     global_scale: Scale = (0.25, 1.0)
     """Share of the image's area."""
     local_crops: Natural = 4
+    """Small crops of each image."""
     local_size: Count = 98
+    """Side in pixels, a multiple of the patch."""
     local_scale: Scale = (0.05, 0.25)
+    """Share of the image's area."""
     ratio: Range = (3 / 4, 4 / 3)
     """Width over height of a crop before it is resized to a square."""
     min_shared: Chance = 0.0
@@ -37,14 +41,19 @@ class CropConfig:
     draws: Count = 200
     """Boxes drawn for a crop before the one that comes nearest to these two rules is taken."""
     flip: Chance = 0.5
+    """Chance to be mirrored."""
     jitter: Chance = 0.8
+    """Chance to be recoloured within `jitter_range`."""
     jitter_range: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0.8, 0.8, 0.8, 0.2)
     """Half-widths of brightness, contrast and saturation around 1, and of hue in turns (0.5 = any hue)."""
     grayscale: Chance = 0.2
+    """Chance to lose all colour."""
     blur: Chance = 0.5
+    """Chance to be blurred by a Gaussian of `blur_sigma`."""
     blur_sigma: Range = (0.1, 2.0)
     """Pixels of the resized crop."""
     solarise: Chance = 0.0
+    """Chance that bright values are inverted."""
 
     def __post_init__(self) -> None:
         for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
@@ -71,6 +80,7 @@ class TrainConfig(CropConfig):
     """Let the next image stand in for one that cannot be read, and name it in the card; else the run stops."""
     # optimisation
     epochs: Count = 10
+    """Passes over the images."""
     batch: Count = 64
     """Images per update, over all accumulated parts; a last incomplete batch of an epoch is left out."""
     accumulate: Count = 1
@@ -80,18 +90,23 @@ class TrainConfig(CropConfig):
     head_lr: NonNegative | None = None
     """Peak learning rate of everything else; None = `lr`."""
     lr_end: NonNegative = 0.0
+    """Learning rate at the last step."""
     warmup: Chance = 0.0
     """Share of the steps in which the learning rate rises linearly; a cosine to `lr_end` follows."""
     weight_decay: NonNegative = 0.04
     """A cosine leads from here to `weight_decay_end`; biases, norms and other vectors have none."""
     weight_decay_end: NonNegative = 0.4
+    """Weight decay at the last step."""
     beta2: BelowOne = 0.999
+    """Of AdamW; the first beta is 0.9."""
     momentum: Chance = 0.996
     """EMA momentum of the teacher at the first step; a cosine leads to `momentum_end`."""
     momentum_end: Chance = 1.0
+    """EMA momentum at the last step."""
     clip: Positive | None = None
     """Largest gradient norm, over all parameters."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward pass; weights are float32 in both."""
     drop_path: BelowOne = 0.0
     """Rate at which the student's last block is skipped, per sample; it rises linearly over the blocks."""
     checkpointing: bool = False
@@ -101,6 +116,7 @@ class TrainConfig(CropConfig):
     unit_gain: bool = True
     """Start a base with random weights at unit gain (see `unit_gain`); trained bases are never touched."""
     seed: Seed = 0
+    """Of crops, order, and everything that is drawn in training."""
     # outcome
     export: Literal["teacher", "student"] = "teacher"
     """Whose backbone becomes the zoo checkpoint."""

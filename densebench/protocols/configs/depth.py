@@ -34,7 +34,9 @@ class DepthConfig:
     init_std: Positive | None = None
     """Deviation of the initial weights, biases 0 (D3 0.01); None: torch's default for convolutions (D2)."""
     bins: Annotated[int, Ge(2)] = 256
+    """Depths between which a pixel's distance is weighed, evenly spaced (D2, D3)."""
     bin_norm: BinNorm = "linear"
+    """How logits become weights of bins that sum to 1: relu + 0.1, exp, or the logistic function, over their sum."""
     min_depth: Positive = 1e-3
     """Metres: first bin, and the exclusive lower bound of what is evaluated (MDE)."""
     max_depth: Positive = 10.0
@@ -53,6 +55,7 @@ class DepthConfig:
     beta2: BelowOne = 0.999
     """Of AdamW; the first beta cycles between 0.95 and 0.85 with the schedule (DVT, D3)."""
     weight_decay: NonNegative = 0.01
+    """Of AdamW."""
     schedule: Schedule = "cosine"
     """"cosine": linear warm-up times cosine (DVT). "one_cycle": D3's WarmupOneCycleLR, first beta 0 in the warm-up."""
     warmup: BelowOne = 1 / 3

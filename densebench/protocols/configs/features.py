@@ -23,7 +23,9 @@ class FeatureConfig:
     input_size: Count | None = None
     """Side in pixels that images are squashed to; None: 448 rounded down to a multiple of the patch."""
     layer: int = -1
+    """Whose output is read; negative ones count from the last, -1."""
     facet: Facet = "token"
+    """What is read of it: the output tokens, or the attention's keys, queries or values."""
     norm: bool = True
     """Take the last layer's tokens after the final norm."""
 

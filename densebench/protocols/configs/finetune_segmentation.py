@@ -41,6 +41,7 @@ class FinetuneConfig:
     """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
     sums in another order are rounded otherwise."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Who takes the steps; PaKA A.2 does not say."""
     momentum: BelowOne = 0.9
     """Of SGD (P-PaKA A.2)."""
     weight_decay: NonNegative = 1e-4

@@ -25,6 +25,7 @@ class HummingbirdConfig(RetrievalConfig):
     fractions: Annotated[tuple[Count, ...], AtLeastOne] = (1, 8, 64, 128)
     """Memories of 1/f of the images; f > 1 is averaged over `subset_seeds`."""
     subset_seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (42, 400, 783, 1293, 4019)
+    """Of the images drawn for each smaller memory, as published."""
     subset_dir: Path | None = None
     """Folder of image lists `1_div_F/*_F_SEED.txt` to use instead of drawing subsets by the published rule."""
     examples: Natural = no_score(6)

@@ -18,7 +18,9 @@ class KMeansConfig(FeatureConfig):
     eval_size: Count = 100
     """Side that cluster maps and masks are compared at."""
     n_iter: Count = 100
+    """Iterations of k-means."""
     n_redo: Count = 5
+    """Starts of k-means, of which the best is kept."""
     points_per_centroid: Count = 256
     """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
     kmeans: Literal["auto", "faiss", "torch"] = "auto"

@@ -27,10 +27,13 @@ class LinearHeadConfig(FeatureConfig):
     learning_rate: Positive = 0.01
     """Of SGD (PaKA A.2, NECO; LEO has 0.1 or 1 for some models)."""
     momentum: BelowOne = 0.9
+    """Of SGD."""
     weight_decay: NonNegative = 1e-4
+    """Of SGD."""
     drop_at: Count = 20
     """Epochs after which the learning rate falls to `drop_factor` of itself (NECO, LEO): never reached in 20 epochs."""
     drop_factor: Positive = 0.1
+    """What the learning rate is multiplied by after `drop_at` epochs."""
     train_share: Share | None = None
     """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NECO, LEO), else all."""
     loaders: Literal["shuffled", "neco"] = "shuffled"
@@ -58,6 +61,7 @@ class LinearSegmentationConfig(LinearHeadConfig):
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Width over height of the cut."""
     flip: Chance = 0.5
+    """Chance that a training view is mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,4 +17,6 @@ class OverclusteringConfig(KMeansConfig):
     clusters: Annotated[tuple[Count | Literal["classes"], ...], AtLeastOne] = ("classes", 300, 500)
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
+    """Of k-means; scores are means over them."""
     absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted."""

@@ -19,6 +19,7 @@ class RetrievalConfig(FeatureConfig):
     std: tuple[Positive, Positive, Positive] | None = None
     """Channel deviations instead of the weights' own."""
     neighbours: Count = 30
+    """Rows of the memory that a patch takes its label from."""
     temperature: Positive = 0.02
     """Of the softmax over the neighbours' cosine similarities."""
     similarity: Literal["cosine", "l2"] = "cosine"

@@ -37,6 +37,7 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     """Clusters of the foreground for `miou_cbfe`, and the communities to aim at; None: the classes but background. With
     background they are matched to classes one to one if there are as many, else by precision (LEO, NECO)."""
     object_seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
+    """Of the k-means for `miou_cbfe`; scores are means over them."""
     community_detection: Literal["infomap"] | None = "infomap"
     """None stops at `miou_cbfe` and needs no further package."""
     k_community: Count = 189
@@ -49,6 +50,8 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     community_seeds: Annotated[tuple[Count, ...], AtLeastOne] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     """Of Infomap. Published: 0 to 9; the package has since come to refuse 0."""
     clustering_seed: Seed = 0
+    """Of the k-means of all tokens and of the clusters that become communities."""
     absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted."""
     examples: Natural = no_score(6)
     """Images in the picture."""
