@@ -5,7 +5,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from densebench.cli import main
@@ -28,13 +30,29 @@ def place(tmp_path_factory):
     """What the README assumes: a data folder, a weights file, the adapter of its example, results of a first run."""
     folder = tmp_path_factory.mktemp("readme")
     toys.write_voc(folder / "data")
-    save_file(create("vit_tiny_patch16_224").state_dict(), folder / "vit.safetensors")
+    for seed, name in enumerate(("vit", "ep100", "ep200")):
+        save_file(create("vit_tiny_patch16_224", seed).state_dict(), folder / f"{name}.safetensors")
+    write_cells(folder / "cells")
     (folder / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
     (folder / "tests").mkdir()
     (folder / "tests" / "golden").symlink_to(REPOSITORY / "tests" / "golden")
     adapter = re.search(r"```python\n(# my_backbone.py\n.*?)```", README, re.S)
     (folder / "my_backbone.py").write_text(adapter[1])
     return folder
+
+
+def write_cells(folder):
+    """Write images, and masks of two classes beside them, in the folders of two splits."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(4):
+            mask = np.zeros((48, 48), np.uint8)
+            mask[8 + number : 30, 10:40] = 1
+            pixels = (rng.random((48, 48, 3)) * 60 + 120 * mask[..., None]).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / split / f"{number}.png")
+            Image.fromarray(mask).save(folder / "masks" / split / f"{number}.png")
 
 
 def run(line: str, place: Path, monkeypatch) -> None:
