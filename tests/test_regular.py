@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import tomllib
+import warnings
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image, features
 
 from densebench import listing, paths, regular
 from densebench.config import read_toml
-from densebench.datasets import DATASETS
+from densebench.datasets import DATASETS, dataset
 from densebench.datasets.dataset import read_image, read_mat
 from densebench.datasets.id_lists import read_ids
 from densebench.datasets.nyu_mat import hdf5
@@ -165,3 +166,14 @@ def test_data_check_of_a_dataset_with_a_pipe_for_an_image_names_it(tmp_path, cap
     said = capsys.readouterr().err
     assert f"there is no digest: {tmp_path}/val/images/1.png cannot be read (it is a pipe" in said
     assert f"{tmp_path}/val/images/1.png cannot be decoded as an image (it is a pipe" in said
+
+
+def test_a_broken_orientation_tag_is_nothing_to_warn_of(tmp_path):
+    torn = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0"
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=torn)
+    with warnings.catch_warnings(record=True) as said:
+        dataset._formats.cache_clear()  # where they are turned off
+        read_image(tmp_path / "x.jpg")
+        dataset._is_sideways(Image.open(tmp_path / "x.jpg"))
+    dataset._formats.cache_clear()
+    assert not said

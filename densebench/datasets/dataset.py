@@ -274,11 +274,12 @@ def _formats() -> list[str]:
     """Return which of `FORMATS` the installed Pillow reads; others, such as EPS, would start other programs.
 
     What Pillow bounds differently is set once: pixels have a bound of their own here, and an editor's history in a PNG
-    may be as large as all texts in it together.
+    may be as large as all texts in it together. A broken orientation tag turns nothing, and is nothing to warn of.
     """
     Image.init()
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", message="(Corrupt|Possibly corrupt) EXIF data", category=UserWarning)
     return [name for name in FORMATS if name in Image.OPEN]
 
 

@@ -36,7 +36,7 @@ from densebench.datasets.dataset import (
 from densebench.datasets.id_lists import read_ids
 from densebench.datasets.label_files import Color, Published, check_order, colour_of, read_palette
 from densebench.datasets.layout import MissingError, existing_root
-from densebench.datasets.left_out import unread, without_image
+from densebench.datasets.left_out import GENERATED, unread, without_image
 from densebench.errors import CorruptFileError, DatasetError
 from densebench.memo import remembered
 from densebench.paths import file_state
@@ -92,7 +92,9 @@ class Tree:
         if missing:
             lower = {name.lower(): name for name in self.names("")}
             alike = next((lower[name.lower()] for name in missing if name.lower() in lower), "")
-            also = f", but there is {alike}: letters must be of the same case" if alike else ""
+            made = next((name for name in lower.values() if name.endswith(GENERATED)), "")
+            also = f", but there is {made}: train ids, which mean other classes" if made else ""
+            also = f", but there is {alike}: letters must be of the same case" if alike else also
             raise DatasetError(
                 f"{info.name}: {len(missing)} of {len(names)} files of split {split} are missing below {self.folder} "
                 f"(first: {missing[0]}{also}). {info.how_to_get} Then run `densebench data check {spec or info.name}`."

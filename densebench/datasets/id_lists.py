@@ -2,7 +2,8 @@
 
 A list is text, one image per line: UTF-8 with or without a byte order mark, UTF-16 with one, or Latin-1; any line
 ends; blank lines and lines that begin with `#` are left out. A line is an id, be there blanks in it, or begins with
-one; or with a file of it, as in `/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png`.
+one; or with a file of it, as in `/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png`, also with the
+slashes of Windows.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def ids_of(lines: Iterable[str], known: Known | None = None) -> list[str]:
     of a file its name.
     """
     if known is None:
-        return [_stem(line.split()[0].rpartition("/")[2]) for line in lines if not line.startswith("#")]
+        words = (line.split()[0].replace("\\", "/") for line in lines if not line.startswith("#"))
+        return [_stem(word.rpartition("/")[2]) for word in words]
     meant = ((line, next(filter(known, _meanings(line)), None)) for line in lines)
     return [line.split()[0] if id_ is None else id_ for line, id_ in meant if id_ or not line.startswith("#")]
 
@@ -67,7 +69,8 @@ def _meanings(line: str) -> Iterator[str]:
     Accents may be composed in the list and not in the files, as on a Mac, or the other way round.
     """
     word = line.split()[0]
-    for text in dict.fromkeys((line, word, line.partition(",")[0].strip(), word.partition(",")[0])):
+    texts = (line, word, line.partition(",")[0].strip(), word.partition(",")[0])
+    for text in dict.fromkeys((*texts, *(text.replace("\\", "/") for text in texts))):
         parts = text.strip("/").split("/")
         for start in range(len(parts)):
             end = "/".join(parts[start:])

@@ -210,7 +210,7 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
         if len(fields) == 1:
             raise DatasetError(f"{path} line {number} is {line!r}; expected IMAGE DEPTH FOCAL.")
         if fields and fields[1] != "None":
-            image, depth = (PurePosixPath(name.lstrip("/\\")).as_posix() for name in fields[:2])
+            image, depth = (PurePosixPath(name.replace("\\", "/").lstrip("/")).as_posix() for name in fields[:2])
             found.add((image, depth))
     if not found:
         raise DatasetError(f"nyu: the split list {path} is empty; expected IMAGE DEPTH FOCAL lines.")

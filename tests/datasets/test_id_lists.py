@@ -29,6 +29,7 @@ def test_text_of_any_editor(tmp_path, coding, end):
         ("2007_000033.JPG", "2007_000033"),
         ("/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png", "2007_000033"),
         ("train/images/ulm/scene.1.png", "ulm/scene.1"),
+        ("train\\images\\ulm\\scene.1.png", "ulm/scene.1"),
         ("ulm/scene.1", "ulm/scene.1"),
         ("café 2", "café 2"),
         ("café 2.png, 7", "café 2"),
@@ -49,6 +50,7 @@ def test_ids_composed_in_the_list_and_not_in_the_files():
 def test_published_lists_need_no_files_to_be_read():
     lines = ["# a", "2007_000033 1", "/JPEGImages/2007_000039.jpg /Seg/2007_000039.png", "000001-2007_1-2008_2:cat"]
     assert ids_of(lines) == ["2007_000033", "2007_000039", "000001-2007_1-2008_2:cat"]
+    assert ids_of(["JPEGImages\\2007_000039.jpg Seg\\2007_000039.png"]) == ["2007_000039"]
 
 
 def test_what_is_no_list_is_said(tmp_path):

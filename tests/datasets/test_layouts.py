@@ -470,6 +470,16 @@ def test_missing_masks_are_counted(scenes, tmp_path):
         load_dataset("ade20k", "train", tmp_path)
 
 
+def test_train_ids_alone_are_not_what_is_missing(scenes, tmp_path):
+    export(scenes, "cityscapes", tmp_path)
+    for path in (tmp_path / "cityscapes" / "gtFine").rglob("*_labelIds.png"):
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    with pytest.raises(
+        DatasetError, match=r"_labelIds\.png, but there is .*_labelTrainIds\.png: train ids, which mean"
+    ):
+        load_dataset("cityscapes", "val", tmp_path)
+
+
 def test_colour_masks_and_odd_sizes_are_problems_of_the_check(scenes, tmp_path):
     export(scenes, "ade20k", tmp_path)
     folder = tmp_path / "ADEChallengeData2016" / "annotations" / "validation"

@@ -41,6 +41,12 @@ def test_the_real_layout_is_found_from_any_level(root):
     assert DATASETS["nyu"].info.val == "test"
 
 
+def test_a_list_with_the_slashes_of_windows(root):
+    path = root / "nyu" / "nyu_train.txt"
+    path.write_text(path.read_text().replace("/", "\\"))
+    assert NYU(root, "train").ids == ["bath_0001/rgb_00002", "kitchen_0028b/rgb_00045"]
+
+
 def test_depth_is_metres_with_zero_for_no_measurement(root):
     sample = NYU(root, "test").sample(0)
     assert sample.image.mode == "RGB"
