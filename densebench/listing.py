@@ -133,13 +133,15 @@ def _results(folder: Path) -> Iterator[tuple[str, str]]:
         )
 
 
-def page(kind: str, name: str) -> str:
-    """Return a page of text on one model, protocol, dataset or method."""
-    pages = {"model": _model_page, "protocol": _protocol_page, "dataset": _dataset_page, "method": _method_page}
+def page(kind: str, name: str, weights: Path | None = None) -> str:
+    """Return a page of text on one model, protocol, dataset or method; `weights` are a model's."""
+    if kind == "model":
+        return _model_page(name, weights)
+    pages = {"protocol": _protocol_page, "dataset": _dataset_page, "method": _method_page}
     return pages[kind](name)
 
 
-def _model_page(name: str) -> str:
+def _model_page(name: str, weights: Path | None) -> str:
     from densebench.model_zoo import load_model
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.catalog.pages import page, status
@@ -148,9 +150,9 @@ def _model_page(name: str) -> str:
     lines = []
     if name in ENTRIES and name not in zoo_folders():
         lines = [page(ENTRIES[name]), ""]
-        if status(ENTRIES[name]) != "ready":
+        if weights is None and status(ENTRIES[name]) != "ready":
             return lines[0]
-    backbone = load_model(name)
+    backbone = load_model(name, weights)
     lines += [f"{f.name}: {getattr(backbone.info, f.name)}" for f in dataclasses.fields(backbone.info)]
     lines.append(f"parameters: {sum(p.numel() for p in backbone.parameters()) / 1e6:.2f} M")
     lines.append(f"weights_sha256: {backbone.weights_digest()}")

@@ -86,6 +86,7 @@ class Show:
     Examples:
       densebench show protocol hummingbird
       densebench show method paka --cost --base pico
+      densebench show model dino_vits16 --weights my_run/checkpoint.pth
     """
 
     kind: Annotated[Positional[Literal["model", "protocol", "dataset", "method", "record"]], arg(help="What is shown.")]
@@ -93,6 +94,7 @@ class Show:
         Positional[str], arg(metavar="NAME", help="Its name; of a record its hash, the beginning of one, or its path.")
     ]
     results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
+    weights: Annotated[Path | None, arg(metavar="FILE", help="Of a model: a file of weights, as for run.")] = None
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
     data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
@@ -107,6 +109,8 @@ class Show:
 
     def __call__(self) -> int:
         """Print a page of text."""
+        if self.weights and self.kind != "model":
+            raise UsageError(f"--weights goes with a model; got {self.kind} {self.name}.")
         if self.cost:
             if self.kind != "method":
                 raise UsageError(f"--cost goes with a method; got {self.kind} {self.name}.")
@@ -121,7 +125,7 @@ class Show:
             return 0
         from densebench import listing
 
-        say(listing.page(self.kind, self.name))
+        say(listing.page(self.kind, self.name, self.weights))
         return 0
 
 
