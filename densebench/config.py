@@ -33,6 +33,10 @@ class Preset:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+AS_PAPER = Preset(source="preset paper, which the embedded data needs no other setting than")
+"""The preset `embedded` of a protocol that finishes in minutes as published."""
+
+
 def default_preset(presets: Mapping[str, Preset], embedded: bool) -> str:
     """Return the preset where none is asked for: the paper's, cut down for embedded data; else the first."""
     wanted = "embedded" if embedded else "paper"

@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from densebench.errors import DensebenchError, PluginError, UsageError
 
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
             self._loaded[name] = self._import(self._entries[name])
         return self._loaded[name]
 
-    def config(self, name: str) -> type | None:
+    def config(self, name: str) -> type[Any] | None:
         """Return the type of a thing's settings without importing the thing, None where nobody said where it is."""
         if name not in self:
             raise unknown_name(self.kind, name, self._entries)

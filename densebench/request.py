@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from densebench.config import apply_overrides
+from densebench.config import apply_overrides, find_preset
 from densebench.datasets import DATASETS, resolve_dataset
 from densebench.errors import UsageError
 from densebench.model_zoo import parse_models
@@ -61,6 +61,8 @@ def checked(request: Request) -> Request:
     specs = parse_models(request.models, request.weights)
     if not request.everything:
         PROTOCOLS.match(request.protocols)
+    if request.preset:
+        _check_preset(request)
     for name, settings in request.settings.items():
         if name not in PROTOCOLS:
             raise unknown_name("protocol", name, PROTOCOLS.names())
@@ -81,6 +83,22 @@ def checked(request: Request) -> Request:
         found = "is a file" if root.exists() else "does not exist"
         raise UsageError(f"--data-root {root} {found}. Give the folder that datasets are in.")
     return request
+
+
+def no_such_preset(name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a preset that none of all protocols has."""
+    return UsageError(f"no protocol has a preset {name!r}; there are {', '.join(sorted(known))}.")
+
+
+def _check_preset(request: Request) -> None:
+    """Raise UsageError for a preset that a protocol lacks, or of all protocols every one."""
+    names = PROTOCOLS.names() if request.everything else PROTOCOLS.match(request.protocols)
+    presets = {name: config.presets for name in names if (config := PROTOCOLS.config(name)) is not None}
+    if not request.everything:
+        for name, known in presets.items():
+            find_preset(name, known, request.preset)
+    elif len(presets) == len(names) and not any(request.preset in known for known in presets.values()):
+        raise no_such_preset(request.preset, {preset for known in presets.values() for preset in known})
 
 
 def _check_numbers(request: Request) -> None:

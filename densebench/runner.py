@@ -33,7 +33,7 @@ from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
-from densebench.request import Request, checked
+from densebench.request import Request, checked, no_such_preset
 from densebench.results import (
     Cost,
     DataRecord,
@@ -155,7 +155,7 @@ class _Run:
                 continue
             found.append((protocol, self._configured(protocol, self.request.preset)))
         if not found:
-            raise UsageError(f"no protocol has a preset {self.request.preset!r}; there are {', '.join(sorted(known))}.")
+            raise no_such_preset(self.request.preset, known)
         return found
 
     def _configured(self, protocol: Protocol[Any], preset: str) -> Any:

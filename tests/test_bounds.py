@@ -123,6 +123,8 @@ TRAIN = ["train", "paka", "--base", "pico", "--name", "x", "--set"]
         [*RUN, "correspondence.facets=tokens"],
         [*TRAIN, "epoch=1"],
         [*TRAIN, "batch=0"],
+        [*RUN, "hummingbird.neighbours=5", "--preset", "papr"],
+        ["run", "--model", "pico", "--protocol", "depth", "--preset", "swep"],
     ],
 )
 def test_a_wrong_setting_is_refused_before_torch_is_imported(words):

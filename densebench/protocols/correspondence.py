@@ -34,17 +34,15 @@ from densebench.protocols.configs.correspondence import CorrespondenceConfig
 from densebench.protocols.correspondence_matches import DRAWN, Match, block_size, find_links, find_matches
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import (
-    AS_PAPER,
     Context,
     Data,
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
 )
-from densebench.protocols.sweeps import PAPER, reads_of
+from densebench.protocols.sweeps import reads_of
 from densebench.results import Metric
 
 
@@ -55,17 +53,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
     title = "Key point correspondence"
     version = 2
     config = CorrespondenceConfig
-    presets = {
-        "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
-        "embedded": AS_PAPER,
-        "sweep": Preset(
-            source=f"{PAPER}, A.7, A.8 and A.11 (tables 3 and 5): every layer and facet, best layer by PCK",
-            settings={"layers": "all", "facets": "all"},
-        ),
-        "embedded-sweep": Preset(
-            source="preset sweep with fewer pairs", settings={"layers": "all", "facets": "all", "pairs": 500}
-        ),
-    }
+    presets = CorrespondenceConfig.presets
     metrics = (
         MetricInfo("pck@A", "%", True, "key points of all pairs found within A times the longer side of the box"),
         MetricInfo("pck_image@A", "%", True, "mean over pairs of the same percentage within the pair"),

@@ -36,7 +36,6 @@ from densebench.protocols.protocol import (
     Data,
     Estimate,
     Measurement,
-    Preset,
     Protocol,
     check_depths,
 )
@@ -54,32 +53,7 @@ class Depth(Protocol[DepthConfig]):
     title = "Monocular depth"
     version = 2
     config = DepthConfig
-    presets = {
-        "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),
-        "embedded": Preset(
-            source="preset paper with few steps at one rate, and depth up to the 20 m of the embedded scenes",
-            settings={"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)},
-        ),
-        "dinov2": Preset(
-            source="dinov2 hub/depthers.py and eval/depth; schedule of Denoising-ViT vitb_nyu_linear_config.py",
-            settings={"learning_rates": (5e-3,)},
-        ),
-        "dinov3": Preset(
-            source="dinov3 eval/depth/configs/config-nyu.yaml",
-            settings={
-                "heads": (1,),
-                "norm": True,
-                "class_token": False,
-                "batch_norm": True,
-                "upsample": 1,
-                "init_std": 0.01,
-                "learning_rates": (3e-4,),
-                "beta2": 0.99,
-                "weight_decay": 1e-4,
-                "schedule": "one_cycle",
-            },
-        ),
-    }
+    presets = DepthConfig.presets
     metrics = described(NAMES, "@linearN")
     needs = frozenset({"depth"})
     shrink_hint = "Take fewer images per step with --set depth.batch=N, or fewer depth.learning_rates."

@@ -33,7 +33,6 @@ from densebench.protocols.protocol import (
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
     refuse_nonsense,
@@ -42,17 +41,6 @@ from densebench.results import Metric
 
 SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
 SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
-SEGMENTER: dict[str, Any] = {
-    "head": "segmenter",
-    "pipeline": "slide",
-    "optimiser": "adam",
-    "weight_decay": 0.0,
-    "head_factor": 1.0,
-    "drop_path": 0.1,
-    "schedule": "poly",
-    "loss_over": "all",
-    "absent": "skip",
-}
 SHORT = ("voc", "pascal_context")
 """How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
 
@@ -64,21 +52,7 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
     title = "End-to-end fine-tuning"
     version = 2
     config = FinetuneConfig
-    presets = {
-        "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
-        "embedded": Preset(
-            source="preset paper with one epoch at a larger rate: each step runs the backbone forth and back",
-            settings={"epochs": 1, "batch": 4, "learning_rates": (1e-3,), "evaluations": 2},
-        ),
-        "segmenter": Preset(
-            source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
-            settings=SEGMENTER,
-        ),
-        "embedded-segmenter": Preset(
-            source="preset segmenter with one epoch at one rate",
-            settings={**SEGMENTER, "epochs": 1, "batch": 4, "learning_rates": (1e-4,), "evaluations": 2},
-        ),
-    }
+    presets = FinetuneConfig.presets
     metrics = (
         MetricInfo("miou", "%", True, "mIoU at the end of training"),
         MetricInfo("miou_best", "%", True, "the best mIoU during training: chosen on the validation images"),

@@ -31,13 +31,11 @@ from densebench.protocols import memory, scoring
 from densebench.protocols.configs.hummingbird import HummingbirdConfig
 from densebench.protocols.memory import Content, Memory
 from densebench.protocols.protocol import (
-    AS_PAPER,
     Context,
     Data,
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
 )
@@ -52,28 +50,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
     title = "Hummingbird in-context retrieval"
     version = 2
     config = HummingbirdConfig
-    presets = {
-        "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (open-hummingbird-eval)"),
-        "embedded": AS_PAPER,
-        "open-hummingbird-v2": Preset(
-            source="open-hummingbird-eval 2.0.0, README results: std 0.255 in blue, two augmentation passes",
-            settings={"std": (0.229, 0.224, 0.255), "augmentation_epochs": 2, "fractions": (1,)},
-        ),
-        "dip": Preset(
-            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, temperature 0.07, absent "
-            "classes skipped, ADE20K's other a class",
-            settings={
-                "similarity": "l2",
-                "temperature": 0.07,
-                "memory_dtype": "float16",
-                "augmentation_epochs": 2,
-                "std": (0.229, 0.224, 0.255),
-                "absent": "skip",
-                "ignore": "void",
-                "fractions": (1,),
-            },
-        ),
-    }
+    presets = HummingbirdConfig.presets
     metrics = (
         MetricInfo("miou@F", "%", True, "mIoU with the predicted classes as they are, memory of a fraction F"),
         MetricInfo("miou_hungarian@F", "%", True, "the same after matching predictions to classes, as HBIRD reports"),

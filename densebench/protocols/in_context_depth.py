@@ -39,7 +39,6 @@ from densebench.protocols.protocol import (
     Data,
     Estimate,
     Measurement,
-    Preset,
     Protocol,
     check_depths,
     input_size,
@@ -57,17 +56,7 @@ class InContextDepth(Protocol[InContextDepthConfig]):
     title = "In-context depth"
     version = 2
     config = InContextDepthConfig
-    presets = {
-        "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
-        "embedded": Preset(
-            source="preset paper with a smaller memory, and depth up to the 20 m of the embedded scenes",
-            settings={"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0},
-        ),
-        "dip": Preset(
-            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, std 0.255 in blue",
-            settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
-        ),
-    }
+    presets = InContextDepthConfig.presets
     metrics = described(MAIN)
     needs = frozenset({"depth"})
     shrink_hint = "Take fewer rows with --set in_context_depth.memory_size=N, or a smaller in_context_depth.input_size."

@@ -46,7 +46,6 @@ from densebench.protocols.protocol import (
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
     refuse_nonsense,
@@ -62,11 +61,6 @@ from densebench.protocols.segmentation_heads import (
 
 C = TypeVar("C", bound=LinearHeadConfig)
 
-EMBEDDED = Preset(
-    source="preset paper with few epochs and a larger rate: the embedded images are few, and every epoch of crops runs "
-    "the backbone",
-    settings={"epochs": 3, "batch": 8, "learning_rate": 0.3, "drop_at": 2},
-)
 NECO_LOADERS = {"voc": (False, True), "ade20k": (False, False), "coco": (True, True)}
 """NECO's (shuffle, drop_last) by dataset; others, Cityscapes among them, are (True, False)."""
 
@@ -180,18 +174,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
     title = "Linear segmentation"
     version = 2
     config = LinearSegmentationConfig
-    presets = {
-        "paper": Preset(source="PaKA A.2 and NeCo A.2 (20 epochs), with the rest as NeCo's code; training shuffled"),
-        "embedded": EMBEDDED,
-        "neco": Preset(
-            source="NeCo experiments/linear_segmentation: 25 epochs, VOC and ADE20K in listed order",
-            settings={"epochs": 25, "loaders": "neco"},
-        ),
-        "leopart": Preset(
-            source="Leopart experiments/linear_probing: 25 epochs, batches of 60 on each of 2 GPUs",
-            settings={"epochs": 25, "batch": 120, "drop_last": True},
-        ),
-    }
+    presets = LinearSegmentationConfig.presets
     shrink_hint = "Take a smaller linear_segmentation.input_size or a smaller --batch-size."
 
     def resolve(
@@ -247,10 +230,7 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
     title = "Linear segmentation, cached features"
     version = 2
     config = LinearSegmentationCachedConfig
-    presets = {
-        "paper": Preset(source="no paper: linear_segmentation's settings on squashed images instead of crops"),
-        "embedded": EMBEDDED,
-    }
+    presets = LinearSegmentationCachedConfig.presets
     shrink_hint = "Take a smaller linear_segmentation_cached.input_size or train_share."
 
     def pairs_by_epoch(

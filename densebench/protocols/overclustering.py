@@ -30,13 +30,11 @@ from densebench.protocols import scoring
 from densebench.protocols.clusters import Fit, Run, Space, fit_clusters, fit_space
 from densebench.protocols.configs.overclustering import OverclusteringConfig
 from densebench.protocols.protocol import (
-    AS_PAPER,
     Context,
     Data,
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
 )
@@ -50,14 +48,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
     title = "Overclustering"
     version = 3
     config = OverclusteringConfig
-    presets = {
-        "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
-        "embedded": AS_PAPER,
-        "neco": Preset(source="NeCo experiments/overcluster: the same settings"),
-        "leopart": Preset(
-            source="Leopart experiments/overcluster README: K = 500 for VOC", settings={"clusters": (500,)}
-        ),
-    }
+    presets = OverclusteringConfig.presets
     metrics = (
         MetricInfo(
             "miou@K=N", "%", True, "mIoU with N clusters: Hungarian if N is the number of classes, else by precision"

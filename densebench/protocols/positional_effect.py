@@ -32,18 +32,16 @@ from densebench.protocols import positional_study, scoring, sweeps
 from densebench.protocols.configs.positional_effect import PositionalEffectConfig
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.protocol import (
-    AS_PAPER,
     Context,
     Data,
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     by_class,
     input_size,
 )
-from densebench.protocols.sweeps import PAPER, reads_of
+from densebench.protocols.sweeps import reads_of
 from densebench.results import Metric
 
 
@@ -54,23 +52,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
     title = "Positional effect"
     version = 3
     config = PositionalEffectConfig
-    presets = {
-        "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
-        "embedded": AS_PAPER,
-        "sweep": Preset(
-            source=f"{PAPER}, 2.4, 3.2, 3.3 and A.11 (table 4): every layer and facet, best layer by mIoU",
-            settings={"layers": "all", "facets": "all"},
-        ),
-        "embedded-sweep": Preset(
-            source="preset sweep with few steps, each of which runs the backbone on all its images",
-            settings={"layers": "all", "facets": "all", "steps": 100, "batch": 8, "init_batches": 24},
-        ),
-        "overclustering": Preset(
-            source=f"{PAPER}, A.5: 70 clusters more; the matching is left open and follows NeCo and Leopart",
-            settings={"extra_clusters": 70, "matching": "precision"},
-        ),
-        "raw": Preset(source=f"{PAPER}, A.11, table 4, row Before: no final norm", settings={"norm": False}),
-    }
+    presets = PositionalEffectConfig.presets
     metrics = (
         MetricInfo("nmi", "1", False, "mutual information of position and cluster over the clusters' entropy"),
         MetricInfo("nmi_ground_truth", "1", False, "the same for the true classes: what the data itself carries"),

@@ -33,10 +33,6 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-AS_PAPER = Preset(source="preset paper, which the embedded data needs no other setting than")
-"""The preset `embedded` of a protocol that finishes in minutes as published."""
-
-
 @dataclass(frozen=True)
 class MetricInfo:
     """What a metric of the protocol means."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
     from densebench.protocols.protocol import Context
 
-PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 SELECTED = "the best layers were chosen on the validation split whose scores are reported, as in the paper"
 
 

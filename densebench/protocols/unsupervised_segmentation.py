@@ -23,7 +23,6 @@ from torch import Tensor
 
 from densebench import figures
 from densebench.datasets.dataset import DatasetInfo
-from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.errors import UsageError
 from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
@@ -56,15 +55,12 @@ from densebench.protocols.protocol import (
     Estimate,
     Measurement,
     MetricInfo,
-    Preset,
     Protocol,
     input_size,
 )
 from densebench.results import Metric
 
 MAIN = ("miou", "miou_cbfe")
-STUFF = tuple(range(FIRST_THING))
-"""Labels of embedded datasets that are no objects: clutter, sky, walls, ground."""
 
 
 class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
@@ -74,26 +70,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     title = "Fully unsupervised segmentation"
     version = 2
     config = UnsupervisedSegmentationConfig
-    presets = {
-        "paper": Preset(source="NeCo A.2: 70 % of the attention's mass; k_community 189, threshold 0.07, time 1.2"),
-        "embedded": Preset(
-            source="preset paper with stuff (sky, floor) of the embedded scenes as background; objects are left, as in "
-            "VOC",
-            settings={"background": STUFF},
-        ),
-        "neco": Preset(
-            source="NeCo experiments/fully_unsup_seg: 65 % of the mass; the rest as NeCo A.2",
-            settings={"attention_mass": 0.65},
-        ),
-        "leopart": Preset(
-            source="Leopart README, ViT-S/16. There the attention is DINO ViT-S/16's, here the backbone's own",
-            settings={"attention_mass": 0.65, "k_community": 149, "weight_threshold": 0.09, "markov_time": 2.0},
-        ),
-        "leopart_vitb8": Preset(
-            source="Leopart README, ViT-B/8. There the attention is DINO ViT-S/16's, here the backbone's own",
-            settings={"attention_mass": 0.65, "k_community": 109, "weight_threshold": 0.07, "markov_time": 0.4},
-        ),
-    }
+    presets = UnsupervisedSegmentationConfig.presets
     metrics = (
         MetricInfo("miou", "%", True, "mIoU of communities of foreground clusters and background, Hungarian"),
         MetricInfo("miou_cbfe", "%", True, "mIoU of the foreground in as many clusters as object classes, Hungarian"),

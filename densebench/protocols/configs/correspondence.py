@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from densebench.bounds import AtLeastOne, Count, Natural, Positive, Seed
-from densebench.config import no_score
-from densebench.protocols.configs.sweep import SweepConfig
+from densebench.config import AS_PAPER, Preset, no_score
+from densebench.protocols.configs.sweep import PAPER, SweepConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrespondenceConfig(SweepConfig):
     """Settings of key point matching (P-POS A.7)."""
 
+    presets = {
+        "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
+        "embedded": AS_PAPER,
+        "sweep": Preset(
+            source=f"{PAPER}, A.7, A.8 and A.11 (tables 3 and 5): every layer and facet, best layer by PCK",
+            settings={"layers": "all", "facets": "all"},
+        ),
+        "embedded-sweep": Preset(
+            source="preset sweep with fewer pairs", settings={"layers": "all", "facets": "all", "pairs": 500}
+        ),
+    }
     upsampling: Literal["image", "input", "grid"] = "image"
     """Where the best match is looked for: the target image's own pixels, those of the input, or patch centres. The
     source's feature is bilinear at the key point in all three."""

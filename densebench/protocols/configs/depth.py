@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from densebench.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive
-from densebench.config import no_score
+from densebench.config import Preset, no_score
 from densebench.ops.choices import BinNorm, Schedule
 
 STEPS, BATCH = 38_400, 16
@@ -19,6 +19,32 @@ STEPS, BATCH = 38_400, 16
 class DepthConfig:
     """Settings of linear depth heads; D2, D3, DVT and MDE are the codes that the protocol names."""
 
+    presets = {
+        "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),
+        "embedded": Preset(
+            source="preset paper with few steps at one rate, and depth up to the 20 m of the embedded scenes",
+            settings={"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)},
+        ),
+        "dinov2": Preset(
+            source="dinov2 hub/depthers.py and eval/depth; schedule of Denoising-ViT vitb_nyu_linear_config.py",
+            settings={"learning_rates": (5e-3,)},
+        ),
+        "dinov3": Preset(
+            source="dinov3 eval/depth/configs/config-nyu.yaml",
+            settings={
+                "heads": (1,),
+                "norm": True,
+                "class_token": False,
+                "batch_norm": True,
+                "upsample": 1,
+                "init_std": 0.01,
+                "learning_rates": (3e-4,),
+                "beta2": 0.99,
+                "weight_decay": 1e-4,
+                "schedule": "one_cycle",
+            },
+        ),
+    }
     heads: Annotated[tuple[Literal[1, 4], ...], AtLeastOne] | None = None
     """Numbers of layers to read, one head each; None: (1, 4) as P-PaKA Tab. 7, (1,) for backbones that give only their
     last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as D2 has them."""

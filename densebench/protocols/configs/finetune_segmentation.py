@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from densebench.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
-from densebench.config import no_score
+from densebench.config import Preset, no_score
 from densebench.ops.choices import AbsentRule
+
+SEGMENTER: dict[str, Any] = {
+    "head": "segmenter",
+    "pipeline": "slide",
+    "optimiser": "adam",
+    "weight_decay": 0.0,
+    "head_factor": 1.0,
+    "drop_path": 0.1,
+    "schedule": "poly",
+    "loss_over": "all",
+    "absent": "skip",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Settings of end-to-end fine-tuning; MMSEG and CRIBO are the codes that the protocol names."""
 
+    presets = {
+        "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
+        "embedded": Preset(
+            source="preset paper with one epoch at a larger rate: each step runs the backbone forth and back",
+            settings={"epochs": 1, "batch": 4, "learning_rates": (1e-3,), "evaluations": 2},
+        ),
+        "segmenter": Preset(
+            source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
+            settings=SEGMENTER,
+        ),
+        "embedded-segmenter": Preset(
+            source="preset segmenter with one epoch at one rate",
+            settings={**SEGMENTER, "epochs": 1, "batch": 4, "learning_rates": (1e-4,), "evaluations": 2},
+        ),
+    }
     head: Literal["linear", "segmenter"] = "linear"
     """"linear": one 1x1 convolution. "segmenter": transformer over patches and class tokens."""
     pipeline: Literal["squash", "slide"] = "squash"

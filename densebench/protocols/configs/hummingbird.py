@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from densebench.bounds import AtLeastOne, Count, Natural, Seed
-from densebench.config import no_score
+from densebench.config import AS_PAPER, Preset, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.retrieval import RetrievalConfig
 
@@ -16,6 +16,28 @@ from densebench.protocols.configs.retrieval import RetrievalConfig
 class HummingbirdConfig(RetrievalConfig):
     """Settings of in-context segmentation beside those of the memory (`memory.RetrievalConfig`)."""
 
+    presets = {
+        "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (open-hummingbird-eval)"),
+        "embedded": AS_PAPER,
+        "open-hummingbird-v2": Preset(
+            source="open-hummingbird-eval 2.0.0, README results: std 0.255 in blue, two augmentation passes",
+            settings={"std": (0.229, 0.224, 0.255), "augmentation_epochs": 2, "fractions": (1,)},
+        ),
+        "dip": Preset(
+            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, temperature 0.07, absent "
+            "classes skipped, ADE20K's other a class",
+            settings={
+                "similarity": "l2",
+                "temperature": 0.07,
+                "memory_dtype": "float16",
+                "augmentation_epochs": 2,
+                "std": (0.229, 0.224, 0.255),
+                "absent": "skip",
+                "ignore": "void",
+                "fractions": (1,),
+            },
+        ),
+    }
     void_to: Natural = 0
     """The class that void pixels of memory images join."""
     absent: AbsentRule = "zero"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from densebench.bounds import Count, Natural, Positive
-from densebench.config import no_score
+from densebench.config import Preset, no_score
 from densebench.protocols.configs.retrieval import RetrievalConfig
 
 
@@ -13,6 +13,17 @@ from densebench.protocols.configs.retrieval import RetrievalConfig
 class InContextDepthConfig(RetrievalConfig):
     """Settings of in-context depth beside those of the memory (`memory.RetrievalConfig`)."""
 
+    presets = {
+        "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
+        "embedded": Preset(
+            source="preset paper with a smaller memory, and depth up to the 20 m of the embedded scenes",
+            settings={"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0},
+        ),
+        "dip": Preset(
+            source="DIP README and hummingbird/src: L2 on raw features in a float16 memory, std 0.255 in blue",
+            settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
+        ),
+    }
     input_size: Count | None = None
     """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
     temperature: Positive = 0.07

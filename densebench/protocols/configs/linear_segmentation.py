@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from densebench.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
-from densebench.config import no_score
+from densebench.config import Preset, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.features import FeatureConfig
 
 EPOCHS, BATCH = 20, 128
 """As published."""
+EMBEDDED = Preset(
+    source="preset paper with few epochs and a larger rate: the embedded images are few, and every epoch of crops runs "
+    "the backbone",
+    settings={"epochs": 3, "batch": 8, "learning_rate": 0.3, "drop_at": 2},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,18 @@ class LinearHeadConfig(FeatureConfig):
 class LinearSegmentationConfig(LinearHeadConfig):
     """Settings of training on random crops."""
 
+    presets = {
+        "paper": Preset(source="PaKA A.2 and NeCo A.2 (20 epochs), with the rest as NeCo's code; training shuffled"),
+        "embedded": EMBEDDED,
+        "neco": Preset(
+            source="NeCo experiments/linear_segmentation: 25 epochs, VOC and ADE20K in listed order",
+            settings={"epochs": 25, "loaders": "neco"},
+        ),
+        "leopart": Preset(
+            source="Leopart experiments/linear_probing: 25 epochs, batches of 60 on each of 2 GPUs",
+            settings={"epochs": 25, "batch": 120, "drop_last": True},
+        ),
+    }
     scale: tuple[Share, Share] = (0.8, 1.0)
     """Share of the image's area that is cut out (NECO, LEO)."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -68,5 +85,9 @@ class LinearSegmentationConfig(LinearHeadConfig):
 class LinearSegmentationCachedConfig(LinearHeadConfig):
     """Settings of training on cached features."""
 
+    presets = {
+        "paper": Preset(source="no paper: linear_segmentation's settings on squashed images instead of crops"),
+        "embedded": EMBEDDED,
+    }
     mirror: bool = False
     """Show the mirror images in every second epoch: two passes of the backbone instead of one."""

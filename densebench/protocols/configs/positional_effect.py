@@ -6,14 +6,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 from densebench.bounds import Count, Natural, Positive
-from densebench.config import no_score
-from densebench.protocols.configs.sweep import SweepConfig
+from densebench.config import AS_PAPER, Preset, no_score
+from densebench.protocols.configs.sweep import PAPER, SweepConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionalEffectConfig(SweepConfig):
     """Settings of the positional-effect study (P-POS 2.1, A.2)."""
 
+    presets = {
+        "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
+        "embedded": AS_PAPER,
+        "sweep": Preset(
+            source=f"{PAPER}, 2.4, 3.2, 3.3 and A.11 (table 4): every layer and facet, best layer by mIoU",
+            settings={"layers": "all", "facets": "all"},
+        ),
+        "embedded-sweep": Preset(
+            source="preset sweep with few steps, each of which runs the backbone on all its images",
+            settings={"layers": "all", "facets": "all", "steps": 100, "batch": 8, "init_batches": 24},
+        ),
+        "overclustering": Preset(
+            source=f"{PAPER}, A.5: 70 clusters more; the matching is left open and follows NeCo and Leopart",
+            settings={"extra_clusters": 70, "matching": "precision"},
+        ),
+        "raw": Preset(source=f"{PAPER}, A.11, table 4, row Before: no final norm", settings={"norm": False}),
+    }
     clusters: Count | None = None
     """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
     extra_clusters: Natural = 0

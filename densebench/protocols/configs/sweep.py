@@ -9,6 +9,8 @@ from densebench.bounds import AtLeastOne
 from densebench.model_zoo.facets import Facet
 from densebench.protocols.configs.features import FeatureConfig
 
+PAPER = "Unsupervised Semantic Segmentation Facilitates Model Understanding"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(FeatureConfig):

@@ -8,15 +8,39 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from densebench.bounds import AtLeastOne, Chance, Count, Natural, Positive, Seed, Share
-from densebench.config import no_score
+from densebench.config import Preset, no_score
+from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.kmeans import KMeansConfig
+
+STUFF = tuple(range(FIRST_THING))
+"""Labels of embedded datasets that are no objects: clutter, sky, walls, ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnsupervisedSegmentationConfig(KMeansConfig):
     """Settings of CBFE and community detection, with the names of the published code where it has one."""
 
+    presets = {
+        "paper": Preset(source="NeCo A.2: 70 % of the attention's mass; k_community 189, threshold 0.07, time 1.2"),
+        "embedded": Preset(
+            source="preset paper with stuff (sky, floor) of the embedded scenes as background; objects are left, as in "
+            "VOC",
+            settings={"background": STUFF},
+        ),
+        "neco": Preset(
+            source="NeCo experiments/fully_unsup_seg: 65 % of the mass; the rest as NeCo A.2",
+            settings={"attention_mass": 0.65},
+        ),
+        "leopart": Preset(
+            source="Leopart README, ViT-S/16. There the attention is DINO ViT-S/16's, here the backbone's own",
+            settings={"attention_mass": 0.65, "k_community": 149, "weight_threshold": 0.09, "markov_time": 2.0},
+        ),
+        "leopart_vitb8": Preset(
+            source="Leopart README, ViT-B/8. There the attention is DINO ViT-S/16's, here the backbone's own",
+            settings={"attention_mass": 0.65, "k_community": 109, "weight_threshold": 0.07, "markov_time": 0.4},
+        ),
+    }
     background: Annotated[tuple[Natural, ...], AtLeastOne] | None = None
     """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0."""
     train_split: str | None = None
