@@ -116,10 +116,12 @@ class Entry:
         self._maps = lru_cache(maxsize=OPEN_SHARDS)(_open_maps)
         for path in sorted(folder.glob("*.safetensors")):
             try:
+                if not path.is_file():
+                    raise ValueError("no regular file")
                 shard = safe_open(path, framework="numpy")
                 index, sums = shard.get_tensor("index"), shard.get_tensor("sums")
                 found = shard.get_slice("maps")
-                if found.get_shape() != [len(index), *shape] or found.get_dtype() != DTYPES[self.dtype.name]:
+                if found.get_shape() != [*index.shape, *shape] or found.get_dtype() != DTYPES[self.dtype.name]:
                     raise ValueError(f"{found.get_dtype()} {found.get_shape()}, expected {dtype} {shape}")
                 rows = list(zip(index.tolist(), sums.tolist(), strict=True))
             except (SafetensorError, ValueError, OSError) as error:

@@ -72,6 +72,7 @@ def _stop_when_told() -> None:
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_forget)
+    sys.unraisablehook = _unraisable
     threading.Thread(target=_watch, args=(reader, writer), name="signals", daemon=True).start()
 
 
@@ -81,6 +82,12 @@ def _raise(number: int, frame: FrameType | None) -> None:
         _raised = True
         _received.append(number)
         raise KeyboardInterrupt
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Say nothing of our interrupt where Python drops it, in hooks of a fork or finalizers: `_watch` ends it all."""
+    if not (was_stopped() and isinstance(what.exc_value, KeyboardInterrupt)):
+        sys.__unraisablehook__(what)
 
 
 def _forget() -> None:

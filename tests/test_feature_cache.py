@@ -245,12 +245,18 @@ def _shorten(shard):
     shard["index"] = shard["index"][1:]
 
 
+def _deepen(shard):
+    shard["index"] = shard["index"][:, None]
+
+
 def _without_sums(shard):
     del shard["sums"]
 
 
 @pytest.mark.parametrize(
-    "damage", [_exchange, _flip, _halve, _int8, _other_grid, _narrow, _shorten, _without_sums], ids=lambda f: f.__name__
+    "damage",
+    [_exchange, _flip, _halve, _int8, _other_grid, _narrow, _shorten, _deepen, _without_sums],
+    ids=lambda f: f.__name__,
 )
 def test_a_damaged_shard_is_redone_in_words(tmp_path, data, capsys, damage):
     """The same maps, whatever happened to the file, and a new file."""

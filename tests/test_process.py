@@ -37,6 +37,16 @@ except KeyboardInterrupt:
     pass
 time.sleep(1000)
 """
+# hooks of a fork, logging's among them, and finalizers have nobody to raise to
+IN_A_HOOK = """
+import os, signal, time
+from densebench import process
+process.begin()
+os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
+if os.fork() == 0:
+    os._exit(0)
+time.sleep(1000)
+"""
 
 
 def start(code, tmp_path, **env):
@@ -79,6 +89,13 @@ def test_code_that_swallows_the_interrupt_ends_all_the_same(times, tmp_path):
     assert command.returncode == 130
     assert said.count(STOPPED) == 1
     assert "Traceback" not in said
+
+
+def test_a_signal_in_the_middle_of_a_fork_is_one_line_too(tmp_path):
+    command = start(IN_A_HOOK, tmp_path)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 128 + signal.SIGTERM
+    assert said.splitlines() == [process.STOPPED]
 
 
 def test_temporary_folders_of_dead_processes_go_at_the_next_start(tmp_path):
