@@ -10,7 +10,7 @@ def main() -> None:
         from densebench.cli import main as run
 
         run()
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:  # also what was raised on the way out
         if process.was_stopped():
             process.end()
         raise

@@ -81,6 +81,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
     if not _raised:
         _raised = True
         _received.append(number)
+        if hasattr(signal, "SIGCHLD"):  # in which torch raises that a worker ended, wherever the main thread is by then
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise KeyboardInterrupt
 
 

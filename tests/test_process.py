@@ -37,6 +37,26 @@ except KeyboardInterrupt:
     pass
 time.sleep(1000)
 """
+# a launcher's signal is for the whole group: workers end too, and torch raises that where the main thread happens to be
+TOGETHER = """
+import tempfile, time, torch
+from densebench import process
+process.begin()
+from densebench.datasets.loading import load
+class Slow(torch.utils.data.Dataset):
+    def __getitem__(self, i):
+        if i:
+            open(tempfile.gettempdir() + f"/worker{i}", "w")
+            time.sleep(1000)
+        return torch.zeros(1)
+batches = load(Slow(), [[0], [1], [2]], 2, torch.stack)
+try:
+    next(batches)
+    time.sleep(1000)
+except KeyboardInterrupt:
+    time.sleep(1)
+    raise SystemExit(process.say_stopped())
+"""
 # hooks of a fork, logging's among them, and finalizers have nobody to raise to
 IN_A_HOOK = """
 import os, signal, time
@@ -49,10 +69,14 @@ time.sleep(1000)
 """
 
 
-def start(code, tmp_path, **env):
-    environment = {**os.environ, "TMPDIR": str(tmp_path), **env}
+def start(code, tmp_path, start_new_session=False, **env):
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
     )
 
 
@@ -77,6 +101,15 @@ def test_a_signal_to_the_process_alone_ends_workers_and_temporary_files(number, 
     assert said.count(STOPPED) == 1
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_to_the_whole_group_is_one_line_too(tmp_path):
+    command = start(TOGETHER, tmp_path, start_new_session=True)
+    wait_for(lambda: len(list(tmp_path.glob("densebench-*/worker*"))) == 2)
+    os.killpg(command.pid, signal.SIGTERM)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 128 + signal.SIGTERM
+    assert said.splitlines() == [process.STOPPED]
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -110,6 +110,17 @@ def explain(error: BaseException) -> LoaderError | None:
     return LoaderError(_Watch.latest.died() if _Watch.latest else str(error))
 
 
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Raise LoaderError for what torch raises in this block when a worker of a loader dies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (lost := explain(error)) is None:
+            raise
+        raise lost from error
+
+
 class _Watched(Dataset[Any]):
     """Items, with a note of the one that each worker opened last."""
 

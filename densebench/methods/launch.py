@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 from densebench.config import apply_overrides, as_dict, default_preset, find_preset
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.images import digest, load_images
-from densebench.datasets.loading import explain
+from densebench.datasets.loading import explained
 from densebench.environment import pick_device
 from densebench.errors import CorruptFileError, ModelError, StorageError, UsageError
 from densebench.methods import METHODS
@@ -107,15 +107,12 @@ def train(
             trainer.restore()
         command = _command(method, base, data, name, job.preset, overrides or {})
         try:
-            trainer.run(progress)
+            with explained():
+                trainer.run(progress)
             card = publish(trainer, job.dataset, job.architecture, name, command) if group.first else {}
         except StorageError as error:
             kept = " The last state stays: with --resume the run goes on from it." if states(folder) else ""
             raise StorageError(f"{error}{kept}") from error
-        except RuntimeError as error:
-            if (lost := explain(error)) is None:
-                raise
-            raise lost from error
         group.wait()
     return TrainResult(name, folder, card)
 

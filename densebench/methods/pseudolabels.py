@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densebench.datasets.images import digest, load_images
-from densebench.datasets.loading import load
+from densebench.datasets.loading import explained, load
 from densebench.environment import environment, pick_device
 from densebench.errors import DensebenchError, FeatureError, UsageError
 from densebench.methods import SEGMENTERS
@@ -163,7 +163,8 @@ def pseudolabel(
             return LabelResult(folder, begun)
         maker = _Maker(backbone.to(where), images, folder, config, segment, workers, Progress(quiet))
         try:
-            about |= {"complete": True, **maker.make(), "environment": environment(where)}
+            with explained():
+                about |= {"complete": True, **maker.make(), "environment": environment(where)}
         except UsageError:  # with these settings it will not go on: leave the folder to others
             shutil.rmtree(maker.work, ignore_errors=True)
             (folder / ABOUT).unlink()

@@ -15,7 +15,7 @@ from PIL import Image
 from densebench.cli import main
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import read_labels
-from densebench.errors import CorruptFileError, DatasetError, UsageError
+from densebench.errors import CorruptFileError, DatasetError, LoaderError, UsageError
 from densebench.methods import SEGMENTERS, pseudolabels
 from densebench.methods.label_folder import LabelFolder, read_map, write_map
 from densebench.methods.pseudolabels import nearest_images, pseudolabel
@@ -198,6 +198,15 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(
     assert LabelFolder(out).classes == 10
     assert make(out).about == result.about  # finished: nothing is done
     assert not (out / ".lock").exists()
+
+
+def test_a_worker_that_is_killed_is_said(tmp_path: Path) -> None:
+    def merge(*_: Any) -> Any:  # where torch happens to raise it
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    SEGMENTERS.add("features", merge)
+    with pytest.raises(LoaderError, match="killed"):
+        make(tmp_path / "labels")
 
 
 def test_lost_maps_are_made_again(tmp_path: Path) -> None:
