@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from densebench.errors import StorageError
 from densebench.locks import lock
 from densebench.paths import write_atomically
+from densebench.regular import read
 from densebench.text import plain
 
 SCHEMA: Literal[1] = 1
@@ -197,9 +198,11 @@ class ResultStore:
     def read(self, path: Path) -> Record:
         """Read and validate one record; raises StorageError for one that is torn, another schema, or holds nonsense."""
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            record = Record.model_validate_json(read(path))
             wrong = _nonsense(record)
-        except (ValidationError, OSError) as error:
+        except OSError as error:
+            wrong = error.strerror or str(error)
+        except ValidationError as error:
             wrong = " ".join(str(error).splitlines()[:3])
         if wrong:
             raise StorageError(

@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def test_a_torn_record_is_named_and_does_not_hide_the_others(tmp_path, content):
     bad = [r for r in store.records() if isinstance(r, StorageError)]
     assert good == [record()]
     assert "torn--paper--x.json" in str(bad[0])
+
+
+def test_a_pipe_where_a_record_is_expected_is_not_waited_for(tmp_path):
+    path = tmp_path / "records" / "toy" / "p" / "x.json"
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    (said,) = ResultStore(tmp_path).records()
+    assert "it is a pipe; expected a regular file" in str(said)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from densebench.errors import UsageError
 from densebench.leaderboard.markdown import elide
 from densebench.leaderboard.rows import Table, tables_of
+from densebench.regular import read
 from densebench.results import Record, ResultStore, settings_text
 from densebench.text import plain
 
@@ -207,7 +208,7 @@ def _arrays(store: ResultStore, record: Record, report: Callable[[str], None]) -
         return {}  # a sweep without example pictures
     path = store.place(record).parent / name
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:
+        with np.load(io.BytesIO(read(path))) as arrays:
             found = dict(arrays)
     except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise whatever it leads them to
         report(f"{path} cannot be read ({error}); its model is missing in the grid of models.")
