@@ -105,10 +105,10 @@ def misfit(value: Any, hint: Any) -> str:
     if isinstance(value, (bool, str)):
         return words(hint)
     try:
-        _type_validator(hint).validate_python(value)
+        taken = _type_validator(hint).validate_python(value)
     except ValidationError as error:
         return _expected(hint, {e["type"]: e["msg"] for e in error.errors()})
-    return ""
+    return words(hint) if isinstance(value, float) and isinstance(taken, int) else ""  # 16.0 stays what it is
 
 
 @lru_cache(maxsize=64)

@@ -33,6 +33,7 @@ def test_normalisation_is_applied_once_and_with_the_declared_values():
         ({"patch": 0}, "mine declares patch=0 in its info: expected at least 1."),
         ({"patch": -14}, "mine declares patch=-14 in its info: expected at least 1."),
         ({"patch": (14, 14)}, "mine declares patch=(14, 14) in its info: expected a whole number of at least 1."),
+        ({"patch": 14.0}, "mine declares patch=14.0 in its info: expected a whole number of at least 1."),
         ({"prefix": -1}, "mine declares prefix=-1 in its info: expected at least 0."),
         ({"width": 0}, "mine declares width=0 in its info: expected at least 1."),
         ({"mean": (0.5, 0.5)}, "mine declares mean=(0.5, 0.5) in its info: expected 3 numbers."),
