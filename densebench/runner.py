@@ -161,6 +161,13 @@ class _Run:
     def _configured(self, protocol: Protocol[Any], preset: str) -> Any:
         return protocol.configure(preset or next(iter(protocol.presets)), self.request.settings.get(protocol.name))
 
+    def _seeds(self, protocol: Protocol[Any]) -> Sequence[int]:
+        """Return the seeds that a protocol is run with: one where they change nothing."""
+        if protocol.seeded or len(self.request.seeds) < 2:
+            return self.request.seeds
+        self._skip(f"{protocol.name} with more than one --seed: it changes nothing there, seeds are among its settings")
+        return self.request.seeds[:1]
+
     def _plan(self, spec: ModelSpec, protocols: Sequence[tuple[Protocol[Any], Any]]) -> list[Cell]:
         """Return the cells of a model that have no record yet; what cannot be run is noted as skipped or failed.
 
@@ -189,7 +196,7 @@ class _Run:
             if lacking and self.request.everything:
                 self._skip(lacking)
                 continue
-            for dataset, seed in itertools.product(self._datasets(protocol), self.request.seeds):
+            for dataset, seed in itertools.product(self._datasets(protocol), self._seeds(protocol)):
                 cell = Cell(spec, protocol, dataset, self.request.preset, seed=seed, model=name)
                 try:
                     if lacking:

@@ -103,8 +103,7 @@ def export(data: DenseDataset, layout: str, folder: Path, split: str = "", overw
     if lacking:
         raise UsageError(f"the layout of {layout} needs {', '.join(lacking)}, which {data.info.name} does not have.")
     split = split or (other.info.val if data.split == data.info.val else other.info.train)
-    where = LAYOUTS[layout]
-    names = {"split": split, "name": NAMES.get(split, split), "aug": "Aug" if split == "trainaug" else ""}
+    where, names = LAYOUTS[layout], _names(split)
     stored = _stored(other)
     if where.lists:
         to.write(where.lists.format(**names), "".join(f"{id_}\n" for id_ in data.ids))
@@ -117,6 +116,11 @@ def export(data: DenseDataset, layout: str, folder: Path, split: str = "", overw
     if layout in _MORE:
         _MORE[layout](data, to, split)
     return len(data)
+
+
+def _names(split: str) -> dict[str, str]:
+    """Return what stands in the paths of a layout for a split."""
+    return {"split": split, "name": NAMES.get(split, split), "aug": "Aug" if split == "trainaug" else ""}
 
 
 @dataclass(frozen=True)
@@ -158,16 +162,27 @@ def export_splits(
 ) -> Iterator[tuple[str, int]]:
     """Export the train and val splits of a named dataset, at most `limit` images of each; yields split and images.
 
-    A layout that has only one split gets the val split. Raises as `export` does, and StorageError where a file cannot
-    be written.
+    A layout that has only one split gets the val split. Raises as `export` does, UsageError where images of both
+    splits would be one file, and StorageError where a file cannot be written.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: expected at least 1.")
     info, other = DATASETS[resolve_dataset(name)].info, _known(layout).info
-    for split in (info.train, info.val) if other.train != other.val else (info.val,):
+    splits = {info.train: other.train, info.val: other.val} if other.train != other.val else {info.val: other.val}
+    shown = {}
+    for split in splits:
         data = load_dataset(name, split, root)
-        shown = data if limit is None else data.select(range(min(limit, len(data))))
-        yield split, export(shown, layout, folder, overwrite=overwrite)
+        shown[split] = data if limit is None else data.select(range(min(limit, len(data))))
+    image = LAYOUTS[layout].image
+    paths = [{image.format(id=i, **_names(to)) for i in shown[split].ids} for split, to in splits.items()]
+    if image and len(paths) > 1 and (same := paths[0] & paths[1]):
+        apart = [each for each, where in LAYOUTS.items() if "{split}" in where.image or "{name}" in where.image]
+        raise UsageError(
+            f"images of both splits of {info.name} would be one file, {min(same)}, and {len(same) - 1} more. Rename "
+            f"them, or choose a --layout that keeps splits apart: {', '.join(apart)}."
+        )
+    for split, chosen in shown.items():
+        yield split, export(chosen, layout, folder, overwrite=overwrite)
 
 
 def _known(layout: str) -> type[DenseDataset]:

@@ -54,6 +54,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
     version = 2
     config = CorrespondenceConfig
     presets = CorrespondenceConfig.presets
+    seeded = False
     metrics = (
         MetricInfo("pck@A", "%", True, "key points of all pairs found within A times the longer side of the box"),
         MetricInfo("pck_image@A", "%", True, "mean over pairs of the same percentage within the pair"),

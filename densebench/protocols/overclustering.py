@@ -49,6 +49,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
     version = 3
     config = OverclusteringConfig
     presets = OverclusteringConfig.presets
+    seeded = False
     metrics = (
         MetricInfo(
             "miou@K=N", "%", True, "mIoU with N clusters: Hungarian if N is the number of classes, else by precision"

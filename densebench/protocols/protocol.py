@@ -127,6 +127,8 @@ class Protocol(ABC, Generic[C]):
     """Ground truth a dataset must have."""
     reads_train: ClassVar[bool] = True
     """Whether training images are read; where not, a dataset may lack them, and `Data.train` is as `Data.val`."""
+    seeded: ClassVar[bool] = True
+    """Whether `--seed` changes anything; where not, a cell is run once however many seeds are given."""
     shrink_hint: ClassVar[str] = "Try a smaller input size or --limit."
     """What to change when a cell does not fit into memory."""
 

@@ -71,6 +71,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     version = 2
     config = UnsupervisedSegmentationConfig
     presets = UnsupervisedSegmentationConfig.presets
+    seeded = False
     metrics = (
         MetricInfo("miou", "%", True, "mIoU of communities of foreground clusters and background, Hungarian"),
         MetricInfo("miou_cbfe", "%", True, "mIoU of the foreground in as many clusters as object classes, Hungarian"),

@@ -124,5 +124,8 @@ def test_several_seeds_are_cells_and_one_row(cli):  # noqa: F811
         assert f"({label}), seed {seed}: miou@1" in done.stderr
     main = [(line["seed"], line["records"]) for line in lines(cli.folder) if line["metric"] == "miou@1"]
     assert main == [("1,3", "2"), ("1", "1"), ("3", "1")]
+    planned = cli.run("--protocol", "overclustering", "--seed", "0,1", "--dry-run").stderr
+    assert "total: 1 cell " in planned
+    assert "overclustering with more than one --seed: it changes nothing there" in planned
     for text in ("one", "1.5", "-1", str(2**63)):
         assert cli.run("--protocol", ONE, "--seed", text).returncode == 2

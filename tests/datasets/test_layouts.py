@@ -190,6 +190,24 @@ def test_the_training_split_is_written_where_it_is_read(layout, tmp_path):
     assert len(load_dataset(layout, DATASETS[layout].info.train, tmp_path)) == 2
 
 
+def test_images_of_both_splits_never_become_one_file(tmp_path, monkeypatch):
+    for entries in ("_entries", "_loaded"):  # the dataset is registered for this test alone
+        monkeypatch.setattr(DATASETS, entries, dict(getattr(DATASETS, entries)))
+    for split in ("train", "val"):
+        for kind, mode in (("images", "RGB"), ("masks", "L")):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.new(mode, (8, 8)).save(tmp_path / split / kind / "one.png")
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "alike"\nclasses = ["a", "b"]\nimages = "{split}/images/*.png"\nmasks = "{split}/masks/*.png"\n'
+        'splits = ["train", "val"]\n'
+    )
+    with pytest.raises(UsageError, match=r"images of both splits of alike would be one file, .*one\.jpg.* camvid"):
+        list(export_splits(str(path), "voc", tmp_path / "out", overwrite=True))
+    assert not (tmp_path / "out").exists()
+    assert list(export_splits(str(path), "camvid", tmp_path / "out")) == [("train", 1), ("val", 1)]
+
+
 def test_both_splits_are_exported_by_name(tmp_path):
     assert list(export_splits("scenes", "camvid", tmp_path, limit=2)) == [("train", 2), ("val", 2)]
     assert len(load_dataset("camvid", "train", tmp_path)) == len(load_dataset("camvid", "val", tmp_path)) == 2
