@@ -21,6 +21,8 @@ from densebench.ops.topk import blockwise_topk
 Metric = Literal["ip", "l2"]
 Backend = Literal["auto", "torch", "faiss"]
 
+SCANN_CENTRES = 16
+"""Centres that ScaNN's hashing has per block, trained on as many keys at least."""
 SPARE = 8
 """Keys beyond the k-th that the first pass returns, to see what is tied with it."""
 

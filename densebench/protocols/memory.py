@@ -20,6 +20,7 @@ from densebench.errors import FeatureError, UsageError
 from densebench.features import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
+from densebench.ops.search import SCANN_CENTRES
 from densebench.protocols.configs.retrieval import RetrievalConfig
 from densebench.protocols.protocol import Context
 from densebench.reading import Labels
@@ -200,6 +201,11 @@ def build(
             labels[filled:stop] = values.flatten(0, 1)
             filled = stop
     keys, labels = keys.to(device), labels.to(device)
+    if config.search == "scann" and len(keys) < SCANN_CENTRES:
+        raise UsageError(
+            f"search=scann needs {SCANN_CENTRES} rows; a memory of {len(indices)} images has {len(keys)}. Use "
+            "search=exact, or raise --limit."
+        )
     metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
     # faiss would hold a float32 copy beside keys of half precision
     backend = "torch" if config.memory_dtype == "float16" and config.backend == "auto" else config.backend

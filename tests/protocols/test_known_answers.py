@@ -86,6 +86,14 @@ def test_scann_states_its_recall(data, tmp_path):
     assert found["miou@1"].value > 95
 
 
+def test_scann_needs_more_rows_than_it_has_centres(data, tmp_path):
+    pytest.importorskip("scann")
+    few = {"search": "scann", "fractions": (8,), "subset_seeds": (0,)}
+    with pytest.raises(UsageError, match=r"search=scann needs 16 rows; a memory of 3 images has 12\. Use search=exact"):
+        measure("hummingbird", toys.ColorBackbone(), data, tmp_path, memory_size=14, **few)
+    assert measure("hummingbird", toys.ColorBackbone(), data, tmp_path, memory_size=18, **few)
+
+
 class DarkBackbone(toys.ColorBackbone):
     """One patch of every image is the zero vector."""
 
