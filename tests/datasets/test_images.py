@@ -258,7 +258,7 @@ def test_ones_own_can_be_checked_and_trained_on(own: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as end:
         main(["train", "paka", "--base", "pico", "--data", "cells.toml,./cells.toml:val", "--name", "t", *arguments])
     assert end.value.code == 0
-    assert "paka on cells.toml:train,./cells.toml:val/all, 1 steps, 3 images" in capsys.readouterr().out
+    assert "paka, preset paper, on cells.toml:train,./cells.toml:val/all, 1 steps, 3 images" in capsys.readouterr().out
 
 
 def test_the_usual_split_is_unlabelled_or_train() -> None:

@@ -312,7 +312,7 @@ def test_labels_that_are_not_there_are_named(labels: Path) -> None:
     [
         (board_map(17).T, DatasetError, r"board_17\.png is 48 x 40; expected the same shape as 40 x 48"),
         (board_map(17) + 200, DatasetError, r"board_17\.png holds labels 217 to 478; expected 0 to 299"),
-        (None, CorruptFileError, r"board_17\.png cannot be read"),
+        (None, CorruptFileError, r"board_17\.png cannot be decoded as a label map"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])

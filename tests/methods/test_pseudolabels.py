@@ -277,5 +277,5 @@ def test_two_commands_make_labels_and_a_checkpoint(
         assert not end.value.code, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "30 label maps of boards/train: 360 segments, 10 classes" in out
-    assert "mine: dip on boards/train" in out
+    assert "mine: dip, preset paper, on boards/train" in out
     assert load_model("mine").info.patch == 8

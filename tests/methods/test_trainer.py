@@ -96,7 +96,9 @@ def test_a_run_leaves_a_checkpoint_that_loads_by_name() -> None:
         *("peak_memory_bytes", "environment", "date", "licence", "citation"),
     }
     assert complete <= card.keys()
-    assert card["command"].startswith("densebench train dino --base 'pico?random' --data boards --name mine --set ")
+    assert card["command"].startswith(
+        "densebench train dino --base 'pico?random' --data boards --name mine --preset default "
+    )
     assert (card["steps"], card["images_seen"]) == (STEPS, 4 * STEPS)
     assert card["data"] == {"name": "boards", "split": "train", "images": 30, "digest": "boards", "version": None}
     model = load_model("mine")

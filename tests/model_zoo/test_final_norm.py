@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS
 from densebench.model_zoo.capi import Capi
 from densebench.model_zoo.catalog import ENTRIES
@@ -104,4 +103,6 @@ def test_a_norm_that_timm_does_not_apply_enters_the_digest():
 
 
 def test_what_else_is_noted_of_a_model_stays():
-    assert load_model("dino_vits16?random").info.notes == {"final norm": "norm (LayerNorm)", "left out": []}
+    net = create("vit_tiny_patch16_224")
+    model = TimmBackbone(net, "noted", mean=(0.5,) * 3, std=(0.5,) * 3, notes={"loading": ["a line"]})
+    assert model.info.notes == {"final norm": "norm (LayerNorm)", "loading": ["a line"]}
