@@ -1,6 +1,6 @@
 """The life of a command: it ends within two seconds of being told to, with its workers and its temporary files.
 
-Imports nothing but the standard library: it comes before everything else, so that a Ctrl-C during imports is one line.
+Imports nothing heavy: it comes before everything else, so that a Ctrl-C during imports is one line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import threading
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
+
+from densebench.text import ASCII
 
 GRACE = 1.5
 """Seconds that the main thread gets to leave its blocks after a signal, before the process ends where it stands."""
@@ -196,15 +198,11 @@ def output_lost() -> OSError | None:
     return None if isinstance(lost, BrokenPipeError) else lost
 
 
-_PLAIN = str.maketrans("→←↑↓±·×…–—≥≤“”’•µ°", '><^v~.x.--><""\'*uo')
-"""One character for one, so that tables stay in line."""
-
-
 def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end].translate(_PLAIN)
-    return "".join(c if c.isascii() else "-" if "─" <= c <= "╿" else "?" for c in text), error.end
+    lacking = error.object[error.start : error.end]
+    return "".join(ASCII.get(letter, "?") for letter in lacking), error.end
 
 
 def _tolerant(stream: TextIO) -> TextIO:
