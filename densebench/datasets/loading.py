@@ -147,23 +147,39 @@ class _Piped:
 class _Sent:
     """Collates in a worker; without room in shared memory for what all workers may have on the way, the batch is bytes.
 
-    The size of a batch is that of the worker's first.
+    Every batch is measured: images of one dataset need not be of one size.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], workers: int) -> None:
         self.collate, self.workers = collate, workers
-        self.size = 0
 
     def __call__(self, items: list[Any]) -> Any:
         batch = self.collate(items)
-        content = b""
-        if not self.size:
-            content = _as_bytes(batch)
-            self.size = len(content)
         # two batches per worker are fetched ahead, one is being written, and one read
-        if free_shared_memory() > 4 * self.workers * self.size:
+        if free_shared_memory() > 4 * self.workers * shared_bytes(batch):
             return batch
-        return _Piped(content or _as_bytes(batch))
+        return _Piped(_as_bytes(batch))
+
+
+class _Meter(pickle.Pickler):
+    """Notes the storages of tensors, which is what goes through shared memory."""
+
+    found: dict[int, int]
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        storage = value.untyped_storage()
+        self.found[storage.data_ptr()] = storage.nbytes()
+        return int, ()
+
+
+def shared_bytes(batch: Any) -> int:
+    """Return how many bytes of shared memory the tensors of a batch take on their way, wherever in it they are."""
+    meter = _Meter(io.BytesIO(), protocol=pickle.HIGHEST_PROTOCOL)
+    meter.found = {}
+    meter.dump(batch)
+    return sum(meter.found.values())
 
 
 class _Pickler(pickle.Pickler):

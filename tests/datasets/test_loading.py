@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +19,13 @@ from densebench.errors import LoaderError, UsageError
 
 IDS = [f"image{i}" for i in range(8)]
 KEYS = [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@dataclass
+class Crop:
+    views: list
+    labels: dict
+    rest: np.ndarray
 
 
 class Items(Dataset):
@@ -44,6 +53,28 @@ def test_without_shared_memory_the_same_batches_come_through_pipes(monkeypatch, 
     loading._say_pipes.cache_clear()
     assert stacked(KEYS) == stacked(KEYS, workers=0)
     assert [record.message for record in caplog.records if "--shm-size" in record.message]
+
+
+class Growing(Dataset):
+    """The first four items are small, the others of 2 MB."""
+
+    def __getitem__(self, index):
+        return torch.full((3 if index < 4 else 500_000,), float(index))
+
+
+def test_each_batch_is_measured_for_images_of_one_dataset_may_differ_in_size(monkeypatch):
+    sent = []
+    monkeypatch.setattr(loading, "free_shared_memory", lambda: 8_000_000)
+    monkeypatch.setattr(loading, "_unpacked", lambda batch: sent.append(type(batch)) or batch)
+    list(load(Growing(), KEYS, 2, torch.stack, ids=IDS))
+    assert sent == [torch.Tensor, torch.Tensor, loading._Piped, loading._Piped]
+
+
+def test_what_a_batch_takes_of_shared_memory_is_counted_once_and_wherever_it_is():
+    whole = torch.zeros(10, 10)
+    batch = Crop([whole, whole[:2]], {"labels": torch.zeros(3, dtype=torch.uint8)}, np.zeros(1000))
+    assert loading.shared_bytes(batch) == 400 + 3  # a part travels as its whole; what is no tensor goes elsewhere
+    assert loading.shared_bytes((1, "a")) == 0
 
 
 def test_tensors_in_pipes_keep_type_shape_and_can_be_written(monkeypatch):
