@@ -90,6 +90,8 @@ def mutual_information(counts: Tensor) -> MutualInformation:
     """
     joint = _normalised(counts)
     of_class = joint.sum(0)
+    if int((of_class > 0).sum()) < 2:  # shares that sum to nearly 1 would leave 1e-16 over 1e-16
+        return MutualInformation(torch.zeros_like(of_class), 0.0, 0.0, 0.0)
     classwise = _pointwise(joint).sum(0)
     total, entropy = float(classwise.sum()), float(-torch.xlogy(of_class, of_class).sum())
     return MutualInformation(classwise, total, entropy, total / entropy if entropy > 0 else 0.0)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn import metrics
 
 from densebench.ops.information import (
     LocalityBias,
@@ -57,6 +58,34 @@ def test_position_that_decides_the_class_and_one_that_does_not():
     assert mutual_information(torch.ones(6, 3) * torch.tensor([1, 2, 5])).nmi == pytest.approx(0, abs=1e-12)
     assert mutual_information(torch.tensor([[3, 0], [4, 0]])).nmi == 0
     assert mutual_information(torch.zeros(2, 2)).nmi == 0
+    assert mutual_information(torch.tensor([[1], [4], [1]])).nmi == 0  # shares whose sum misses 1 by 1e-16
+
+
+@pytest.mark.parametrize(("n_positions", "n_classes"), [(1, 3), (9, 2), (30, 27), (400, 5)])
+@pytest.mark.parametrize("high", [2, 50])  # with cells and whole classes that hold nothing, and without
+def test_information_of_counts_is_that_of_scikit_learn(n_positions, n_classes, high):
+    counts = torch.randint(0, high, (n_positions, n_classes), generator=torch.Generator().manual_seed(0))
+    counts[0, 1], counts[:, 0] = 40, 0
+    cells = counts.nonzero().repeat_interleave(counts[counts > 0], dim=0)  # one row per counted pixel
+    position, of_class = cells.T.numpy()
+    found = mutual_information(counts)
+    expected = metrics.mutual_info_score(None, None, contingency=counts.numpy())
+    assert found.total == pytest.approx(expected, abs=1e-9)
+    assert found.total == pytest.approx(metrics.mutual_info_score(position, of_class), abs=1e-9)
+    # divided by the entropy of the labels, it is called homogeneity there; of a single label that is 1, here 0
+    homogeneity = metrics.homogeneity_score(of_class, position) if n_classes > 2 else 0
+    assert found.nmi == pytest.approx(homogeneity, abs=1e-9)
+    of_position = mutual_information(counts.T).entropy
+    for method, both in (("min", min), ("max", max), ("arithmetic", lambda a, b: (a + b) / 2)):
+        mean = both(found.entropy, of_position)
+        expected = metrics.normalized_mutual_info_score(position, of_class, average_method=method)
+        assert found.total == pytest.approx(expected * mean, abs=1e-9)
+
+
+def test_locality_of_integer_attention_is_that_of_scikit_learn():
+    attention = torch.randint(0, 9, (3, 7, 7), generator=torch.Generator().manual_seed(0))
+    expected = [metrics.mutual_info_score(None, None, contingency=table.numpy()) for table in attention]
+    assert attention_mutual_information(attention).tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_independent_counts_show_the_bias():
