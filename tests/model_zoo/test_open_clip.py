@@ -1,15 +1,14 @@
-"""The open_clip adapter against a stand-in with open_clip's published attribute layout, and against open_clip.
-
-The package is optional; the last tests are skipped without it.
-"""
+"""The open_clip adapter against a stand-in with open_clip's published attribute layout, and against open_clip."""
 
 import json
 import sys
 import types
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from torch import nn
 
@@ -280,12 +279,7 @@ VARIANTS = {
 
 
 @pytest.fixture
-def open_clip():
-    return pytest.importorskip("open_clip", reason="compares with open_clip")
-
-
-@pytest.fixture
-def tiny(open_clip, tmp_path):
+def tiny(tmp_path):
     """Make small architectures known to open_clip: densebench-NAME for each variant."""
     text = {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1}
     for name, vision in VARIANTS.items():
@@ -296,9 +290,7 @@ def tiny(open_clip, tmp_path):
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_packages_own_towers_give_the_same(name, open_clip):
-    from open_clip.model import resize_pos_embed
-
+def test_the_packages_own_towers_give_the_same(name):
     backbone = load_model(f"open_clip/densebench-{name}?random=1")
     tower, info = backbone.tower, backbone.info
     own = tower.positional_embedding
@@ -341,7 +333,7 @@ def test_the_packages_own_towers_give_the_same(name, open_clip):
     assert not [f for f in check(backbone) if f.outcome == "failed"]
 
 
-def test_tags_of_real_architectures_keep_their_activation(open_clip):
+def test_tags_of_real_architectures_keep_their_activation():
     kinds = {
         type(load_model(f"open_clip/{name}?random").tower.transformer.resblocks[0].mlp.gelu)
         for name in ("ViT-B-32:openai", "ViT-B-32-quickgelu:openai", "ViT-B-32-quickgelu")
@@ -351,7 +343,7 @@ def test_tags_of_real_architectures_keep_their_activation(open_clip):
     assert isinstance(plain.transformer.resblocks[0].mlp.gelu, nn.GELU)
 
 
-def test_real_architectures_that_are_not_its_own_are_refused_by_name(open_clip):
+def test_real_architectures_that_are_not_its_own_are_refused_by_name():
     for name, message in (
         ("ViT-B-16-SigLIP:webli", "Ask for timm/vit_base_patch16_siglip_224"),
         ("coca_ViT-B-32", "pools by attention"),

@@ -1,7 +1,4 @@
-"""The Hugging Face adapter against stand-ins with the module layout of transformers' ViTs, and against transformers.
-
-The package is optional; the last tests are skipped without it.
-"""
+"""The Hugging Face adapter against stand-ins with the module layout of transformers' ViTs, and against transformers."""
 
 import json
 import sys
@@ -10,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
@@ -290,7 +288,7 @@ REAL = {
 }
 
 
-def save(transformers, folder, family, config):
+def save(folder, family, config):
     """Write a small model with random weights, no two norms the same, and an image processor into a folder."""
     torch.manual_seed(0)
     model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**config))
@@ -310,11 +308,10 @@ def dinov3_angles(h, w):
 
 @pytest.mark.parametrize("kind", REAL)
 def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
-    transformers = pytest.importorskip("transformers", reason="compares with transformers")
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     family, config, prefix = REAL[kind]
-    save(transformers, tmp_path, family, config)
+    save(tmp_path, family, config)
     backbone = load_model(f"hf/{tmp_path}")
     assert backbone.info.prefix == prefix
     assert backbone.info.notes["revision"] == "local folder"
@@ -357,10 +354,9 @@ def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, monkeypatch):
-    transformers = pytest.importorskip("transformers", reason="loads with transformers")
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    save(transformers, tmp_path, "Dinov2", TINY)
+    save(tmp_path, "Dinov2", TINY)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     state = json.loads(config.read_text())
     for change, message in (

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightly.loss import PatchKernelAlignmentLoss
 
 from densebench.ops.kernels import KERNELS, _inner_products, cka, gram, hsic
 
@@ -85,3 +86,24 @@ def test_cka_of_tokens_that_are_all_equal(n):
     loss = cka(student, tokens(0, 2, n, 4).float())
     assert loss.tolist() == [1, 1]
     assert not torch.autograd.grad(loss.sum(), student)[0].any()
+
+
+@pytest.mark.parametrize(("offset", "rounding"), [(0.0, 1e-5), (3.0, 2e-4)])  # it centres K, we centre the tokens
+@pytest.mark.parametrize("shape", [(1, 3, 5), (3, 4, 30), (2, 49, 384), (4, 196, 64), (2, 300, 8)])  # either form
+def test_cka_is_the_paka_loss_of_lightly(shape, offset, rounding):
+    """An independent implementation: loss of one image each, mean over the batch, no gradient to the teacher."""
+    student, teacher = (tokens(seed, *shape).float() + offset for seed in (0, 1))
+    teacher += student / 2
+    student.requires_grad_()
+    ours, theirs = cka(student, teacher).mean(), PatchKernelAlignmentLoss()(student, teacher)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    found, expected = (torch.autograd.grad(loss, student)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding * float(expected.abs().max()))
+
+
+def test_cka_of_some_patches_is_that_of_lightly_with_the_others_masked():
+    student, teacher = tokens(0, 2, 30, 16).float(), tokens(1, 2, 30, 16).float()
+    ignored = torch.rand(2, 30, generator=torch.Generator().manual_seed(2)) < 0.4
+    kept = zip(student, teacher, ~ignored, strict=True)
+    ours = torch.stack([cka(s[valid], t[valid]) for s, t, valid in kept]).mean()
+    torch.testing.assert_close(ours, PatchKernelAlignmentLoss()(student, teacher, mask=ignored), rtol=1e-5, atol=1e-6)

@@ -1,5 +1,6 @@
 from itertools import product
 
+import diffsort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,7 +66,6 @@ def test_matrix_is_doubly_stochastic_and_gives_the_values(seed, n, network, dist
 @every_distribution
 @pytest.mark.parametrize("n", [2, 9, 49])
 def test_agrees_with_diffsort(network, distribution, n):
-    diffsort = pytest.importorskip("diffsort")
     oracle = diffsort.DiffSortNet(network, n, steepness=20.0, art_lambda=0.3, distribution=distribution)
     x, weights = lists(0, 4, n), lists(1, 4, n, n)
     found = []

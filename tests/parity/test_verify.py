@@ -95,8 +95,6 @@ def test_a_name_that_lies_is_found_out(tmp_path):
 @pytest.mark.parametrize("seed", [3, 20])
 @pytest.mark.parametrize("title", MAKERS)
 def test_generated_file(title, seed, tmp_path):
-    if title in ("soft sorting", "NeCo loss"):
-        pytest.importorskip("diffsort")
     report = verify_file(save(tmp_path, f"seed_{seed}", MAKERS[title](np.random.default_rng(seed))), "cpu", ("torch",))
     assert report.title == title
     assert report.ok, complaints(report)
