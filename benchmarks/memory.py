@@ -28,12 +28,12 @@ SETTINGS = {
 
 def measure(protocol_name: str, n_val: int, cache: str) -> None:
     """Run one protocol twice in this process: once to fill the cache, once with the peak counted."""
+    from densebench.core.environment import PeakMemory
+    from densebench.core.progress import Progress
     from densebench.datasets.scenes.dataset import Scenes
-    from densebench.environment import PeakMemory
     from densebench.feature_cache import FeatureCache
     from densebench.features import FeatureSource
     from densebench.model_zoo import load_model
-    from densebench.progress import Progress
     from densebench.protocols import PROTOCOLS
     from densebench.protocols.protocol import Context, Data
 

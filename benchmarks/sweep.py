@@ -27,10 +27,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     set_threads(args.threads)
+    from densebench.core.progress import Progress
     from densebench.datasets.scenes.dataset import Scenes
     from densebench.features import FeatureSource
     from densebench.model_zoo import load_model
-    from densebench.progress import Progress
     from densebench.protocols.positional_effect import PositionalEffect, reads_of
     from densebench.protocols.protocol import Context, Data, Measurement
 

@@ -1,6 +1,6 @@
 """The entry of the command line: signals, temporary files and streams first, everything else after."""
 
-from densebench import process
+from densebench.core import process
 
 
 def main() -> None:

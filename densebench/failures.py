@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 import densebench
+from densebench.core.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
 from densebench.datasets.loading import explain
-from densebench.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.user import adapter_error
 from densebench.protocols.protocol import Data, Measurement

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from densebench.errors import StorageError
-from densebench.locks import lock
-from densebench.paths import write_atomically
-from densebench.progress import Progress
+from densebench.core.errors import StorageError
+from densebench.core.locks import lock
+from densebench.core.paths import write_atomically
+from densebench.core.progress import Progress
 
 SHARD_IMAGES = 64
 SHARD_BYTES = 64 << 20

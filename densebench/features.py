@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from densebench.config import score_hash
+from densebench.core.config import score_hash
+from densebench.core.errors import FeatureError
+from densebench.core.progress import Progress
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.views import load_views
-from densebench.errors import FeatureError
 from densebench.feature_cache import Entry, FeatureCache
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
-from densebench.progress import Progress
 from densebench.reading import Labels, Reader
 
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from densebench.core.errors import DatasetError, DensebenchError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.dataset import DenseDataset, data_root
@@ -17,8 +19,6 @@ from densebench.datasets.fetch import REMOTES
 from densebench.datasets.images import load_images
 from densebench.datasets.layout import MissingError
 from densebench.datasets.user import is_whole
-from densebench.errors import DatasetError, DensebenchError
-from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.settings_page import preset_lines, setting_lines
 

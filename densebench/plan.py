@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from densebench.environment import available_memory
-from densebench.errors import UsageError
+from densebench.core.environment import available_memory
+from densebench.core.errors import UsageError
+from densebench.core.progress import duration
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.progress import duration
 from densebench.protocols.protocol import Estimate, Protocol
 from densebench.results import Metric, Record, setting_label
 

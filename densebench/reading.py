@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from densebench.core.errors import DensebenchError
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset, check_same_size
-from densebench.errors import DensebenchError
 from densebench.ops.resize import nearest_index
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from densebench.config import apply_overrides, find_preset
+from densebench.core.config import apply_overrides, find_preset
+from densebench.core.errors import UsageError
+from densebench.core.registry import unknown_name
 from densebench.datasets import DATASETS, resolve_dataset
-from densebench.errors import UsageError
 from densebench.model_zoo import parse_models
 from densebench.protocols import PROTOCOLS
-from densebench.registry import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import filelock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from densebench.errors import StorageError
-from densebench.locks import lock
-from densebench.paths import write_atomically
-from densebench.regular import read
-from densebench.text import plain
+from densebench.core.errors import StorageError
+from densebench.core.locks import lock
+from densebench.core.paths import write_atomically
+from densebench.core.regular import read
+from densebench.core.text import plain
 
 SCHEMA: Literal[1] = 1
 LONGEST_SLUG = 100

@@ -15,21 +15,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densebench.config import score_hash
+from densebench.core.config import score_hash
+from densebench.core.environment import PeakMemory, environment, pick_device
+from densebench.core.errors import DensebenchError, ModelError, StorageError, UsageError
+from densebench.core.locks import Timeout
+from densebench.core.paths import cache_dir, sweep
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset, data_root
 from densebench.datasets.layout import MissingError
-from densebench.environment import PeakMemory, environment, pick_device
-from densebench.errors import DensebenchError, ModelError, StorageError, UsageError
 from densebench.failures import FOREIGN, as_known, finite
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, Precision
-from densebench.locks import Timeout
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
-from densebench.paths import cache_dir, sweep
 from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
-from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from densebench.bounds import words
-from densebench.config import Preset, field_types
+from densebench.core.bounds import words
+from densebench.core.config import Preset, field_types
 
 
 def meanings(config: type) -> dict[str, str]:

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from densebench.core.errors import DatasetError, DensebenchError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.ground_truth import look
-from densebench.errors import DatasetError, DensebenchError, UsageError
 from densebench.failures import FOREIGN, as_known
-from densebench.progress import Progress
 from densebench.protocols.protocol import Data
 
 Split = tuple[str, str]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from densebench.config import apply_overrides, split_pair
+from densebench.core.config import apply_overrides, split_pair
+from densebench.core.environment import pick_device
+from densebench.core.errors import DensebenchError
+from densebench.core.progress import duration
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import data_root
 from densebench.datasets.fetch import REMOTES
-from densebench.environment import pick_device
-from densebench.errors import DensebenchError
 from densebench.methods import METHODS
 from densebench.methods.cost import rough_flops
 from densebench.model_zoo.backbone import Backbone
@@ -21,7 +22,6 @@ from densebench.model_zoo.catalog import ENTRIES, Entry
 from densebench.model_zoo.catalog.pages import status
 from densebench.model_zoo.zoo import build, wrap, zoo_folders
 from densebench.plan import measured_flops
-from densebench.progress import duration
 
 GPU = 5e13
 """Operations per second of a present GPU in float32."""

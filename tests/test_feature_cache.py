@@ -9,13 +9,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from densebench import feature_cache
+from densebench.core.errors import DatasetError, FeatureError, ModelError
+from densebench.core.progress import Progress
 from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
-from densebench.errors import DatasetError, FeatureError, ModelError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, FeatureSpec
 from densebench.model_zoo.backbone import Read
-from densebench.progress import Progress
 from densebench.reading import Labels, resize_mask
 from tests import toys
 

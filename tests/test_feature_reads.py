@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from densebench.core.errors import FeatureError, ModelError
 from densebench.datasets.voc import VOC
-from densebench.errors import FeatureError, ModelError
 from densebench.features import FeatureSource, FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, Read

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from densebench.errors import StorageError
-from densebench.paths import write_atomically
+from densebench.core.errors import StorageError
+from densebench.core.paths import write_atomically
 from densebench.results import DataRecord, Record, ResultStore, setting_label
 
 

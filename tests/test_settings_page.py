@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import pytest
 
-from densebench.bounds import Count
-from densebench.config import Preset
+from densebench.core.bounds import Count
+from densebench.core.config import Preset
 from densebench.listing import page
 from densebench.methods import METHODS
 from densebench.protocols import PROTOCOLS

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from densebench import process
 from densebench.cli.data import Data
 from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
 from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
-from densebench.errors import DensebenchError
+from densebench.core import process
+from densebench.core.errors import DensebenchError
 
 VERBS = {
     "run": Run,

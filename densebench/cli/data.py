@@ -79,9 +79,9 @@ class DataFetch:
 
     def __call__(self) -> int:
         """Print the files."""
+        from densebench.core.progress import Progress
         from densebench.datasets.dataset import data_root
         from densebench.datasets.fetch import fetch
-        from densebench.progress import Progress
 
         for path in fetch(self.name, data_root(self.data_root), Progress(self.quiet)):
             print(path)
@@ -120,8 +120,8 @@ class DataInit:
 
     def __call__(self) -> int:
         """Print the file, what was found, and what to do next."""
+        from densebench.core.progress import Progress
         from densebench.datasets.describe import describe
-        from densebench.progress import Progress
 
         path, found = describe(self.folder.expanduser(), Progress(self.quiet))
         print(path)

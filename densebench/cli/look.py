@@ -12,9 +12,9 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Results, split_names
 from densebench.cli.train import print_cost
-from densebench.config import split_pair
-from densebench.errors import UsageError
-from densebench.text import say
+from densebench.core.config import split_pair
+from densebench.core.errors import UsageError
+from densebench.core.text import say
 
 
 @dataclass
@@ -154,8 +154,8 @@ class Verify:
 
     def __call__(self) -> int:
         """Print a line per file, and how many are ok."""
-        from densebench.environment import pick_device
-        from densebench.progress import Progress
+        from densebench.core.environment import pick_device
+        from densebench.core.progress import Progress
         from densebench.verify import report
         from densebench.verify.folder import list_files, pick_backends, verify
 
@@ -197,10 +197,10 @@ class CheckModel:
         from densebench.model_zoo import load_model, parse_spec
 
         parse_spec(self.model, self.weights)  # before torch is imported: a typo costs no time
-        from densebench.environment import pick_device
+        from densebench.core.environment import pick_device
+        from densebench.core.progress import Progress
         from densebench.model_zoo.conformance import CHECKS, findings
         from densebench.model_zoo.conformance.report import as_json, report
-        from densebench.progress import Progress
 
         again = partial(load_model, self.model, self.weights)
         checks = findings(again(), self.size, pick_device(self.device), again)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Workers, split_names
-from densebench.errors import MissingWeightsError, StorageError, UsageError
+from densebench.core.errors import MissingWeightsError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from densebench.core.progress import Progress
     from densebench.plan import Cell
-    from densebench.progress import Progress
     from densebench.request import Request
     from densebench.results import Record
     from densebench.runner import Outcome
@@ -134,7 +134,7 @@ class Run:
         from densebench.request import checked
 
         request = checked(self._request())  # before torch is imported: a typo costs no time
-        from densebench.progress import Progress
+        from densebench.core.progress import Progress
         from densebench.runner import run
 
         agree = None if self.results.yes else _agree
@@ -156,7 +156,7 @@ class Run:
         return 2 if misused and not outcome.records else 1
 
     def _request(self) -> Request:
-        from densebench.config import read_tables, split_settings
+        from densebench.core.config import read_tables, split_settings
         from densebench.model_zoo import split_models
         from densebench.request import Request
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from densebench.cli.options import DataRoot, Debug, Device, Quiet, Workers
-from densebench.config import split_pair
+from densebench.core.config import split_pair
 
 Images = Annotated[
     str,
@@ -56,7 +56,7 @@ class Train:
 
     def __call__(self) -> int:
         """Train, then print where the checkpoint is."""
-        from densebench.config import read_tables
+        from densebench.core.config import read_tables
         from densebench.methods.configs.fit import check_settings
 
         table = read_tables(self.config, "method").get(self.method, {}) if self.config else {}
@@ -129,9 +129,9 @@ class Pseudolabel:
 
 def _check_names(model: str, weights: Path | None, method: str = "") -> None:
     """Raise UsageError for names that nobody knows, before torch is imported: a typo costs no time."""
+    from densebench.core.registry import unknown_name
     from densebench.methods import METHODS
     from densebench.model_zoo import parse_spec
-    from densebench.registry import unknown_name
 
     if method and method not in METHODS:
         raise unknown_name("method", method, METHODS.names())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densebench.registry import Registry
+from densebench.core.registry import Registry
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from densebench.core.errors import CorruptFileError, DatasetError, StorageError
+from densebench.core.regular import MOST_BYTES, read, size_of
 from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
-from densebench.errors import CorruptFileError, DatasetError, StorageError
-from densebench.regular import MOST_BYTES, read, size_of
 
 BLOCK = 1 << 20
 LARGEST_MEMBER = 1 << 30

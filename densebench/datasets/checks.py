@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import CorruptFileError, DatasetError
+from densebench.core.memo import remembered
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DenseDataset, check_same_size
 from densebench.datasets.ground_truth import Look
-from densebench.errors import CorruptFileError, DatasetError
-from densebench.memo import remembered
-from densebench.progress import Progress
 
 
 @dataclass

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from densebench.config import user_settings
+from densebench.core.config import user_settings
+from densebench.core.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
+from densebench.core.memo import remembered
+from densebench.core.paths import config_file, file_digest, file_state
 from densebench.datasets.archives import opened
 from densebench.datasets.label_files import Color, Stored, read_stored
-from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
-from densebench.memo import remembered
-from densebench.paths import config_file, file_digest, file_state
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from densebench.core.errors import DatasetError, DensebenchError
 from densebench.datasets.dataset import DenseDataset, check_same_size
 from densebench.datasets.views import Key
-from densebench.errors import DatasetError, DensebenchError
 from densebench.ops.depth import border_crop
 
 ROTATION = 2.5

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from densebench.core.errors import DatasetError, UsageError
+from densebench.core.paths import write_new
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import VOID, decoding, read_labels
 from densebench.datasets.folder import SUFFIXES
 from densebench.datasets.id_lists import ids_of, read_lines
 from densebench.datasets.label_files import colour_of
-from densebench.errors import DatasetError, UsageError
-from densebench.paths import write_new
-from densebench.progress import Progress
 
 TRAIN, VAL = ("train", "training", "trn", "fit"), ("val", "valid", "validation", "dev", "test", "testing", "eval")
 """Names of folders that are splits, the likeliest first."""

@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from densebench.core.errors import UsageError
+from densebench.core.paths import write_new
+from densebench.core.registry import unknown_name
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DenseDataset, Sample
 from densebench.datasets.folder import ImageFolder
 from densebench.datasets.pascal_part import CLASSES as PARTS
 from densebench.datasets.pf_willow import GROUPS
 from densebench.datasets.spair import CATEGORIES
-from densebench.errors import UsageError
-from densebench.paths import write_new
-from densebench.registry import unknown_name
 
 NAMES = {"train": "training", "val": "validation"}
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from densebench.core.download import Failure, download, record_of
+from densebench.core.errors import DatasetError, UsageError
+from densebench.core.paths import file_digest, write_atomically
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.archives import extract
-from densebench.download import Failure, download, record_of
-from densebench.errors import DatasetError, UsageError
-from densebench.paths import file_digest, write_atomically
-from densebench.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from densebench.core.errors import CorruptFileError, DatasetError
+from densebench.core.memo import remembered
+from densebench.core.paths import file_state
 from densebench.datasets import archives as packing
 from densebench.datasets.archive_index import COMPRESSED, SUFFIXES, unpacking
 from densebench.datasets.archives import read_bytes, split
@@ -37,9 +40,6 @@ from densebench.datasets.id_lists import read_ids
 from densebench.datasets.label_files import Color, Published, check_order, colour_of, read_palette
 from densebench.datasets.layout import MissingError, existing_root
 from densebench.datasets.left_out import GENERATED, unread, without_image
-from densebench.errors import CorruptFileError, DatasetError
-from densebench.memo import remembered
-from densebench.paths import file_state
 
 WRONG = 254
 """In a table: a value that a label file must not hold."""

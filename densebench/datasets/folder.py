@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from PIL import Image
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset, Transforms, read_image
-from densebench.errors import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of image files, in any case."""

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import DatasetError
+from densebench.core.memo import remembered
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Sample
 from densebench.datasets.label_files import Color
-from densebench.errors import DatasetError
-from densebench.memo import remembered
-from densebench.progress import Progress
 
 DOZEN = 12
 """Images that hold one of a dataset's usual classes."""

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from densebench.core.errors import DatasetError
+from densebench.core.regular import MOST_TEXT, read
 from densebench.datasets.archive_index import holder
 from densebench.datasets.archives import read_member
-from densebench.errors import DatasetError
-from densebench.regular import MOST_TEXT, read
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".mat", ".json")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

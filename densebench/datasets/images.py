@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.folder import ImageFolder
 from densebench.datasets.user import is_there, split_spec
-from densebench.errors import DatasetError, UsageError
 
 
 def load_images(spec: str, split: str | None = None, root: str | Path | None = None) -> DenseDataset:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import decoding
-from densebench.errors import DatasetError
 
 PLAUSIBLE = (0.3, 15.0)
 """Metres that the farthest pixel of a Kinect image lies within; the sensor measures 0.5 to 10."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.errors import DatasetError
+from densebench.core.errors import DatasetError
 
 Color = tuple[int, int, int]
 LOSSLESS = ("PNG", "TIFF", "BMP", "PPM")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Root
-from densebench.errors import DatasetError
 
 
 class MissingError(DatasetError):

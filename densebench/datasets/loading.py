@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from densebench.errors import LoaderError, UsageError
+from densebench.core.errors import LoaderError, UsageError
 
 LIMIT = 600.0
 """Seconds that a batch may take before its workers count as hanging; DENSEBENCH_LOADER_TIMEOUT is another limit."""

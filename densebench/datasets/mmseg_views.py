@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from densebench.core.errors import DensebenchError
 from densebench.datasets.dataset import VOID, DenseDataset
 from densebench.datasets.segmentation_views import read_pair
 from densebench.datasets.views import Key
-from densebench.errors import DensebenchError
 from densebench.ops.resize import resize_labels
 
 LONG = 4

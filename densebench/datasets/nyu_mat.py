@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from densebench.core.errors import CorruptFileError, DatasetError
+from densebench.core.memo import remembered
+from densebench.core.paths import file_digest, file_state
 from densebench.datasets.archives import opened
 from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat
 from densebench.datasets.kinect import checked_metres
-from densebench.errors import CorruptFileError, DatasetError
-from densebench.memo import remembered
-from densebench.paths import file_digest, file_state
 
 NAME, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NUMBERS = {"train": "trainNdxs", "test": "testNdxs"}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset, Keypoints, json_digest
 from densebench.datasets.files import Archived
-from densebench.errors import DatasetError
 
 OUTSIDE = 1.0
 """Pixels that a point may be out of its image: annotators click on borders, and MATLAB counts from 1."""

@@ -16,10 +16,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms, read_mat
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
 from densebench.datasets.voc import voc_palette
-from densebench.errors import DatasetError
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_context", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)

@@ -19,6 +19,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import DatasetError
+from densebench.core.memo import remembered
+from densebench.core.paths import file_state
 from densebench.datasets.dataset import (
     VOID,
     DatasetInfo,
@@ -30,9 +33,6 @@ from densebench.datasets.dataset import (
 )
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
 from densebench.datasets.voc import voc_palette
-from densebench.errors import DatasetError
-from densebench.memo import remembered
-from densebench.paths import file_state
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_part", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)

@@ -27,12 +27,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, Tree, find_trees, trees
 from densebench.datasets.id_lists import read_lines
 from densebench.datasets.kinect import read_metres
 from densebench.datasets.layout import MissingError
-from densebench.errors import DatasetError
 
 PLACES = ("7scenes", "7-scenes", "seven_scenes", "rgbd/7scenes", ".")
 SCENES = ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs")

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from densebench.core.errors import UsageError
+from densebench.core.paths import write_new
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Keypoints, Sample
 from densebench.datasets.images import load_images
 from densebench.datasets.user import is_whole
-from densebench.errors import UsageError
-from densebench.paths import write_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

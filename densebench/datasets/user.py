@@ -30,7 +30,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from densebench.config import read_toml
+from densebench.core.config import read_toml
+from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
@@ -39,7 +40,6 @@ from densebench.datasets.id_lists import read_ids
 from densebench.datasets.subset import misfits, subset
 from densebench.datasets.user_class import from_file
 from densebench.datasets.voc import voc_palette
-from densebench.errors import DatasetError, UsageError
 
 KEYS: Mapping[str, type] = {
     "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "background": list,

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from densebench.config import as_dict
+from densebench.core.config import as_dict
+from densebench.core.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
+from densebench.core.paths import file_digest
+from densebench.core.user_files import import_file, raised
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Keypoints, Sample, check_labels
 from densebench.datasets.folder import check_names
-from densebench.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
-from densebench.paths import file_digest
-from densebench.user_files import import_file, raised
 
 TARGETS = frozenset({"mask", "depth", "keypoints"})
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from densebench.core.errors import DensebenchError
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.loading import load
-from densebench.errors import DensebenchError
 
 
 class Views(Protocol):

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from densebench.errors import StorageError, UsageError
+from densebench.core.errors import StorageError, UsageError
+from densebench.core.paths import write_atomically
 from densebench.leaderboard.markdown import console_table, markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.rows import Row, Selection, Table, leaderboard_rows, select, tables, to_csv, to_json
-from densebench.paths import write_atomically
 from densebench.results import Record, slug
 
 FORMATS = ("csv", "md", "json", "png")

@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from densebench.core.text import plain
 from densebench.leaderboard import drawing
 from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, NAME_SIZE, Name, Style
 from densebench.leaderboard.markdown import elide, title
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
 from densebench.leaderboard.rows import Row, Table
 from densebench.results import Record
-from densebench.text import plain
 
 METRIC = re.compile(r"(?P<quantity>.+)[@/](?P<facet>[a-z]+)")
 """A metric of a facet's best layer: "miou@token", "pck@0.10/key"."""

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from densebench.core.text import degrade
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.rows import Row, Table, by_entry, leaderboard_rows, tables
-from densebench.text import degrade
 
 if TYPE_CHECKING:
     from rich.console import Console

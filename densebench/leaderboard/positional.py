@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
+from densebench.core.regular import read
+from densebench.core.text import plain
 from densebench.leaderboard.markdown import elide
 from densebench.leaderboard.rows import Table, tables_of
-from densebench.regular import read
 from densebench.results import Record, ResultStore, settings_text
-from densebench.text import plain
 
 if TYPE_CHECKING:
     from densebench.ops.information import Correlation

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.leaderboard.markdown import number
 from densebench.results import Metric, Record, ResultStore, settings_text
 

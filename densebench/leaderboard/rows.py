@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from densebench.errors import StorageError
+from densebench.core.errors import StorageError
+from densebench.core.text import plain
 from densebench.results import Record, ResultStore, settings_text
-from densebench.text import plain
 
 SHORT = 12
 """Characters kept of a weights digest."""

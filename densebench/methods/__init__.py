@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from densebench.registry import Registry
+from densebench.core.registry import Registry
 
 if TYPE_CHECKING:
     from densebench.methods.card import TrainResult

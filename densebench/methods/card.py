@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from densebench.config import as_dict
+from densebench.core.config import as_dict
+from densebench.core.environment import PeakMemory, environment
+from densebench.core.paths import write_atomically
 from densebench.datasets.dataset import DenseDataset
-from densebench.environment import PeakMemory, environment
 from densebench.methods.curves import curves
 from densebench.methods.trainer import Trainer, states
 from densebench.model_zoo.zoo import Architecture
-from densebench.paths import write_atomically
 
 
 @dataclass(frozen=True)

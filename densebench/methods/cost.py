@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from densebench.environment import available_memory
+from densebench.core.environment import available_memory
 from densebench.methods.crops import Crops, Views, make_views
 from densebench.methods.data import batches
 from densebench.methods.method import Method, TrainConfig

@@ -16,14 +16,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from densebench.core.errors import CorruptFileError, DensebenchError, StorageError, UsageError
+from densebench.core.locks import lock
+from densebench.core.paths import cache_dir, sweep, temporary_name, write_atomically
+from densebench.core.states import is_whole
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.loading import load
-from densebench.errors import CorruptFileError, DensebenchError, StorageError, UsageError
-from densebench.locks import lock
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
 from densebench.methods.method import TrainConfig
-from densebench.paths import cache_dir, sweep, temporary_name, write_atomically
-from densebench.states import is_whole
 
 Report = Callable[[int, int], None]
 """Told (done, of how many) while a cache is being made."""

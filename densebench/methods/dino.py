@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.methods.configs.dino import DinoConfig
 from densebench.methods.crops import Views
 from densebench.methods.method import Branch, Method

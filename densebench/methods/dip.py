@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError, UsageError
 from densebench.methods.configs.dip import DipConfig
 from densebench.methods.crops import CropConfig, Crops, Views
 from densebench.methods.data import Images

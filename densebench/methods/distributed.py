@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 
 MEETING = 300.0
 """Seconds that processes wait for each other at the start."""

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.paths import write_atomically
+from densebench.core.regular import parse_json, read_text
 from densebench.datasets.dataset import decoding
 from densebench.datasets.label_files import read_stored
-from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.paths import write_atomically
-from densebench.regular import parse_json, read_text
 
 ABOUT = "pseudolabels.json"
 PAIRS = "pairs.txt"

@@ -18,12 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from densebench.config import apply_overrides, as_dict, default_preset, find_preset
+from densebench.core.config import apply_overrides, as_dict, default_preset, find_preset
+from densebench.core.environment import pick_device
+from densebench.core.errors import CorruptFileError, ModelError, StorageError, UsageError
+from densebench.core.paths import claim, zoo_dir
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.images import digest, load_images
 from densebench.datasets.loading import explained
-from densebench.environment import pick_device
-from densebench.errors import CorruptFileError, ModelError, StorageError, UsageError
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
 from densebench.methods.configs.fit import check_settings, fitted
@@ -36,8 +38,6 @@ from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.cards import read_card
 from densebench.model_zoo.zoo import Architecture, find
-from densebench.paths import claim, zoo_dir
-from densebench.progress import Progress
 
 
 def train(

@@ -14,7 +14,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.methods.configs.train import TrainConfig
 from densebench.methods.crops import Views
 from densebench.model_zoo.backbone import Backbone, BackboneInfo

@@ -26,10 +26,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from densebench.core.environment import environment, pick_device
+from densebench.core.errors import DensebenchError, FeatureError, UsageError
+from densebench.core.paths import claim, write_atomically
+from densebench.core.progress import Progress
+from densebench.core.regular import parse_json, read_text
+from densebench.core.states import is_whole
 from densebench.datasets.images import digest, load_images
 from densebench.datasets.loading import explained, load
-from densebench.environment import environment, pick_device
-from densebench.errors import DensebenchError, FeatureError, UsageError
 from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
@@ -38,11 +42,7 @@ from densebench.model_zoo.backbone import Backbone
 from densebench.ops.clustering import KMeansInfo, assign, kmeans
 from densebench.ops.resize import nearest_index
 from densebench.ops.search import search
-from densebench.paths import claim, write_atomically
-from densebench.progress import Progress
 from densebench.reading import RESAMPLING
-from densebench.regular import parse_json, read_text
-from densebench.states import is_whole
 
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""

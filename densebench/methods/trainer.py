@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from densebench.config import as_dict
-from densebench.errors import DensebenchError, StorageError, UsageError
+from densebench.core.config import as_dict
+from densebench.core.errors import DensebenchError, StorageError, UsageError
+from densebench.core.paths import write_atomically
+from densebench.core.states import read_state
 from densebench.methods.crops import Crops, generator, make_views
 from densebench.methods.data import Images, batches
 from densebench.methods.distributed import Group
 from densebench.methods.method import Method, TrainConfig, update_teacher
-from densebench.paths import write_atomically
-from densebench.states import read_state
 
 
 class DivergedError(DensebenchError):

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
+from densebench.core.registry import Registry
 from densebench.model_zoo.spec import ModelSpec, parse_models, parse_spec, split_models
-from densebench.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

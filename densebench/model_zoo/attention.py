@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo.backbone import Backbone, Facet
 from densebench.ops.cbfe import class_attention
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from densebench.bounds import Count, Natural, Positive
-from densebench.config import field_types, misfit
-from densebench.errors import ModelError
+from densebench.core.bounds import Count, Natural, Positive
+from densebench.core.config import field_types, misfit
+from densebench.core.errors import ModelError
 from densebench.model_zoo.facets import FACETS as FACETS
 from densebench.model_zoo.facets import Facet as Facet
 

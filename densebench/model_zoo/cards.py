@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from densebench.errors import ModelError
-from densebench.regular import read_text
+from densebench.core.errors import ModelError
+from densebench.core.regular import read_text
 
 MOST_BYTES = 16 << 20
 """Of a card: training writes some kilobytes, and an id for each image it had to leave out."""

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo.catalog import Published
 from densebench.model_zoo.wrappers import find_network, sentence
 

@@ -1,7 +1,7 @@
 """Published weights onto this machine: never unchecked.
 
 Where no digest is published, that of the first fetch is recorded and held against the file ever after: trust on first
-use. How a file is fetched is `densebench.download`'s business.
+use. How a file is fetched is `densebench.core.download`'s business.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from densebench.download import Failure, download, offline, record_of
-from densebench.errors import ModelError
-from densebench.paths import file_digest, zoo_dir
-from densebench.progress import Progress
-from densebench.regular import parse_json, read_text
+from densebench.core.download import Failure, download, offline, record_of
+from densebench.core.errors import ModelError
+from densebench.core.paths import file_digest, zoo_dir
+from densebench.core.progress import Progress
+from densebench.core.regular import parse_json, read_text
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")

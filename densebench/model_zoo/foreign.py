@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import densebench
+from densebench.core.paths import file_digest
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Read
-from densebench.paths import file_digest
 
 GRID = (4, 6)
 """Patches of an image that an adapter is looked at with: few, so that large models are quick; not square, so that a

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.model_zoo.timm import TimmBackbone
 
 OFFSET = 0.1

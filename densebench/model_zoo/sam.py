@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.timm_attention import project

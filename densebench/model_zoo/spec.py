@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from densebench.errors import UsageError
-from densebench.registry import unknown_name
+from densebench.core.errors import UsageError
+from densebench.core.registry import unknown_name
 
 if TYPE_CHECKING:
     from densebench.model_zoo.zoo import Positions

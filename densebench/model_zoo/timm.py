@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
+from densebench.core.registry import unknown_name
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.timm_attention import attend, attention_modules, is_plain, project, readable_facets
-from densebench.registry import unknown_name
 
 
 class TimmBackbone(OnePassBackbone):

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densebench.download import offline
-from densebench.errors import ModelError, UsageError
+from densebench.core.download import offline
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
 from densebench.model_zoo.fetch import ask_hub

@@ -6,13 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from densebench.errors import DensebenchError, ModelError, UsageError
+from densebench.core.errors import DensebenchError, ModelError, UsageError
+from densebench.core.paths import file_digest
+from densebench.core.user_files import import_file, lines_in, raised
 from densebench.model_zoo import MODELS, ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.model_zoo.foreign import file_of, is_ours, with_digest_of
 from densebench.model_zoo.spec import check_name
-from densebench.paths import file_digest
-from densebench.user_files import import_file, lines_in, raised
 
 
 def load(spec: ModelSpec) -> Backbone:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 
 ANCHOR = "patch_embed.proj.weight"
 """What nearly every ViT has, under this name, whoever names the rest."""

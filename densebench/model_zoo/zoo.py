@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from densebench.errors import ModelError, UsageError
-from densebench.paths import file_digest, zoo_dir
+from densebench.core.errors import ModelError, UsageError
+from densebench.core.paths import file_digest, zoo_dir
 
 if TYPE_CHECKING:
     from densebench.model_zoo import ModelSpec

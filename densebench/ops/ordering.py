@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from densebench.bounds import BelowOne, Positive
-from densebench.errors import UsageError
+from densebench.core.bounds import BelowOne, Positive
+from densebench.core.errors import UsageError
 
 Network: TypeAlias = Literal["bitonic", "odd_even"]
 Distribution: TypeAlias = Literal["cauchy", "logistic", "logistic_phi"]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from densebench.config import score_hash
-from densebench.errors import StorageError
-from densebench.paths import write_atomically
-from densebench.progress import Progress
-from densebench.states import read_state
+from densebench.core.config import score_hash
+from densebench.core.errors import StorageError
+from densebench.core.paths import write_atomically
+from densebench.core.progress import Progress
+from densebench.core.states import read_state
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset

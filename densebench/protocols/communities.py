@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.errors import UsageError
 from densebench.features import Batch
 from densebench.ops import cbfe, matching
 from densebench.ops.confusion import ConfusionMatrix, confusion, counts

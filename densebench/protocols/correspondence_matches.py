@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset, Keypoints
 from densebench.datasets.pairs import listed_pairs
-from densebench.errors import DatasetError
 from densebench.model_zoo.backbone import Read
 from densebench.ops import correspondence as ops
 from densebench.protocols import sweeps

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from densebench.config import score_fields
-from densebench.errors import UsageError
+from densebench.core.config import score_fields
+from densebench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DatasetInfo

@@ -22,8 +22,8 @@ from dataclasses import replace
 import torch
 
 from densebench import figures
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.protocols.configs.depth import BATCH, STEPS, DepthConfig

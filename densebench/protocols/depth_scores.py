@@ -12,8 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import DatasetError
 from densebench.ops import depth as ops
 from densebench.protocols import scoring
 from densebench.protocols.protocol import MetricInfo

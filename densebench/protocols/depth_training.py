@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.views import load_views
-from densebench.errors import DatasetError
 from densebench.ops import depth as ops
 from densebench.protocols.checkpoint import Checkpoint
 from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, new_head, predict, views_of

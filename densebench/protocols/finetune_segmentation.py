@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 from densebench import figures
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.mmseg_views import LONG
-from densebench.errors import UsageError
 from densebench.features import FeatureSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts

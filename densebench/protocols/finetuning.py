@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from densebench.core.errors import DatasetError, DensebenchError
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.mmseg_views import MmsegViews
 from densebench.datasets.segmentation_views import SegmentationViews, read_pair, resized
 from densebench.datasets.views import Views, batches, draw_share, load_views
-from densebench.errors import DatasetError, DensebenchError
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.confusion import AbsentRule, Counts, confusion, counts, mean_iou
 from densebench.ops.heads import pixel_targets

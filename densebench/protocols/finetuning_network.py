@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.errors import FeatureError, ModelError
+from densebench.core.errors import FeatureError, ModelError
 from densebench.features import Precision
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.depth import centre_pad

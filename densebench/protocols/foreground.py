@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from densebench.core.errors import UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
-from densebench.errors import UsageError
 from densebench.features import Batch, FeatureSource, FeatureSpec
 from densebench.model_zoo.attention import ClassAttention
 from densebench.ops import cbfe
 from densebench.ops.resize import resize_labels
-from densebench.progress import Progress
 from densebench.protocols.clusters import Fit, Run, Space, fit_clusters, fit_space
 from densebench.protocols.protocol import Context, Data
 from densebench.reading import Labels

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from densebench.core.errors import UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.datasets.id_lists import ids_of, read_lines, repeated
-from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import retrieval, sampling
-from densebench.progress import Progress
 from densebench.protocols import memory, scoring
 from densebench.protocols.configs.hummingbird import HummingbirdConfig
 from densebench.protocols.memory import Content, Memory

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from densebench import figures
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import DatasetError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling

@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from densebench.core.errors import FeatureError, UsageError
 from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
-from densebench.errors import FeatureError, UsageError
 from densebench.features import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling

@@ -19,8 +19,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.errors import UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import matching
 from densebench.ops.confusion import AbsentRule, confusion, counts

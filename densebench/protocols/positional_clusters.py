@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.errors import UsageError
 from densebench.features import ReadBatch
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import clustering, information, matching, probe

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from densebench.config import Preset as Preset
-from densebench.config import apply_overrides, default_preset, find_preset
-from densebench.errors import UsageError
+from densebench.core.config import Preset as Preset
+from densebench.core.config import apply_overrides, default_preset, find_preset
+from densebench.core.errors import UsageError
 from densebench.results import Metric
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from densebench.core.progress import Progress
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
     from densebench.features import FeatureSource, FeatureSpec
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
-    from densebench.progress import Progress
 
 C = TypeVar("C")
 T = TypeVar("T")

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.datasets.views import draw_share
-from densebench.errors import DatasetError, UsageError
 from densebench.features import FeatureSpec
 from densebench.ops import heads
 from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.features import ReadBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
 from densebench.protocols.configs.sweep import SweepConfig

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from densebench import figures
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.errors import UsageError
 from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe

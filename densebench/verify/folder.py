@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.ops.search import faiss_installed
 from densebench.verify.golden import Finding, Golden, GoldenError, read_arrays
 from densebench.verify.kinds import find_kind, missing_arrays

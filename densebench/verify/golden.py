@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densebench.errors import DensebenchError
+from densebench.core.errors import DensebenchError
 
 FLOAT32_SLACK = 10.0
 """Factor on tolerances of float32 results off the CPU.

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.ops.neco import Ordering, neco_loss, neco_pair_loss, soft_orders
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs
 from densebench.ops.sorting import soft_sort

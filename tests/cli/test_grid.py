@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from densebench import plan, runner, ways
+from densebench.core.errors import DensebenchError, UsageError
 from densebench.datasets import DATASETS
 from densebench.datasets.voc import VOC
-from densebench.errors import DensebenchError, UsageError
 from densebench.failures import as_known
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS

@@ -132,7 +132,7 @@ def test_faiss_is_refused_where_it_cannot_search(verify, monkeypatch):
     code, _, err = verify("--backend", "faiss")
     assert code == 2
     assert "not installed" in err
-    monkeypatch.setattr("densebench.environment.pick_device", lambda asked: "cuda")
+    monkeypatch.setattr("densebench.core.environment.pick_device", lambda asked: "cuda")
     assert verify("--backend", "faiss")[0] == 2
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from densebench.core.errors import CorruptFileError, DatasetError, StorageError
 from densebench.datasets import archive_index
 from densebench.datasets.archive_index import members
 from densebench.datasets.archives import extract, is_folder, names, opened, read_bytes, read_member, split
-from densebench.errors import CorruptFileError, DatasetError, StorageError
 
 CONTENT = {f"a/b{i}.txt": bytes([i]) * (i * 700 + 3) for i in range(8)}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from densebench.core.paths import cache_dir
 from densebench.datasets import coco_index
-from densebench.paths import cache_dir
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.core.errors import UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.describe import describe
-from densebench.errors import UsageError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 

@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from densebench.core.download import Failure, download
+from densebench.core.errors import DatasetError, DensebenchError, StorageError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, fetch
 from densebench.datasets.export import export
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.download import Failure, download
-from densebench.errors import DatasetError, DensebenchError, StorageError, UsageError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 FAILURE = Failure(DatasetError, "Put it there yourself.", "give another folder")
@@ -121,7 +121,7 @@ def test_the_end_of_another_file_is_not_appended(server, tmp_path):
 
 
 def test_what_came_before_a_stall_is_kept(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("densebench.download.TIMEOUT", 1.0)
+    monkeypatch.setattr("densebench.core.download.TIMEOUT", 1.0)
     data, over = bytes(range(256)) * 40, threading.Event()
     remote = serve(server, "x.zip", data)
 
@@ -141,8 +141,8 @@ def test_what_came_before_a_stall_is_kept(server, tmp_path, monkeypatch):
 
 
 def test_a_drip_comes_to_an_end(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("densebench.download.TIMEOUT", 0.3)
-    monkeypatch.setattr("densebench.download.PAUSE", 0.01)
+    monkeypatch.setattr("densebench.core.download.TIMEOUT", 0.3)
+    monkeypatch.setattr("densebench.core.download.PAUSE", 0.01)
     data, over = bytes(20_000), threading.Event()
     remote = serve(server, "x.zip", data)
 

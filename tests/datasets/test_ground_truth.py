@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import DatasetError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
@@ -11,8 +13,6 @@ from densebench.datasets.export import export
 from densebench.datasets.ground_truth import DOZEN, FEW, PALETTES, look
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import voc_palette
-from densebench.errors import DatasetError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 DEPTH = frozenset({"depth"})

@@ -4,9 +4,9 @@ import unicodedata
 
 import pytest
 
+from densebench.core.errors import DatasetError
+from densebench.core.regular import MOST_TEXT
 from densebench.datasets.id_lists import ids_of, read_ids, read_lines, repeated
-from densebench.errors import DatasetError
-from densebench.regular import MOST_TEXT
 from tests.datasets.test_archives import write_zip
 
 IDS = ["ulm/scene.1", "café 2", "2007_000033"]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import DatasetError
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import read_labels
 from densebench.datasets.export import export
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import voc_palette
-from densebench.errors import DatasetError
 
 COLOURS = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from densebench import listing
+from densebench.core.errors import DatasetError, StorageError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.export import LAYOUTS, export, export_splits
 from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import CATEGORIES
-from densebench.errors import DatasetError, StorageError, UsageError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 SIZE = (48, 64)

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.export import export
 from densebench.datasets.images import load_images
 from densebench.datasets.left_out import spelled_otherwise
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.progress import Progress
 
 LISTED = {
     "ade20k": "ADEChallengeData2016/images/validation",

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from densebench.core.errors import LoaderError, UsageError
 from densebench.datasets import loading
 from densebench.datasets.loading import explain, load
-from densebench.errors import LoaderError, UsageError
 
 IDS = [f"image{i}" for i in range(8)]
 KEYS = [[0, 1], [2, 3], [4, 5], [6, 7]]

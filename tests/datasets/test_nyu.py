@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.nyu import NYU
-from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.progress import Progress
 
 MILLIMETRES = np.array([[0, 1500], [2500, 9000]], dtype=np.uint16)
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from densebench.core.errors import CorruptFileError, DatasetError
+from densebench.core.progress import Progress
 from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.nyu import NYU, NYUFilled, NYUFrames, NYULabeled
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.errors import CorruptFileError, DatasetError
-from densebench.progress import Progress
 
 h5py = pytest.importorskip("h5py")
 

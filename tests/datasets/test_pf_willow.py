@@ -3,12 +3,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from densebench.core.errors import DatasetError
+from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.pairs import listed_pairs
 from densebench.datasets.pf_willow import PFWillow
-from densebench.errors import DatasetError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.coco_index import read_instances, read_segments
 from densebench.datasets.polygons import polygons_mask, runs_mask
-from densebench.errors import DatasetError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 

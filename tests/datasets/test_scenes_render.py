@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from densebench.core.errors import UsageError
 from densebench.datasets.scenes import KEYPOINTS, PARTS, RENDERER_VERSION, Scene, render
 from densebench.datasets.scenes.dataset import LENGTHS, Scenes, ScenesLarge
 from densebench.datasets.scenes.labels import CLASS_ID, CLASSES, FIRST_THING, IGNORE, PALETTE, PART_CLASS, PARTS_OF
@@ -16,7 +17,6 @@ from densebench.datasets.scenes.render import SPLITS, WANTS
 from densebench.datasets.scenes.sketch import Dice
 from densebench.datasets.scenes.stage import MAX_DEPTH, clip_near
 from densebench.datasets.scenes.world import BUILDERS, seeded
-from densebench.errors import UsageError
 
 # Raise RENDERER_VERSION and pin anew when pixels change on purpose: trained weights and results depend on them.
 PINNED = {

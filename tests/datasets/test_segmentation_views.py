@@ -5,10 +5,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
+from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.segmentation_views import Mirror, SegmentationViews, resized
 from densebench.datasets.views import load_views
-from densebench.errors import DatasetError
 
 
 class Gradients(DenseDataset):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.datasets.seven_scenes import SevenScenes
-from densebench.errors import CorruptFileError, DatasetError, UsageError
 
 MILLIMETRES = np.array([[0, 1500, 65535], [2500, 800, 3499]], dtype=np.uint16)
 

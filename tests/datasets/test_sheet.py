@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.core.errors import UsageError
 from densebench.datasets import load_dataset
 from densebench.datasets.export import export
 from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.sheet import sheet
-from densebench.errors import UsageError
 from tests import toys
 
 

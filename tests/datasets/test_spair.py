@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.pairs import listed_pairs
 from densebench.datasets.spair import SPair
-from densebench.errors import DatasetError, UsageError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 ANNOTATIONS = {

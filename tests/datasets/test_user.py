@@ -8,14 +8,14 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from densebench.cli import main
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.dataset import check_same_size
 from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.segmentation_views import read_pair
-from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.progress import Progress
 
 TOML = """\
 name = "NAME"

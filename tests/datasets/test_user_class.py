@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.images import load_images
-from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.progress import Progress
 
 QUIET = Progress(quiet=True)
 SOURCE = """

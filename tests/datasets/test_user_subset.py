@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from densebench.cli import main
+from densebench.core.errors import DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.export import export
 from densebench.datasets.images import load_images
 from densebench.datasets.pairs import listed_pairs
-from densebench.errors import DatasetError, UsageError
-from densebench.progress import Progress
 from tests import toys
 
 TOML = """\

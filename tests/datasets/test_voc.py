@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import check, label_presence, without_corrupt
 from densebench.datasets.voc import VOC, voc_palette
-from densebench.errors import CorruptFileError, DatasetError, UsageError
-from densebench.progress import Progress
 from tests import toys
 
 QUIET = Progress(quiet=True)

@@ -10,7 +10,7 @@ import zlib
 import pytest
 from rich.console import Console
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.leaderboard import (
     console_table,
     is_current,

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.leaderboard import leaderboard_rows, write_leaderboard
 from densebench.leaderboard.drawing import styles
 from densebench.leaderboard.layers import correlation, figure, studies

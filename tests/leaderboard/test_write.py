@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from densebench.errors import StorageError, UsageError
+from densebench.core.errors import StorageError, UsageError
 from densebench.leaderboard import write_leaderboard
 
 

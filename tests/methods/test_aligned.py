@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from densebench.config import apply_overrides
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides
+from densebench.core.errors import UsageError
 from densebench.methods import METHODS
 from densebench.methods.crops import CropConfig, Views, crop, generator, make_views, stack
 from densebench.methods.neco import Neco, NecoConfig

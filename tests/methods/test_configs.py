@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from densebench.config import apply_overrides, read_tables
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides, read_tables
+from densebench.core.errors import UsageError
 from densebench.methods import METHODS, train
 from densebench.methods.configs.dip import DipConfig
 from densebench.methods.configs.fit import check_settings, fitted

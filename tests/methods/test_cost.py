@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from densebench.cli import main
-from densebench.config import apply_overrides
+from densebench.core.config import apply_overrides
 from densebench.datasets import DATASETS
 from densebench.methods.cost import Cost, count, rough_flops
 from densebench.methods.curves import curves

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densebench.config import apply_overrides
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides
+from densebench.core.errors import UsageError
 from densebench.methods.crops import (
     CropConfig,
     blur,

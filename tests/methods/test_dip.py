@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
+from densebench.core.paths import zoo_dir
 from densebench.datasets import DATASETS
-from densebench.errors import CorruptFileError, DatasetError, UsageError
 from densebench.methods.crops import Views, generator, make_views, stack
 from densebench.methods.data import Images, batches
 from densebench.methods.dip import Dip, DipConfig, centre, centre_geometry, same_frame
@@ -25,7 +26,6 @@ from densebench.methods.trainer import parameter_groups
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
 from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
-from densebench.paths import zoo_dir
 
 from . import toy
 from .test_trainer import assert_same, break_after, weights

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from densebench.config import apply_overrides
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides
+from densebench.core.errors import UsageError
 from densebench.methods.crops import Views
 from densebench.methods.hog import Hog, HogConfig
 from densebench.model_zoo import load_model

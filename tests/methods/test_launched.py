@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.methods import distributed
 from densebench.methods.distributed import Group, process_group
 

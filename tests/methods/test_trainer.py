@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
+from densebench.core.errors import CorruptFileError, StorageError, UsageError
+from densebench.core.paths import zoo_dir
 from densebench.datasets import DATASETS
-from densebench.errors import CorruptFileError, StorageError, UsageError
 from densebench.methods import METHODS, trainer
 from densebench.methods.card import _in_order
 from densebench.methods.data import CachedImages, Images, batches
 from densebench.methods.dino import Dino, DinoConfig
 from densebench.methods.trainer import DivergedError, cosine, parameter_groups, states, warm_cosine
 from densebench.model_zoo import load_model
-from densebench.paths import zoo_dir
 
 from . import toy
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from densebench.errors import CorruptFileError, StorageError, UsageError
+from densebench.core.errors import CorruptFileError, StorageError, UsageError
+from densebench.core.paths import cache_dir, zoo_dir
 from densebench.methods import card, trainer
 from densebench.methods.data import CachedImages, Images
 from densebench.methods.launch import cost
 from densebench.methods.pseudolabels import pseudolabel
-from densebench.paths import cache_dir, zoo_dir
 
 from . import toy
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.catalog.entry import vit

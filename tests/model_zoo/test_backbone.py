@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.model_zoo.timm import TimmBackbone, create

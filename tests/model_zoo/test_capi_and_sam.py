@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.capi import CapiBackbone, _edge, random_capi

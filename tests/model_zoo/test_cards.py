@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from densebench import listing
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
+from densebench.core.paths import zoo_dir
 from densebench.model_zoo import load_model
 from densebench.model_zoo.cards import ArchitectureBlock, read_card
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.fetch import weights_dir
 from densebench.model_zoo.timm import create
-from densebench.paths import zoo_dir
 from densebench.runner import Request, run
 from tests import toys
 

@@ -14,8 +14,8 @@ import timm.data
 import torch
 
 from densebench import listing
-from densebench.config import apply_overrides
-from densebench.errors import ModelError, UsageError
+from densebench.core.config import apply_overrides
+from densebench.core.errors import ModelError, UsageError
 from densebench.methods import METHODS
 from densebench.model_zoo import fetch as fetching
 from densebench.model_zoo import load_model, parse_spec

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES, Published

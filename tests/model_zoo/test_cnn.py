@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec, cnn, load_model
 from densebench.model_zoo.cnn import StageBackbone
 from densebench.model_zoo.conformance import check

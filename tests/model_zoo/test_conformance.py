@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.model_zoo.conformance import CHECKS, check, findings

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo.image_processor import RESAMPLING, preprocessing, refuse_oblong
 from densebench.reading import RESAMPLING as READ
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from densebench.errors import ModelError
+from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS, Read
 from densebench.model_zoo.timm import TimmBackbone, create

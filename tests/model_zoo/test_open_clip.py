@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.conformance import CHECKS, check
 from tests import toys

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from densebench.errors import DensebenchError, ModelError, UsageError
+from densebench.core.errors import DensebenchError, ModelError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, register_model, split_models
 from densebench.model_zoo.spec import weights_in

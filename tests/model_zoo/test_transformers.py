@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.conformance import check
 from tests.model_zoo.one_pass import assert_one_pass

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, zoo
 from densebench.model_zoo.timm import create
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import Published
 from densebench.model_zoo.checkpoint import arrange_own, read

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 from densebench.ops.neco import Ordering, neco_loss, neco_pair_loss, references, soft_orders
 
 

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from densebench.core.errors import DatasetError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset, Keypoints
 from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import SPair
 from densebench.datasets.voc import VOC
-from densebench.errors import DatasetError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.progress import Progress
 from densebench.protocols import correspondence_matches
 from densebench.protocols.correspondence import Correspondence
 from densebench.protocols.protocol import Context, Data

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from densebench.config import score_hash
+from densebench.core.config import score_hash
+from densebench.core.errors import UsageError
 from densebench.datasets import DATASETS
-from densebench.errors import UsageError
 from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.departures import departures

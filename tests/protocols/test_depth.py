@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from densebench.core.errors import DatasetError, FeatureError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.voc import VOC
-from densebench.errors import DatasetError, FeatureError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
-from densebench.progress import Progress
 from densebench.protocols.depth import Depth, DepthConfig
 from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
 from densebench.protocols.protocol import Context, Data

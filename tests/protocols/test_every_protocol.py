@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from densebench import figures, protocols
-from densebench.config import as_dict, score_hash
+from densebench.core.config import as_dict, score_hash
+from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.feature_cache import FeatureCache
@@ -16,7 +17,6 @@ from densebench.features import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.ops import cbfe
-from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data, Estimate
 

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from densebench import figures
+from densebench.core.errors import DatasetError, FeatureError, ModelError, StorageError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.views import batches
 from densebench.datasets.voc import VOC
-from densebench.errors import DatasetError, FeatureError, ModelError, StorageError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.heads import IGNORED
-from densebench.progress import Progress
 from densebench.protocols import checkpoint
 from densebench.protocols.finetune_segmentation import FinetuneSegmentation
 from densebench.protocols.finetuning import Plan

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from densebench.core.errors import UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
-from densebench.errors import UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import jackknife, sampling
-from densebench.progress import Progress
 from densebench.protocols import memory
 from densebench.protocols.hummingbird import Hummingbird, _subsets
 from densebench.protocols.in_context_depth import InContextDepth
@@ -211,7 +211,7 @@ def test_pictures_are_drawn_once_and_change_no_score(data):
         "neighbours.png": b"\x89PNG",
     }
     one, other = (Hummingbird().configure("paper", {"examples": n}) for n in (0, 5))
-    from densebench.config import score_hash
+    from densebench.core.config import score_hash
 
     assert score_hash({"c": one}) == score_hash({"c": other})
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from densebench.core.errors import DatasetError, FeatureError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.voc import VOC
-from densebench.errors import DatasetError, FeatureError, UsageError
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops.sampling import patch_scores, patchify_labels
-from densebench.progress import Progress
 from densebench.protocols.in_context_depth import InContextDepth, binned_scores
 from densebench.protocols.protocol import Context, Data
 from tests import toys

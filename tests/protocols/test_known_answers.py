@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from densebench.core.errors import FeatureError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.voc import VOC
-from densebench.errors import FeatureError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource
-from densebench.progress import Progress
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data
 from tests import toys

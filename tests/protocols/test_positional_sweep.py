@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from densebench.core.errors import ModelError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.voc import VOC
-from densebench.errors import ModelError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.progress import Progress
 from densebench.protocols.positional_clusters import Positions, Tally
 from densebench.protocols.positional_effect import PositionalEffect
 from densebench.protocols.protocol import Context, Data

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from densebench.core.errors import ModelError, UsageError
+from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import VOC
-from densebench.errors import ModelError, UsageError
 from densebench.feature_cache import FeatureCache
 from densebench.features import FeatureSource, FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
-from densebench.progress import Progress
 from densebench.protocols.foreground import one_background
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentation

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset, Keypoints, Sample
 from densebench.datasets.scenes.labels import CLASSES, PALETTE
 from densebench.datasets.scenes.render import RENDERER_VERSION, Scene, render
-from densebench.errors import UsageError
 
 SIZE = 160
 LENGTHS = {"train": 512, "val": 160, "unlabelled": 20_000}

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from densebench.bounds import BelowOne, Chance, Count, Natural, NonNegative, Seed, Share
-from densebench.errors import UsageError
+from densebench.core.bounds import BelowOne, Chance, Count, Natural, NonNegative, Seed, Share
+from densebench.core.errors import UsageError
 from densebench.methods.configs.train import TrainConfig
 
 EMBEDDED: dict[str, Any] = {

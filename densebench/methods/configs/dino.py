@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.bounds import Chance, Count, NonNegative, Positive
-from densebench.config import Preset
+from densebench.core.bounds import Chance, Count, NonNegative, Positive
+from densebench.core.config import Preset
 from densebench.methods.configs.train import Range, Scale, TrainConfig
 
 

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive
-from densebench.config import Preset
-from densebench.errors import UsageError
+from densebench.core.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive
+from densebench.core.config import Preset
+from densebench.core.errors import UsageError
 from densebench.methods.configs.train import CropConfig, TrainConfig
 
 UNREAD = {f.name for f in dataclasses.fields(CropConfig)} - {"global_size"} | {"momentum", "momentum_end"}

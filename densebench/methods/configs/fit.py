@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from densebench.config import apply_overrides, find_preset
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides, find_preset
+from densebench.core.errors import UsageError
 from densebench.methods import METHODS
 from densebench.methods.configs.train import TrainConfig
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from densebench.bounds import AtLeastOne, Chance, Count, Natural, NonNegative, Positive
-from densebench.config import Preset
-from densebench.errors import UsageError
+from densebench.core.bounds import AtLeastOne, Chance, Count, Natural, NonNegative, Positive
+from densebench.core.config import Preset
+from densebench.core.errors import UsageError
 from densebench.methods.configs.train import Scale, TrainConfig
 
 

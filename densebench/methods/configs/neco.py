@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from densebench.bounds import Count, Natural
-from densebench.config import Preset
-from densebench.errors import UsageError
+from densebench.core.bounds import Count, Natural
+from densebench.core.config import Preset
+from densebench.core.errors import UsageError
 from densebench.methods.configs.aligned import EMBEDDED, FOR_EMBEDDED, AlignedConfig
 from densebench.ops.ordering import Ordering, check_ordering
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from densebench.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Seed, Share
-from densebench.config import Preset
-from densebench.errors import UsageError
+from densebench.core.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Seed, Share
+from densebench.core.config import Preset
+from densebench.core.errors import UsageError
 
 Range = tuple[Positive, Positive]
 Scale = tuple[Share, Share]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from densebench.errors import MissingWeightsError, UsageError
+from densebench.core.errors import MissingWeightsError, UsageError
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.capi import Capi, CapiBackbone, random_capi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from densebench.download import offline
+from densebench.core.download import offline
 from densebench.model_zoo.catalog.entry import Entry, Published
 from densebench.model_zoo.fetch import hub_file, local_file, recorded_digest
 

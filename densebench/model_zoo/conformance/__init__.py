@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.errors import ModelError, UsageError
+from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.model_zoo.conformance import geometry, numbers, reads, state
 from densebench.model_zoo.conformance.probe import Failed, NotApplicable, Noted, Probe, said

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from densebench.errors import DensebenchError
+from densebench.core.errors import DensebenchError
 from densebench.model_zoo.conformance.probe import GRID, Failed, NotApplicable, Probe, differ, difference, said
 from densebench.reading import RESAMPLING
 

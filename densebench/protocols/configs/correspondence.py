@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from densebench.bounds import AtLeastOne, Count, Natural, Positive, Seed
-from densebench.config import AS_PAPER, Preset, no_score
+from densebench.core.bounds import AtLeastOne, Count, Natural, Positive, Seed
+from densebench.core.config import AS_PAPER, Preset, no_score
 from densebench.protocols.configs.sweep import PAPER, SweepConfig
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from densebench.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive
-from densebench.config import Preset, no_score
+from densebench.core.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive
+from densebench.core.config import Preset, no_score
 from densebench.ops.choices import BinNorm, Schedule
 
 STEPS, BATCH = 38_400, 16

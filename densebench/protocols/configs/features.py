@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from densebench.bounds import Count
+from densebench.core.bounds import Count
 from densebench.model_zoo.facets import Facet
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from densebench.bounds import AtLeastOne, Count, Natural, Seed
-from densebench.config import AS_PAPER, Preset, no_score
+from densebench.core.bounds import AtLeastOne, Count, Natural, Seed
+from densebench.core.config import AS_PAPER, Preset, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.retrieval import RetrievalConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from densebench.bounds import Count, Natural, Positive
-from densebench.config import Preset, no_score
+from densebench.core.bounds import Count, Natural, Positive
+from densebench.core.config import Preset, no_score
 from densebench.protocols.configs.retrieval import RetrievalConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.bounds import Count
+from densebench.core.bounds import Count
 from densebench.protocols.configs.features import FeatureConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
-from densebench.config import Preset, no_score
+from densebench.core.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
+from densebench.core.config import Preset, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.features import FeatureConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from densebench.bounds import AtLeastOne, Count, Seed
-from densebench.config import AS_PAPER, Preset
+from densebench.core.bounds import AtLeastOne, Count, Seed
+from densebench.core.config import AS_PAPER, Preset
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.kmeans import KMeansConfig
 

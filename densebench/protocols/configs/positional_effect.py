@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.bounds import Count, Natural, Positive
-from densebench.config import AS_PAPER, Preset, no_score
+from densebench.core.bounds import Count, Natural, Positive
+from densebench.core.config import AS_PAPER, Preset, no_score
 from densebench.protocols.configs.sweep import PAPER, SweepConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from densebench.bounds import AtLeastOne
+from densebench.core.bounds import AtLeastOne
 from densebench.model_zoo.facets import Facet
 from densebench.protocols.configs.features import FeatureConfig
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from densebench.bounds import AtLeastOne, Chance, Count, Natural, Positive, Seed, Share
-from densebench.config import Preset, no_score
+from densebench.core.bounds import AtLeastOne, Chance, Count, Natural, Positive, Seed, Share
+from densebench.core.config import Preset, no_score
 from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.configs.kmeans import KMeansConfig

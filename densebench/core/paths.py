@@ -19,9 +19,9 @@ from typing import Any
 
 import platformdirs
 
-from densebench.errors import StorageError, UsageError
-from densebench.locks import Timeout, lock
-from densebench.regular import size_of
+from densebench.core.errors import StorageError, UsageError
+from densebench.core.locks import Timeout, lock
+from densebench.core.regular import size_of
 
 TEMPORARY = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part$")
 LEFT_AFTER = 24 * 3600.0

@@ -3,8 +3,8 @@ from typing import Literal
 
 import pytest
 
-from densebench.config import apply_overrides, no_score, score_hash, split_settings
-from densebench.errors import UsageError
+from densebench.core.config import apply_overrides, no_score, score_hash, split_settings
+from densebench.core.errors import UsageError
 from densebench.protocols import PROTOCOLS
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from densebench.errors import UsageError
-from densebench.locks import Timeout, lock
-from densebench.paths import claim
+from densebench.core.errors import UsageError
+from densebench.core.locks import Timeout, lock
+from densebench.core.paths import claim
 
 TAKE = """
 import errno, fcntl, os, sys
 from pathlib import Path
 def refuse(file, operation): raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = refuse
-from densebench.locks import lock
+from densebench.core.locks import lock
 held = lock(Path(sys.argv[1])).acquire()
 os._exit(9)
 """

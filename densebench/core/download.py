@@ -33,10 +33,10 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
 
-from densebench.errors import DensebenchError, StorageError
-from densebench.locks import lock
-from densebench.paths import file_digest, write_atomically
-from densebench.progress import Progress
+from densebench.core.errors import DensebenchError, StorageError
+from densebench.core.locks import lock
+from densebench.core.paths import file_digest, write_atomically
+from densebench.core.progress import Progress
 
 CHUNK = 1 << 20
 TRIES = 5

@@ -16,11 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from densebench.bounds import alternatives, bare, is_tuple, limits, words
-from densebench.errors import UsageError
-from densebench.paths import config_file
-from densebench.registry import unknown_name
-from densebench.regular import MOST_TOML, parse_toml, read, read_text
+from densebench.core.bounds import alternatives, bare, is_tuple, limits, words
+from densebench.core.errors import UsageError
+from densebench.core.paths import config_file
+from densebench.core.registry import unknown_name
+from densebench.core.regular import MOST_TOML, parse_toml, read, read_text
 
 C = TypeVar("C")
 

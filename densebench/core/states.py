@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from densebench.errors import StorageError
+from densebench.core.errors import StorageError
 
 
 def is_whole(path: Path) -> bool:

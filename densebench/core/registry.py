@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from densebench.errors import DensebenchError, PluginError, UsageError
+from densebench.core.errors import DensebenchError, PluginError, UsageError
 
 T = TypeVar("T")
 

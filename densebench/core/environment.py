@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import densebench
-from densebench.errors import UsageError
+from densebench.core.errors import UsageError
 
 
 def pick_device(asked: str) -> str:

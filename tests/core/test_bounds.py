@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import pytest
 
-from densebench.bounds import AtLeastOne, BelowOne, Count, Positive, alternatives, bare, is_tuple, limits, words
-from densebench.config import apply_overrides, field_types
-from densebench.errors import UsageError
+from densebench.core.bounds import AtLeastOne, BelowOne, Count, Positive, alternatives, bare, is_tuple, limits, words
+from densebench.core.config import apply_overrides, field_types
+from densebench.core.errors import UsageError
 from densebench.methods import METHODS
 from densebench.protocols import PROTOCOLS
 

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from densebench.text import ASCII, degrade, plain, say
+from densebench.core.text import ASCII, degrade, plain, say
 
 
 @pytest.mark.parametrize(

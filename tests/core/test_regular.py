@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from densebench import listing, paths, regular
-from densebench.config import read_toml
+from densebench import listing
+from densebench.core import paths, regular
+from densebench.core.config import read_toml
+from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.datasets import DATASETS, dataset
 from densebench.datasets.dataset import read_image, read_mat
 from densebench.datasets.id_lists import read_ids
 from densebench.datasets.nyu_mat import hdf5
-from densebench.errors import CorruptFileError, DatasetError, UsageError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from densebench.errors import PluginError, UsageError
-from densebench.registry import Registry
+from densebench.core.errors import PluginError, UsageError
+from densebench.core.registry import Registry
 
 
 def make() -> Registry[type]:

@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from densebench import process
-from densebench.text import degrade
+from densebench.core import process
+from densebench.core.text import degrade
 
 STOPPED = "stopped. Finished results are kept"
 # what a command does here: read in workers that never finish, with a temporary file open
 BUSY = """
 import tempfile, time, torch
-from densebench import process
+from densebench.core import process
 process.begin()
 from densebench.datasets.loading import load
 class Slow(torch.utils.data.Dataset):
@@ -29,7 +29,7 @@ except KeyboardInterrupt:
 """
 DEAF = """
 import time
-from densebench import process
+from densebench.core import process
 process.begin()
 try:
     print("ready", flush=True)
@@ -41,7 +41,7 @@ time.sleep(1000)
 # a launcher's signal is for the whole group: workers end too, and torch raises that where the main thread happens to be
 TOGETHER = """
 import tempfile, time, torch
-from densebench import process
+from densebench.core import process
 process.begin()
 from densebench.datasets.loading import load
 class Slow(torch.utils.data.Dataset):
@@ -61,7 +61,7 @@ except KeyboardInterrupt:
 # hooks of a fork, logging's among them, and finalizers have nobody to raise to
 IN_A_HOOK = """
 import os, signal, time
-from densebench import process
+from densebench.core import process
 process.begin()
 os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
 if os.fork() == 0:

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from densebench.core.memo import remembered
+from densebench.core.paths import cache_dir
 from densebench.datasets.voc import VOC
-from densebench.memo import remembered
-from densebench.paths import cache_dir
 from tests import toys
 
 

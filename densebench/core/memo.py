@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from densebench.errors import StorageError
-from densebench.paths import cache_dir, write_atomically
-from densebench.progress import Progress
+from densebench.core.errors import StorageError
+from densebench.core.paths import cache_dir, write_atomically
+from densebench.core.progress import Progress
 
 _unwritten: dict[Path, str] = {}
 """What could not be written, for the rest of the process."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from densebench.text import ASCII
+from densebench.core.text import ASCII
 
 GRACE = 1.5
 """Seconds that the main thread gets to leave its blocks after a signal, before the process ends where it stands."""

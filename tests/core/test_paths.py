@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from densebench.paths import cache_dir, config_file, sweep, temporary_name, write_atomically, zoo_dir
+from densebench.core.paths import cache_dir, config_file, sweep, temporary_name, write_atomically, zoo_dir
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from densebench.paths import temporary_name
+from densebench.core.paths import temporary_name
 for name in sys.argv[1:]:
     temporary_name(Path(name)).write_bytes(b"half")
 os.kill(os.getpid(), signal.SIGKILL)

@@ -4,7 +4,7 @@ import re
 import threading
 import time
 
-from densebench.progress import Progress, duration
+from densebench.core.progress import Progress, duration
 
 
 def wait_for(capsys, pattern: str) -> str:

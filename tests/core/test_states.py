@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from densebench.errors import StorageError
-from densebench.states import is_whole, read_state
+from densebench.core.errors import StorageError
+from densebench.core.states import is_whole, read_state
 
 STATE = {"weights": torch.arange(700.0), "step": 3, "name": "abc"}
 
