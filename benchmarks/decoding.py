@@ -47,7 +47,7 @@ def measure(args: argparse.Namespace, made: str) -> None:
     from densebench.datasets.archives import read_bytes
     from densebench.datasets.export import export
     from densebench.datasets.scenes.dataset import Scenes
-    from densebench.reading import Labels, resize_mask
+    from densebench.views.squash import Labels, resize_mask
 
     if args.data_root is None:
         export(Scenes(None, "val", size=(375, 500), length=args.images), "voc", Path(made))

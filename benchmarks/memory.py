@@ -31,8 +31,8 @@ def measure(protocol_name: str, n_val: int, cache: str) -> None:
     from densebench.core.environment import PeakMemory
     from densebench.core.progress import Progress
     from densebench.datasets.scenes.dataset import Scenes
-    from densebench.feature_cache import FeatureCache
-    from densebench.features import FeatureSource
+    from densebench.features.cache import FeatureCache
+    from densebench.features.source import FeatureSource
     from densebench.model_zoo import load_model
     from densebench.protocols import PROTOCOLS
     from densebench.protocols.protocol import Context, Data

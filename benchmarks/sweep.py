@@ -29,7 +29,7 @@ def main() -> None:
     set_threads(args.threads)
     from densebench.core.progress import Progress
     from densebench.datasets.scenes.dataset import Scenes
-    from densebench.features import FeatureSource
+    from densebench.features.source import FeatureSource
     from densebench.model_zoo import load_model
     from densebench.protocols.positional_effect import PositionalEffect, reads_of
     from densebench.protocols.protocol import Context, Data, Measurement

@@ -119,7 +119,7 @@ def _segmenters() -> Iterator[tuple[str, str]]:
 
 
 def _results(folder: Path) -> Iterator[tuple[str, str]]:
-    from densebench.results import ResultStore
+    from densebench.results.schema import ResultStore
 
     for record in ResultStore(folder).records():
         if isinstance(record, DensebenchError):

@@ -14,7 +14,7 @@ from densebench.core.progress import duration
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols.protocol import Estimate, Protocol
-from densebench.results import Metric, Record, setting_label
+from densebench.results.schema import Metric, Record, setting_label
 
 ASK_ABOVE = 3600.0
 """Seconds of a plan that nobody gave datasets for, above which it is not begun unasked."""

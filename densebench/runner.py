@@ -25,8 +25,8 @@ from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset, data_root
 from densebench.datasets.layout import MissingError
 from densebench.failures import FOREIGN, as_known, finite
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource, Precision
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource, Precision
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
 from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
@@ -34,7 +34,7 @@ from densebench.protocols import PROTOCOLS
 from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
 from densebench.request import Request, checked, no_such_preset
-from densebench.results import (
+from densebench.results.schema import (
     Cost,
     DataRecord,
     ModelRecord,

@@ -9,7 +9,7 @@ from densebench.cli import main
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.checks import check
-from densebench.features import FeatureSource
+from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.protocols.depth import Depth
 from densebench.protocols.protocol import Context, Data

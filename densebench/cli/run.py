@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from densebench.core.progress import Progress
     from densebench.plan import Cell
     from densebench.request import Request
-    from densebench.results import Record
+    from densebench.results.schema import Record
     from densebench.runner import Outcome
 
 

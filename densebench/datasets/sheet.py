@@ -71,7 +71,7 @@ def write_sheet(
 def _drawn(data: DenseDataset, indices: Sequence[int]) -> bytes:
     from matplotlib.figure import Figure
 
-    from densebench.figures import png
+    from densebench.figures.kit import png
 
     samples = [_small(data.sample(index)) for index in indices]
     titles = list(_titles(data.info))
@@ -131,7 +131,7 @@ def _panel(axes: Axes, title: str, sample: Sample, info: DatasetInfo, far: float
     """Draw one picture of an image."""
     from matplotlib import colormaps
 
-    from densebench.figures import colorize
+    from densebench.figures.kit import colorize
 
     image = np.asarray(sample.image)
     if title == "depth":
@@ -183,7 +183,7 @@ def _legend(figure: Figure, samples: Sequence[Sample], info: DatasetInfo) -> Non
     """Name the classes that are on the sheet, those with the most pixels first to be kept, and what is no class."""
     from matplotlib.patches import Patch
 
-    from densebench.figures import VOID_COLOR
+    from densebench.figures.kit import VOID_COLOR
 
     masks = [sample.mask.ravel() for sample in samples if sample.mask is not None]
     pixels = np.bincount(np.concatenate(masks), minlength=256) if masks else np.zeros(256, dtype=int)

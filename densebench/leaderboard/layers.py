@@ -22,7 +22,7 @@ from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, N
 from densebench.leaderboard.markdown import elide, title
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
 from densebench.leaderboard.rows import Row, Table
-from densebench.results import Record
+from densebench.results.schema import Record
 
 METRIC = re.compile(r"(?P<quantity>.+)[@/](?P<facet>[a-z]+)")
 """A metric of a facet's best layer: "miou@token", "pck@0.10/key"."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from densebench.results import Record
+    from densebench.results.schema import Record
 
 DIGITS = {"%": 1, "px": 1}
 """Decimals shown by unit; three for the others."""

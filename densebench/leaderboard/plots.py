@@ -22,7 +22,7 @@ from densebench.leaderboard.drawing import INK, LABEL_GAP, NAME_SIZE, Name, Styl
 from densebench.leaderboard.markdown import number, title
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.rows import Row, Table, by_entry, tables
-from densebench.results import Record, slug
+from densebench.results.schema import Record, slug
 
 BANDS_UP_TO = 4
 """Lines whose intervals are drawn as bands; more of them would hide each other, so they get error bars."""

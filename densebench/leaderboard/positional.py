@@ -21,7 +21,7 @@ from densebench.core.regular import read
 from densebench.core.text import plain
 from densebench.leaderboard.markdown import elide
 from densebench.leaderboard.rows import Table, tables_of
-from densebench.results import Record, ResultStore, settings_text
+from densebench.results.schema import Record, ResultStore, settings_text
 
 if TYPE_CHECKING:
     from densebench.ops.information import Correlation
@@ -151,7 +151,7 @@ def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
 
     Raises UsageError where no model has it, or where the sweeps are of different datasets or images.
     """
-    from densebench import figures
+    from densebench.figures import kit as figures
 
     shown = [sweep for sweep in sweeps if f"classes_{facet}" in sweep.arrays]
     if not shown:

@@ -10,7 +10,7 @@ from typing import Any
 
 from densebench.core.errors import UsageError
 from densebench.leaderboard.markdown import number
-from densebench.results import Metric, Record, ResultStore, settings_text
+from densebench.results.schema import Metric, Record, ResultStore, settings_text
 
 LONGEST = 160
 """Characters of a fact or an environment's value before its end is left out: curves and lists are in the record."""

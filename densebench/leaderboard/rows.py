@@ -19,7 +19,7 @@ from typing import Any
 
 from densebench.core.errors import StorageError
 from densebench.core.text import plain
-from densebench.results import Record, ResultStore, settings_text
+from densebench.results.schema import Record, ResultStore, settings_text
 
 SHORT = 12
 """Characters kept of a weights digest."""

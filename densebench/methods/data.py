@@ -21,9 +21,9 @@ from densebench.core.locks import lock
 from densebench.core.paths import cache_dir, sweep, temporary_name, write_atomically
 from densebench.core.states import is_whole
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.loading import load
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
 from densebench.methods.method import TrainConfig
+from densebench.views.loading import load
 
 Report = Callable[[int, int], None]
 """Told (done, of how many) while a cache is being made."""

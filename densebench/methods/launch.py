@@ -25,7 +25,6 @@ from densebench.core.paths import claim, zoo_dir
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.images import digest, load_images
-from densebench.datasets.loading import explained
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
 from densebench.methods.configs.fit import check_settings, fitted
@@ -38,6 +37,7 @@ from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.cards import read_card
 from densebench.model_zoo.zoo import Architecture, find
+from densebench.views.loading import explained
 
 
 def train(

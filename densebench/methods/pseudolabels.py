@@ -33,7 +33,6 @@ from densebench.core.progress import Progress
 from densebench.core.regular import parse_json, read_text
 from densebench.core.states import is_whole
 from densebench.datasets.images import digest, load_images
-from densebench.datasets.loading import explained, load
 from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
@@ -42,7 +41,8 @@ from densebench.model_zoo.backbone import Backbone
 from densebench.ops.clustering import KMeansInfo, assign, kmeans
 from densebench.ops.resize import nearest_index
 from densebench.ops.search import search
-from densebench.reading import RESAMPLING
+from densebench.views.loading import explained, load
+from densebench.views.squash import RESAMPLING
 
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.features import Batch
+from densebench.features.spec import Batch
 from densebench.ops import cbfe, matching
 from densebench.ops.confusion import ConfusionMatrix, confusion, counts
 from densebench.ops.jackknife import GroupSums
@@ -24,7 +24,7 @@ from densebench.protocols import scoring
 from densebench.protocols.clusters import Fit, Run, fit_clusters
 from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.foreground import Foreground, Images, Part
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 if TYPE_CHECKING:
     from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentationConfig

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from densebench import figures
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
 from densebench.protocols import scoring, sweeps
@@ -43,7 +43,7 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.protocols.sweeps import reads_of
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):

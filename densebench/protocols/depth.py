@@ -21,10 +21,10 @@ from dataclasses import replace
 
 import torch
 
-from densebench import figures
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.features import FeatureSpec
+from densebench.features.spec import FeatureSpec
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.protocols.configs.depth import BATCH, STEPS, DepthConfig
 from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, layers_read, predict

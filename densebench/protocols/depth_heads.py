@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.depth_views import DepthViews
-from densebench.datasets.views import Key, batches, load_views
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops import depth as ops
 from densebench.ops.depth import BinNorm
 from densebench.ops.depth_bins import decode_upsampled
 from densebench.ops.resize import resize_maps
 from densebench.protocols.protocol import Context
+from densebench.views.depth import DepthViews
+from densebench.views.order import Key, batches, load_views
 
 if TYPE_CHECKING:
     from densebench.protocols.depth import DepthConfig

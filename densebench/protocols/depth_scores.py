@@ -17,7 +17,7 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.ops import depth as ops
 from densebench.protocols import scoring
 from densebench.protocols.protocol import MetricInfo
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 THEIRS = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1", "delta2": "a2", "delta3": "a3", "log10": "log_10"}
 """Our names of the errors, and MDE's."""

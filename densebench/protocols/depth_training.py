@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.views import load_views
 from densebench.ops import depth as ops
 from densebench.protocols.checkpoint import Checkpoint
 from densebench.protocols.depth_heads import Encoder, Plan, Trained, errors_of, new_head, predict, views_of
 from densebench.protocols.protocol import Context
+from densebench.views.order import load_views
 
 if TYPE_CHECKING:
     from densebench.protocols.depth import DepthConfig

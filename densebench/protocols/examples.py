@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.datasets.dataset import DenseDataset
-from densebench.features import FeatureSpec
-from densebench.reading import RESAMPLING
+from densebench.features.spec import FeatureSpec
+from densebench.views.squash import RESAMPLING
 
 Example = tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]
 """Image (H, W, 3), truth and prediction (H, W)."""

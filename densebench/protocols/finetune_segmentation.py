@@ -17,11 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from densebench import figures
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.datasets.mmseg_views import LONG
-from densebench.features import FeatureSpec
+from densebench.features.spec import FeatureSpec
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols import scoring
@@ -37,7 +36,8 @@ from densebench.protocols.protocol import (
     input_size,
     refuse_nonsense,
 )
-from densebench.results import Metric
+from densebench.results.schema import Metric
+from densebench.views.mmseg import LONG
 
 SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
 SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}

@@ -19,9 +19,6 @@ from torch.utils.data import Dataset
 
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.mmseg_views import MmsegViews
-from densebench.datasets.segmentation_views import SegmentationViews, read_pair, resized
-from densebench.datasets.views import Views, batches, draw_share, load_views
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.confusion import AbsentRule, Counts, confusion, counts, mean_iou
 from densebench.ops.heads import pixel_targets
@@ -34,6 +31,9 @@ from densebench.protocols.examples import spread
 from densebench.protocols.finetuning_network import Network, Trainer, build, rate_share
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.segmentation_heads import evenly
+from densebench.views.mmseg import MmsegViews
+from densebench.views.order import Views, batches, draw_share, load_views
+from densebench.views.segmentation import SegmentationViews, read_pair, resized
 
 if TYPE_CHECKING:
     from densebench.protocols.finetune_segmentation import FinetuneConfig

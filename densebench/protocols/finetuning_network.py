@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densebench.core.errors import FeatureError, ModelError
-from densebench.features import Precision
+from densebench.features.source import Precision
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.depth import centre_pad
 from densebench.ops.heads import IGNORED, bilinear_matrix, linear_head

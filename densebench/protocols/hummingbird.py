@@ -40,7 +40,7 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.protocols.retrieval_pictures import ClassExamples
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 class Hummingbird(Protocol[HummingbirdConfig]):

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from densebench import figures
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling

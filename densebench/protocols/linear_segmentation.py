@@ -26,10 +26,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from densebench import figures
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.segmentation_views import Mirror, SegmentationViews
-from densebench.datasets.views import load_views
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
@@ -58,6 +56,8 @@ from densebench.protocols.segmentation_heads import (
     look,
     train,
 )
+from densebench.views.order import load_views
+from densebench.views.segmentation import Mirror, SegmentationViews
 
 C = TypeVar("C", bound=LinearHeadConfig)
 

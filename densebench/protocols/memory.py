@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from densebench.core.errors import FeatureError, UsageError
-from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
-from densebench.features import Batch, FeatureSpec
+from densebench.features.spec import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.ops.search import SCANN_CENTRES
 from densebench.protocols.configs.retrieval import RetrievalConfig
 from densebench.protocols.protocol import Context
-from densebench.reading import Labels
+from densebench.views.augment import Augment
+from densebench.views.squash import Labels
 
 
 def check(name: str, config: RetrievalConfig) -> None:

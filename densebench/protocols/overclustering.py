@@ -38,7 +38,7 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
-from densebench.reading import Labels
+from densebench.views.squash import Labels
 
 
 class Overclustering(Protocol[OverclusteringConfig]):

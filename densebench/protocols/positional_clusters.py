@@ -16,7 +16,7 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.features import ReadBatch
+from densebench.features.spec import ReadBatch
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import clustering, information, matching, probe
 from densebench.ops.confusion import (
@@ -30,7 +30,7 @@ from densebench.ops.jackknife import GroupSums
 from densebench.protocols import sweeps
 from densebench.protocols.examples import spread
 from densebench.protocols.protocol import Context, Data
-from densebench.reading import Labels
+from densebench.views.squash import Labels
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect import PositionalEffectConfig

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densebench import figures
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
+from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import information
 from densebench.protocols import positional_study, scoring, sweeps
@@ -42,7 +42,7 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.protocols.sweeps import reads_of
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 class PositionalEffect(Protocol[PositionalEffectConfig]):

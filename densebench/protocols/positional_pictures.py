@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from densebench import figures
 from densebench.datasets.dataset import DatasetInfo
+from densebench.figures import kit as figures
 from densebench.ops import information
 from densebench.ops.resize import resize_labels
 from densebench.protocols import sweeps

@@ -19,7 +19,7 @@ from densebench.protocols import scoring, sweeps
 from densebench.protocols.positional_clusters import Assigned, Positions, Reads, Score
 from densebench.protocols.positional_pictures import pictures_of
 from densebench.protocols.protocol import Data, Estimate, Measurement, by_class
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect import PositionalEffectConfig

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from densebench.core.config import Preset as Preset
 from densebench.core.config import apply_overrides, default_preset, find_preset
 from densebench.core.errors import UsageError
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from densebench.core.progress import Progress
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
-    from densebench.features import FeatureSource, FeatureSpec
+    from densebench.features.source import FeatureSource
+    from densebench.features.spec import FeatureSpec
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
 
 C = TypeVar("C")

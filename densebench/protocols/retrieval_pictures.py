@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from densebench import figures
 from densebench.datasets.dataset import DenseDataset
+from densebench.figures import kit as figures
 from densebench.protocols import memory
 from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.memory import Memory

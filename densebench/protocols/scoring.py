@@ -22,7 +22,7 @@ from densebench.ops.confusion import (
 )
 from densebench.ops.jackknife import GroupSums, jackknife_interval
 from densebench.protocols.protocol import by_class
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 class Miou(NamedTuple):
@@ -72,7 +72,7 @@ def metric(
         name: of the metric.
         runs: by seed; the one run of a protocol that does not repeat is called "".
         held: see :func:`interval`.
-        main: see `densebench.results.Metric`.
+        main: see `densebench.results.schema.Metric`.
         info: whose classes are scored one by one; None: none are.
     """
     values = {seed: 100 * run.value for seed, run in runs.items()}

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.datasets.views import draw_share
-from densebench.features import FeatureSpec
+from densebench.features.spec import FeatureSpec
 from densebench.ops import heads
 from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou
 from densebench.ops.resize import resize_labels
@@ -24,8 +23,9 @@ from densebench.protocols import scoring
 from densebench.protocols.configs.linear_segmentation import LinearHeadConfig
 from densebench.protocols.examples import Example, as_seen, spread
 from densebench.protocols.protocol import Context, Data
-from densebench.reading import Labels
-from densebench.results import Metric
+from densebench.results.schema import Metric
+from densebench.views.order import draw_share
+from densebench.views.squash import Labels
 
 Pair = tuple[Tensor, Tensor]
 """One image to train on: features (D, h, w) and mask (H, W)."""

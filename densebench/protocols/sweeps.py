@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from densebench.core.errors import UsageError
-from densebench.features import ReadBatch
+from densebench.features.spec import ReadBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
 from densebench.protocols.configs.sweep import SweepConfig
-from densebench.reading import Labels
+from densebench.views.squash import Labels
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset

@@ -21,9 +21,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from densebench import figures
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
+from densebench.figures import kit as figures
 from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
@@ -58,7 +58,7 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 MAIN = ("miou", "miou_cbfe")
 

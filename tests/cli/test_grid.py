@@ -17,7 +17,7 @@ from densebench.datasets.voc import VOC
 from densebench.failures import as_known
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
-from densebench.results import ResultStore
+from densebench.results.schema import ResultStore
 from tests.cli.test_run import QUICK, cli, records, records_exist  # noqa: F401  (a fixture)
 
 BOTH = ("--protocol", "hummingbird,overclustering")

@@ -60,7 +60,7 @@ def test_a_folder_is_claimed_by_one(tmp_path, refusal):
 
 
 def test_what_a_killed_process_left_is_taken_over(tmp_path, monkeypatch):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     left = subprocess.run([sys.executable, "-c", TAKE, str(tmp_path / "x.lock")], env=environment, check=False)
     assert left.returncode == 9
     assert (tmp_path / "x.lock.held").exists()

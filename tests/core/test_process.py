@@ -17,7 +17,7 @@ BUSY = """
 import tempfile, time, torch
 from densebench.core import process
 process.begin()
-from densebench.datasets.loading import load
+from densebench.views.loading import load
 class Slow(torch.utils.data.Dataset):
     def __getitem__(self, i):
         open(tempfile.gettempdir() + f"/worker{i}", "w")
@@ -43,7 +43,7 @@ TOGETHER = """
 import tempfile, time, torch
 from densebench.core import process
 process.begin()
-from densebench.datasets.loading import load
+from densebench.views.loading import load
 class Slow(torch.utils.data.Dataset):
     def __getitem__(self, i):
         if i:

@@ -61,7 +61,7 @@ def plugins(tmp_path):
 
 def test_broken_plugins_cost_themselves_alone(plugins):
     def call(*arguments):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(plugins)])}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(plugins)])}
         return subprocess.run(
             [sys.executable, "-m", "densebench.cli", *arguments], env=environment, capture_output=True, text=True,
             cwd=plugins, check=False,

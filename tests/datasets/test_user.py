@@ -15,7 +15,7 @@ from densebench.datasets.checks import check
 from densebench.datasets.dataset import check_same_size
 from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.segmentation_views import read_pair
+from densebench.views.segmentation import read_pair
 
 TOML = """\
 name = "NAME"

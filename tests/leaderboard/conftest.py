@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from densebench.results import (
+from densebench.results.schema import (
     Cost,
     DataRecord,
     Metric,

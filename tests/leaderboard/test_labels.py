@@ -25,7 +25,7 @@ from densebench.leaderboard.drawing import Head, width_of
 from densebench.leaderboard.plots import figures
 from densebench.leaderboard.record import find_records, record_page
 from densebench.leaderboard.rows import tables
-from densebench.results import Metric, ResultStore
+from densebench.results.schema import Metric, ResultStore
 
 from .conftest import hummingbird, save
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from densebench.leaderboard import console_table, leaderboard_rows, markdown, published_rows
 from densebench.leaderboard.markdown import elide, ties
 from densebench.leaderboard.published import PublishedRow
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 def miou(value, low, high):

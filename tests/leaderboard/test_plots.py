@@ -10,7 +10,7 @@ from PIL import Image
 from densebench.leaderboard import leaderboard_rows, published_rows
 from densebench.leaderboard.drawing import LABEL_GAP, png, short, spread, styles
 from densebench.leaderboard.plots import figures
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 TABLE = ("voc", "hummingbird", "paper")
 STEM = "voc--hummingbird--paper"

@@ -18,7 +18,7 @@ from densebench.leaderboard.positional import (
     points,
     shared_facet,
 )
-from densebench.results import Metric, ResultStore
+from densebench.results.schema import Metric, ResultStore
 
 SCENES = ("scenes", "positional_effect", "sweep")
 

@@ -10,7 +10,7 @@ from densebench.datasets import DATASETS
 from densebench.leaderboard import leaderboard_rows, markdown, published_rows
 from densebench.leaderboard.published import FILE
 from densebench.protocols import PROTOCOLS
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 SHARES = ("1/128", "1/64", "1/8", "1")
 

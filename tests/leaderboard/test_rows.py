@@ -9,7 +9,7 @@ from pathlib import Path
 
 from densebench.leaderboard import leaderboard_rows, select, to_csv, to_json
 from densebench.leaderboard.rows import by_entry, tables
-from densebench.results import Metric
+from densebench.results.schema import Metric
 
 
 def test_one_row_per_metric_with_its_facts(record):

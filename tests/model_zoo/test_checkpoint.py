@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from densebench.core.errors import ModelError, UsageError
-from densebench.features import FeatureSource
+from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES, Published
 from densebench.model_zoo.catalog.entry import vit

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from densebench.core.errors import DensebenchError, ModelError, UsageError
-from densebench.features import FeatureSource
+from densebench.features.source import FeatureSource
 from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, register_model, split_models
 from densebench.model_zoo.spec import weights_in
 from densebench.model_zoo.timm import create
-from densebench.results import ResultStore, slug
+from densebench.results.schema import ResultStore, slug
 from densebench.runner import Request, run
 from tests import toys
 from tests.cli.test_run import Command, records

@@ -16,8 +16,9 @@ from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.spair import SPair
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource, FeatureSpec
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
+from densebench.features.spec import FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols import correspondence_matches
 from densebench.protocols.correspondence import Correspondence

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from densebench import figures, protocols
+from densebench import protocols
 from densebench.core.config import as_dict, score_hash
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
+from densebench.figures import kit as figures
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.ops import cbfe

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from densebench import figures
 from densebench.core.errors import DatasetError, FeatureError, ModelError, StorageError, UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.views import batches
 from densebench.datasets.voc import VOC
-from densebench.features import FeatureSource
+from densebench.features.source import FeatureSource
+from densebench.figures import kit as figures
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.heads import IGNORED
@@ -23,6 +22,7 @@ from densebench.protocols.finetune_segmentation import FinetuneSegmentation
 from densebench.protocols.finetuning import Plan
 from densebench.protocols.finetuning_network import DropPath, Network, Trainer, build, layer_ids, make_optimiser
 from densebench.protocols.protocol import Context, Data
+from densebench.views.order import batches
 from tests import toys
 
 PROTOCOL = FinetuneSegmentation()

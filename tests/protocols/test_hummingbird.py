@@ -13,9 +13,8 @@ import torch
 
 from densebench.core.errors import UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
-from densebench.features import FeatureSource
+from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import jackknife, sampling
 from densebench.protocols import memory
@@ -23,6 +22,7 @@ from densebench.protocols.hummingbird import Hummingbird, _subsets
 from densebench.protocols.in_context_depth import InContextDepth
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.retrieval_pictures import central_patch, memory_view
+from densebench.views.augment import Augment
 from tests import toys
 from tests.protocols.test_in_context_depth import Blocks
 

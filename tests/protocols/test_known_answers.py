@@ -7,8 +7,8 @@ import pytest
 from densebench.core.errors import FeatureError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data
 from tests import toys

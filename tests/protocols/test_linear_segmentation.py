@@ -12,15 +12,15 @@ from torch import nn
 from densebench.core.errors import DatasetError, FeatureError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.segmentation_views import Mirror, SegmentationViews
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels, resize_maps
 from densebench.protocols.linear_segmentation import LinearSegmentation, LinearSegmentationCached
 from densebench.protocols.protocol import Context, Data
 from densebench.protocols.segmentation_heads import Plan, train
+from densebench.views.segmentation import Mirror, SegmentationViews
 from tests import toys
 
 BOTH = [LinearSegmentation, LinearSegmentationCached]

@@ -14,8 +14,8 @@ from densebench.core.errors import ModelError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols.positional_clusters import Positions, Tally
 from densebench.protocols.positional_effect import PositionalEffect

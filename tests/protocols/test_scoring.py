@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from densebench.datasets.views import batches, draw_share
 from densebench.datasets.voc import VOC
 from densebench.ops.confusion import counts
 from densebench.protocols import scoring
 from densebench.protocols.examples import spread
 from densebench.protocols.segmentation_heads import evenly
+from densebench.views.order import batches, draw_share
 
 TABLE = torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
 """Rows are the truth; class 2 does not occur. IoU: 6/9, 3/6, 0."""

@@ -16,8 +16,9 @@ from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource, FeatureSpec
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
+from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe

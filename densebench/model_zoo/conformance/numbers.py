@@ -151,7 +151,7 @@ def half_precision(probe: Probe) -> str:
             f"largest feature {largest:.3g}, float16 ends at {HALF_MAX:.0f}", "Run with --feature-dtype float32."
         )
     off = max(difference(found.half(), found) for found in maps)
-    if not off <= 2.0**-10:  # from there `features.py` refuses them
+    if not off <= 2.0**-10:  # from there `features/source.py` refuses them
         raise Noted(f"rounding moves features by {off:.1e} of their norm", "Run with --feature-dtype float32.")
     return f"largest feature {largest:.3g}, rounding moves them by {off:.0e}"
 

@@ -9,7 +9,7 @@ from densebench.core.bounds import Count
 from densebench.model_zoo.facets import Facet
 
 if TYPE_CHECKING:
-    from densebench.features import FeatureSpec
+    from densebench.features.spec import FeatureSpec
     from densebench.model_zoo.backbone import BackboneInfo
 
 ATTENTION_BYTES = 2**28
@@ -33,7 +33,7 @@ class FeatureConfig:
     def spec(self) -> FeatureSpec:
         """The same as a request."""
         assert self.input_size is not None, "resolve() fills it in"
-        from densebench.features import FeatureSpec
+        from densebench.features.spec import FeatureSpec
 
         side = self.input_size
         return FeatureSpec(size=(side, side), layer=self.layer, facet=self.facet, norm=self.norm)

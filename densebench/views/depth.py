@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.datasets.dataset import DenseDataset, check_same_size
-from densebench.datasets.views import Key
 from densebench.ops.depth import border_crop
+from densebench.views.order import Key
 
 ROTATION = 2.5
 GAMMA, BRIGHTNESS, COLOUR = (0.9, 1.1), (0.75, 1.25), (0.9, 1.1)

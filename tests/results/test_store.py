@@ -8,7 +8,7 @@ import pytest
 
 from densebench.core.errors import StorageError
 from densebench.core.paths import write_atomically
-from densebench.results import DataRecord, Record, ResultStore, setting_label
+from densebench.results.schema import DataRecord, Record, ResultStore, setting_label
 
 
 def record(**changes) -> Record:

@@ -7,8 +7,8 @@ from torchvision.transforms import functional as F
 
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.segmentation_views import Mirror, SegmentationViews, resized
-from densebench.datasets.views import load_views
+from densebench.views.order import load_views
+from densebench.views.segmentation import Mirror, SegmentationViews, resized
 
 
 class Gradients(DenseDataset):

@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from densebench import feature_cache
 from densebench.core.errors import DatasetError, FeatureError, ModelError
 from densebench.core.progress import Progress
-from densebench.datasets.augment import Augment
 from densebench.datasets.voc import VOC
-from densebench.feature_cache import FeatureCache
-from densebench.features import FeatureSource, FeatureSpec
+from densebench.features import cache as feature_cache
+from densebench.features.cache import FeatureCache
+from densebench.features.source import FeatureSource
+from densebench.features.spec import FeatureSpec
 from densebench.model_zoo.backbone import Read
-from densebench.reading import Labels, resize_mask
+from densebench.views.augment import Augment
+from densebench.views.squash import Labels, resize_mask
 from tests import toys
 
 SPEC = FeatureSpec(size=(64, 64))

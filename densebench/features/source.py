@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,12 +20,12 @@ from torch import Tensor
 from densebench.core.config import score_hash
 from densebench.core.errors import FeatureError
 from densebench.core.progress import Progress
-from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.views import load_views
-from densebench.feature_cache import Entry, FeatureCache
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
-from densebench.reading import Labels, Reader
+from densebench.features.cache import Entry, FeatureCache
+from densebench.features.spec import AttentionBatch, Batch, FeatureSpec, ReadBatch
+from densebench.model_zoo.backbone import Backbone, Facet, Read
+from densebench.views.order import load_views
+from densebench.views.squash import Labels, Squashed
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -36,69 +34,6 @@ MOST_LOST = 2.0**-10
 are subnormal or zero; a few tiny ones among normal ones do not come near it."""
 SAFE = 2.0**-14
 """Root mean square from which no map loses as much: subnormal numbers are off by at most 2^-25 = SAFE * 2^-11."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSpec:
-    """What is asked of the backbone: everything that can change a feature except weights and image."""
-
-    size: tuple[int, int]
-    """Input height and width in pixels; images are squashed to it (aspect ratio not kept)."""
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    interpolation: str = "bilinear"
-    """PIL resampling, antialiased."""
-    std: tuple[float, float, float] | None = None
-    """Channel deviations instead of the weights' own (parity with code that normalises otherwise)."""
-    augment: Augment | None = None
-
-    def grid(self, backbone: BackboneInfo) -> tuple[int, int]:
-        """Return the feature map's height and width in patches."""
-        return self.size[0] // backbone.patch, self.size[1] // backbone.patch
-
-    def nbytes(self, backbone: BackboneInfo, n_images: int, dtype: str = "float16") -> int:
-        """Return the size of the features of `n_images` in the cache."""
-        height, width = self.grid(backbone)
-        return n_images * height * width * backbone.width * np.dtype(dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some images' features and labels, in the order asked for."""
-
-    indices: list[int]
-    """Positions in the dataset."""
-    maps: Tensor
-    """(B, D, h, w) float32 on the source's device; empty where only labels were asked for."""
-    labels: Tensor | None
-    """(B, H, W) uint8 on the CPU."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """The maps as rows, (B*h*w, D), image after image, row-major."""
-        return self.maps.flatten(2).transpose(1, 2).flatten(0, 1)
-
-
-@dataclass(frozen=True)
-class ReadBatch:
-    """Some images' maps of several reads, in the order asked for, and labels."""
-
-    indices: list[int]
-    """Positions in the dataset."""
-    maps: tuple[Tensor, ...]
-    """(B, D, h, w) per read, on the source's device and in its type: many of them are too many in float32."""
-    labels: Tensor | None
-    """(B, H, W) uint8 on the CPU."""
-
-
-@dataclass(frozen=True)
-class AttentionBatch:
-    """Some images' attention, layer after layer: read it once, before the next batch."""
-
-    indices: list[int]
-    layers: Iterator[Tensor]
-    """(B, heads, N, N) per layer asked for, rows = queries, prefix tokens first; only one is held at a time."""
 
 
 class FeatureSource:
@@ -379,7 +314,10 @@ class FeatureSource:
         images: bool = True,
     ) -> Iterator[tuple[list[int], Tensor | None, Tensor | None]]:
         """Decode and resize in worker processes; yields (indices, images (B, 3, H, W), labels (B, H, W))."""
-        reader = Reader(data, spec if images else None, labels, spec.augment if spec else None)
+        if spec is None:
+            reader = Squashed(data, None, labels=labels)
+        else:
+            reader = Squashed(data, spec.size if images else None, spec.interpolation, labels, spec.augment)
         return load_views(
             reader,
             list(_chunks(wanted, size)),

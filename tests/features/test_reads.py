@@ -5,10 +5,11 @@ import torch
 
 from densebench.core.errors import FeatureError, ModelError
 from densebench.datasets.voc import VOC
-from densebench.features import FeatureSource, FeatureSpec
+from densebench.features.source import FeatureSource
+from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, Read
-from densebench.reading import Labels
+from densebench.views.squash import Labels
 from tests import toys
 
 READS = [Read(0), Read(5, "key"), Read(5), Read(5, "token", False), Read(2, "value")]

@@ -21,9 +21,9 @@ from torch.utils.data import Dataset
 
 from densebench.core.errors import DensebenchError
 from densebench.datasets.dataset import VOID, DenseDataset
-from densebench.datasets.segmentation_views import read_pair
-from densebench.datasets.views import Key
 from densebench.ops.resize import resize_labels
+from densebench.views.order import Key
+from densebench.views.segmentation import read_pair
 
 LONG = 4
 """The longer side is at most so many times the crop (MMSEG: scale 2048x512)."""

@@ -7,7 +7,7 @@ from PIL import Image
 
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
-from densebench.datasets.mmseg_views import MmsegViews, distorted
+from densebench.views.mmseg import MmsegViews, distorted
 
 LEVELS = np.array([0, 60, 120, 180, 240], dtype=np.uint8)
 

@@ -1,9 +1,9 @@
-"""From files to what a feature pass reads: images decoded and resized, masks at the evaluation's resolution."""
+"""Images squashed to one size, as a feature pass reads them, and masks at the evaluation's resolution."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,12 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densebench.core.errors import DensebenchError
-from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset, check_same_size
 from densebench.ops.resize import nearest_index
-
-if TYPE_CHECKING:
-    from densebench.features import FeatureSpec
+from densebench.views.augment import Augment
 
 LabelRule = Literal["floor", "centre"]
 RESAMPLING = {
@@ -42,13 +39,19 @@ class Labels:
     PIL resizes files. The two differ by up to a pixel, and published code uses both."""
 
 
-class Reader(Dataset[Any]):
+class Squashed(Dataset[Any]):
     """Decodes one image and its mask, resized as asked; errors travel as values so that workers end quietly."""
 
     def __init__(
-        self, data: DenseDataset, spec: FeatureSpec | None, labels: Labels | None, augment: Augment | None
+        self,
+        data: DenseDataset,
+        size: tuple[int, int] | None,
+        interpolation: str = "bilinear",
+        labels: Labels | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        self.data, self.spec, self.labels, self.augment = data, spec, labels, augment
+        """Read images at `size`, height and width in pixels, None for none, and masks where `labels` says how."""
+        self.data, self.size, self.interpolation, self.labels, self.augment = data, size, interpolation, labels, augment
 
     def __getitem__(self, index: int) -> Any:
         try:
@@ -57,20 +60,19 @@ class Reader(Dataset[Any]):
             return error
 
     def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        image = self.data.image(index) if self.spec is not None else None
+        image = self.data.image(index) if self.size is not None else None
         mask = self.data.mask(index) if self.labels is not None else None
         if mask is not None and (image is not None or self.data.image_size(index) != mask.shape[::-1]):
             # where the header alone is read, here and with cached features, the decoded image has the last word
             check_same_size(self.data, index, image or self.data.image(index), mask, "ground truth")
         if self.augment is not None:
-            size = self.spec.size if self.spec else self.labels.size if self.labels else None
+            size = self.size or (self.labels.size if self.labels else None)
             assert size is not None
             return self.augment(image, mask, size, index)
         pixels = None
         if image is not None:
-            assert self.spec is not None
-            height, width = self.spec.size
-            resized = image.resize((width, height), RESAMPLING[self.spec.interpolation])
+            assert self.size is not None
+            resized = image.resize(self.size[::-1], RESAMPLING[self.interpolation])
             pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
         target = None
         if mask is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densebench import figures
+from densebench.figures import kit as figures
 
 
 @pytest.mark.parametrize("n", [3, 254])

@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
 
 from densebench.core.errors import DensebenchError
-from densebench.datasets.augment import Augment
 from densebench.datasets.dataset import DenseDataset, check_same_size
-from densebench.datasets.views import Key
+from densebench.views.augment import Augment
+from densebench.views.order import Key
 
 
 @dataclass(frozen=True, kw_only=True)

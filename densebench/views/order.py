@@ -11,7 +11,7 @@ import torch
 
 from densebench.core.errors import DensebenchError
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.loading import load
+from densebench.views.loading import load
 
 
 class Views(Protocol):

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from densebench.core.errors import LoaderError, UsageError
-from densebench.datasets import loading
-from densebench.datasets.loading import explain, load
+from densebench.views import loading
+from densebench.views.loading import explain, load
 
 IDS = [f"image{i}" for i in range(8)]
 KEYS = [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -119,7 +119,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time, pathlib, torch\n"
-        "from densebench.datasets.loading import load\n"
+        "from densebench.views.loading import load\n"
         "class Slow(torch.utils.data.Dataset):\n"
         "    def __getitem__(self, i):\n"
         f"        open({str(here)!r}, 'a').write(f'{{os.getpid()}}\\n')\n"

@@ -1,0 +1,1 @@
+"""The drawing kit: pictures as PNG bytes."""

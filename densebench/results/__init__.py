@@ -1,0 +1,1 @@
+"""Records of measurements and the folder they are kept in."""
