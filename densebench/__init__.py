@@ -17,7 +17,7 @@ _PUBLIC = {
     "load_dataset": "densebench.datasets",
     "load_model": "densebench.model_zoo",
     "register_model": "densebench.model_zoo",
-    "run": "densebench.runner",
+    "run": "densebench.runner.grid",
 }
 
 __all__ = ["Backbone", "BackboneInfo", "DatasetInfo", "DenseDataset", "Protocol", "__version__"]

@@ -25,7 +25,7 @@ class DataCheck:
 
     def __call__(self) -> int:
         """Print a report per split."""
-        from densebench.listing import data_report
+        from densebench.cli.listing import data_report
 
         return data_report(self.name, self.data_root, self.split)
 
@@ -40,7 +40,7 @@ class DataWhere:
 
     def __call__(self) -> int:
         """Print root, state and instructions."""
-        from densebench.listing import data_where
+        from densebench.cli.listing import data_where
 
         print(data_where(self.name, self.data_root))
         return 0

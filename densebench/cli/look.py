@@ -65,7 +65,7 @@ class List:
 
     def __call__(self) -> int:
         """Print one line each."""
-        from densebench import listing
+        from densebench.cli import listing
 
         rows = listing.rows(self.kind, self.pattern, self.results, self.data_root)
         for problem in listing.plugin_problems(self.kind):
@@ -123,7 +123,7 @@ class Show:
 
             say("\n\n".join(record_page(*found) for found in find_records(self.results, self.name)))
             return 0
-        from densebench import listing
+        from densebench.cli import listing
 
         say(listing.page(self.kind, self.name, self.weights))
         return 0

@@ -17,10 +17,10 @@ from densebench.core.errors import MissingWeightsError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from densebench.core.progress import Progress
-    from densebench.plan import Cell
-    from densebench.request import Request
     from densebench.results.schema import Record
-    from densebench.runner import Outcome
+    from densebench.runner.grid import Outcome
+    from densebench.runner.plan import Cell
+    from densebench.runner.request import Request
 
 
 @dataclass
@@ -131,11 +131,11 @@ class Run:
 
     def __call__(self) -> int:
         """Run the request and print its results."""
-        from densebench.request import checked
+        from densebench.runner.request import checked
 
         request = checked(self._request())  # before torch is imported: a typo costs no time
         from densebench.core.progress import Progress
-        from densebench.runner import run
+        from densebench.runner.grid import run
 
         agree = None if self.results.yes else _agree
         progress = Progress(self.results.quiet)
@@ -158,7 +158,7 @@ class Run:
     def _request(self) -> Request:
         from densebench.core.config import read_tables, split_settings
         from densebench.model_zoo import split_models
-        from densebench.request import Request
+        from densebench.runner.request import Request
 
         asked = self.measure
         settings: dict[str, dict[str, Any]] = read_tables(asked.config, "protocol") if asked.config else {}
@@ -182,7 +182,7 @@ class Run:
 
 def _agree(cells: Sequence[Cell]) -> None:
     """Show the total of a plan without datasets; above an hour ask, or raise UsageError where there is no terminal."""
-    from densebench.plan import ASK_ABOVE, plan_lines
+    from densebench.runner.plan import ASK_ABOVE, plan_lines
 
     *lines, total = plan_lines(cells)
     if sum(cell.seconds for cell in cells) <= ASK_ABOVE:
@@ -232,7 +232,7 @@ def _report(outcome: Outcome, as_json: bool, out: Path, root: Path | None) -> No
             failed.setdefault(str(error), []).append(cell)
     lines += [f"failed: {', '.join(cells)}: {error}" for error, cells in failed.items()]
     if outcome.planned:
-        from densebench.plan import plan_lines
+        from densebench.runner.plan import plan_lines
 
         lines += [f"would run {len(outcome.planned)} cells:", *plan_lines(outcome.planned)]
     elif outcome.kept and not outcome.done and not outcome.failed:
@@ -242,7 +242,7 @@ def _report(outcome: Outcome, as_json: bool, out: Path, root: Path | None) -> No
     elif outcome.kept:
         lines.append(f"{len(outcome.kept)} results were in {out} already; {len(outcome.done)} are new.")
     if missing:
-        from densebench.ways import ways_on
+        from densebench.cli.ways import ways_on
 
         lines += [line for name in missing for line in ways_on(name, root)]
     for line in lines:

@@ -93,7 +93,7 @@ class FinetuneSegmentation(Protocol[FinetuneConfig]):
         tokens = (side // backbone.patch) ** 2
         looks = len(plan.looks) * len(plan.rates) * len(data.val)
         train = plan.steps * plan.batch * len(plan.rates)
-        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # as densebench.plan counts a pass
+        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # as densebench.runner.plan counts a pass
         back = 2.0 * train * tokens * block * (backbone.depth - config.freeze)
         second_windows = looks * tokens * block * backbone.depth if config.pipeline == "slide" else 0.0  # aspect 4:3
         return Estimate(

@@ -10,14 +10,16 @@ import time
 import pytest
 import torch
 
-from densebench import plan, runner, ways
+from densebench.cli import ways
 from densebench.core.errors import DensebenchError, UsageError
 from densebench.datasets import DATASETS
 from densebench.datasets.voc import VOC
-from densebench.failures import as_known
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
 from densebench.results.schema import ResultStore
+from densebench.runner import grid as runner
+from densebench.runner import plan
+from densebench.runner.failures import as_known
 from tests.cli.test_run import QUICK, cli, records, records_exist  # noqa: F401  (a fixture)
 
 BOTH = ("--protocol", "hummingbird,overclustering")
@@ -83,7 +85,7 @@ def test_what_nobody_foresaw_says_where_and_keeps_its_traceback_for_debug(cli, m
     done = cli.run("--protocol", "hummingbird", "--debug")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert ", called from densebench/runner.py:" in line
+    assert ", called from densebench/runner/grid.py:" in line
     assert line.endswith("odd; --debug shows the traceback, please report it.")
     assert "Traceback (most recent call last)" in done.stderr
     assert "raise error" in done.stderr

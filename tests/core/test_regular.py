@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from densebench import listing
+from densebench.cli import listing
 from densebench.core import paths, regular
 from densebench.core.config import read_toml
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError

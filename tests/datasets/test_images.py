@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.cli.listing import data_report, data_where, page
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.checks import check
 from densebench.datasets.folder import ImageFolder
 from densebench.datasets.images import Joined, digest, load_images
-from densebench.listing import data_report, data_where, page
 from tests import toys
 
 QUIET = Progress(quiet=True)

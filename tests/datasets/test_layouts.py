@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densebench import listing
+from densebench.cli import listing
 from densebench.core.errors import DatasetError, StorageError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from densebench import listing
+from densebench.cli import listing
 from densebench.core.errors import ModelError
 from densebench.core.paths import zoo_dir
 from densebench.model_zoo import load_model
@@ -19,7 +19,7 @@ from densebench.model_zoo.cards import ArchitectureBlock, read_card
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.fetch import weights_dir
 from densebench.model_zoo.timm import create
-from densebench.runner import Request, run
+from densebench.runner.grid import Request, run
 from tests import toys
 
 TINY = "vit_tiny_patch16_224"

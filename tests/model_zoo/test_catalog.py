@@ -13,7 +13,7 @@ import timm
 import timm.data
 import torch
 
-from densebench import listing
+from densebench.cli import listing
 from densebench.core.config import apply_overrides
 from densebench.core.errors import ModelError, UsageError
 from densebench.methods import METHODS

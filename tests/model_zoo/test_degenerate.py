@@ -1,6 +1,6 @@
 """Features that say nothing, as collapsed or half-precision training leaves them: a number, or a sentence."""
 
-from densebench.runner import Request, run
+from densebench.runner.grid import Request, run
 from tests import toys
 
 DEGENERATE = """

@@ -15,7 +15,7 @@ from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, r
 from densebench.model_zoo.spec import weights_in
 from densebench.model_zoo.timm import create
 from densebench.results.schema import ResultStore, slug
-from densebench.runner import Request, run
+from densebench.runner.grid import Request, run
 from tests import toys
 from tests.cli.test_run import Command, records
 

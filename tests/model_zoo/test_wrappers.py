@@ -15,7 +15,7 @@ from densebench.model_zoo.catalog import Published
 from densebench.model_zoo.checkpoint import arrange_own, read
 from densebench.model_zoo.timm import create
 from densebench.model_zoo.wrappers import enter, find_network, sentence
-from densebench.runner import Request, run
+from densebench.runner.grid import Request, run
 from tests import toys
 from tests.model_zoo.layouts import dino, dinov2, fill, prefixed
 from tests.model_zoo.test_checkpoint import DEPTH, GRID, WIDTH, entry

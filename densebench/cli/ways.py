@@ -21,7 +21,7 @@ from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog import ENTRIES, Entry
 from densebench.model_zoo.catalog.pages import status
 from densebench.model_zoo.zoo import build, wrap, zoo_folders
-from densebench.plan import measured_flops
+from densebench.runner.plan import measured_flops
 
 GPU = 5e13
 """Operations per second of a present GPU in float32."""

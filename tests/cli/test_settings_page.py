@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import pytest
 
+from densebench.cli.listing import page
+from densebench.cli.settings_page import meanings, preset_lines, setting_lines
 from densebench.core.bounds import Count
 from densebench.core.config import Preset
-from densebench.listing import page
 from densebench.methods import METHODS
 from densebench.protocols import PROTOCOLS
-from densebench.settings_page import meanings, preset_lines, setting_lines
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from densebench.datasets import load_dataset
 from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.ground_truth import look
-from densebench.failures import FOREIGN, as_known
 from densebench.protocols.protocol import Data
+from densebench.runner.failures import FOREIGN, as_known
 
 Split = tuple[str, str]
 """(dataset, split)."""

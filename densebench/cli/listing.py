@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from densebench.cli.settings_page import preset_lines, setting_lines
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
@@ -20,7 +21,6 @@ from densebench.datasets.images import load_images
 from densebench.datasets.layout import MissingError
 from densebench.datasets.user import is_whole
 from densebench.protocols import PROTOCOLS
-from densebench.settings_page import preset_lines, setting_lines
 
 
 def rows(kind: str, pattern: str, results: Path, root: Path | None = None) -> list[tuple[str, str]]:

@@ -24,16 +24,13 @@ from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset, data_root
 from densebench.datasets.layout import MissingError
-from densebench.failures import FOREIGN, as_known, finite
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource, Precision
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
-from densebench.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
-from densebench.request import Request, checked, no_such_preset
 from densebench.results.schema import (
     Cost,
     DataRecord,
@@ -43,7 +40,10 @@ from densebench.results.schema import (
     ResultStore,
     SplitRecord,
 )
-from densebench.splits import Splits, check_same_classes
+from densebench.runner.failures import FOREIGN, as_known, finite
+from densebench.runner.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
+from densebench.runner.request import Request, checked, no_such_preset
+from densebench.runner.splits import Splits, check_same_classes
 
 POLL = 1.0
 """Seconds between looks at cells that other processes compute."""
