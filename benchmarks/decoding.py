@@ -44,9 +44,9 @@ def measure(args: argparse.Namespace, made: str) -> None:
     from torchvision.transforms.v2 import functional as TF
 
     from densebench.datasets import DATASETS, load_dataset
-    from densebench.datasets.archives import read_bytes
-    from densebench.datasets.export import export
+    from densebench.datasets.io.archives import read_bytes
     from densebench.datasets.scenes.dataset import Scenes
+    from densebench.datasets.tools.export import export
     from densebench.views.squash import Labels, resize_mask
 
     if args.data_root is None:

@@ -8,7 +8,7 @@ import pytest
 from densebench.cli import main
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
-from densebench.datasets.checks import check
+from densebench.datasets.tools.checks import check
 from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.protocols.depth import Depth

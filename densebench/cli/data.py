@@ -62,7 +62,7 @@ class DataSheet:
 
     def __call__(self) -> int:
         """Draw and print the path."""
-        from densebench.datasets.sheet import write_sheet
+        from densebench.datasets.tools.sheet import write_sheet
 
         print(write_sheet(self.name, self.out, self.split, self.limit, self.data_root, self.overwrite))
         return 0
@@ -81,7 +81,7 @@ class DataFetch:
         """Print the files."""
         from densebench.core.progress import Progress
         from densebench.datasets.dataset import data_root
-        from densebench.datasets.fetch import fetch
+        from densebench.datasets.tools.fetch import fetch
 
         for path in fetch(self.name, data_root(self.data_root), Progress(self.quiet)):
             print(path)
@@ -102,7 +102,7 @@ class DataExport:
 
     def __call__(self) -> int:
         """Print images per split."""
-        from densebench.datasets.export import export_splits
+        from densebench.datasets.tools.export import export_splits
 
         splits = export_splits(self.name, self.layout, self.folder, self.limit, self.data_root, self.overwrite)
         for split, count in splits:
@@ -121,7 +121,7 @@ class DataInit:
     def __call__(self) -> int:
         """Print the file, what was found, and what to do next."""
         from densebench.core.progress import Progress
-        from densebench.datasets.describe import describe
+        from densebench.datasets.tools.describe import describe
 
         path, found = describe(self.folder.expanduser(), Progress(self.quiet))
         print(path)

@@ -14,12 +14,12 @@ from densebench.cli.settings_page import preset_lines, setting_lines
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
-from densebench.datasets.checks import check
 from densebench.datasets.dataset import DenseDataset, data_root
-from densebench.datasets.fetch import REMOTES
-from densebench.datasets.images import load_images
 from densebench.datasets.layout import MissingError
-from densebench.datasets.user import is_whole
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.fetch import REMOTES
+from densebench.datasets.user.images import load_images
+from densebench.datasets.user.toml import is_whole
 from densebench.protocols import PROTOCOLS
 
 

@@ -14,7 +14,7 @@ from densebench.core.errors import DensebenchError
 from densebench.core.progress import duration
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import data_root
-from densebench.datasets.fetch import REMOTES
+from densebench.datasets.tools.fetch import REMOTES
 from densebench.methods import METHODS
 from densebench.methods.cost import rough_flops
 from densebench.model_zoo.backbone import Backbone

@@ -28,8 +28,8 @@ from densebench.core.config import user_settings
 from densebench.core.errors import CorruptFileError, DatasetError, DensebenchError, UsageError
 from densebench.core.memo import remembered
 from densebench.core.paths import config_file, file_digest, file_state
-from densebench.datasets.archives import opened
-from densebench.datasets.label_files import Color, Stored, read_stored
+from densebench.datasets.io.archives import opened
+from densebench.datasets.io.label_files import Color, Stored, read_stored
 
 VOID = 255
 """The label that belongs to no class: borders, unlabelled pixels."""

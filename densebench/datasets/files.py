@@ -21,9 +21,6 @@ from PIL import Image
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.memo import remembered
 from densebench.core.paths import file_state
-from densebench.datasets import archives as packing
-from densebench.datasets.archive_index import COMPRESSED, SUFFIXES, unpacking
-from densebench.datasets.archives import read_bytes, split
 from densebench.datasets.dataset import (
     VOID,
     DatasetInfo,
@@ -36,10 +33,13 @@ from densebench.datasets.dataset import (
     read_labels,
     read_size,
 )
-from densebench.datasets.id_lists import read_ids
-from densebench.datasets.label_files import Color, Published, check_order, colour_of, read_palette
+from densebench.datasets.io import archives as packing
+from densebench.datasets.io.archive_index import COMPRESSED, SUFFIXES, unpacking
+from densebench.datasets.io.archives import read_bytes, split
+from densebench.datasets.io.id_lists import read_ids
+from densebench.datasets.io.label_files import Color, Published, check_order, colour_of, read_palette
+from densebench.datasets.io.left_out import GENERATED, unread, without_image
 from densebench.datasets.layout import MissingError, existing_root
-from densebench.datasets.left_out import GENERATED, unread, without_image
 
 WRONG = 254
 """In a table: a value that a label file must not hold."""

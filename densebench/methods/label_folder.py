@@ -23,7 +23,7 @@ from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.paths import write_atomically
 from densebench.core.regular import parse_json, read_text
 from densebench.datasets.dataset import decoding
-from densebench.datasets.label_files import read_stored
+from densebench.datasets.io.label_files import read_stored
 
 ABOUT = "pseudolabels.json"
 PAIRS = "pairs.txt"

@@ -24,7 +24,7 @@ from densebench.core.errors import CorruptFileError, ModelError, StorageError, U
 from densebench.core.paths import claim, zoo_dir
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.images import digest, load_images
+from densebench.datasets.user.images import digest, load_images
 from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
 from densebench.methods.configs.fit import check_settings, fitted
@@ -62,7 +62,8 @@ def train(
     Args:
         method: a name in METHODS.
         base: a model name with a timm architecture: `pico`, `pico?random`, `timm/NAME`.
-        data: names, files of one's own, folders or several of these, see `datasets/images.py`; labels are never read.
+        data: names, files of one's own, folders or several of these, see `datasets/user/images.py`; labels are
+            never read.
         name: what the checkpoint will be called, and the name of its folder.
         out: the zoo to write it into; None = the user's (`DENSEBENCH_ZOO`).
         resume: go on from the last checkpoint of an interrupted run (a finished one is returned as it is).

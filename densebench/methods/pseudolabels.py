@@ -32,7 +32,7 @@ from densebench.core.paths import claim, write_atomically
 from densebench.core.progress import Progress
 from densebench.core.regular import parse_json, read_text
 from densebench.core.states import is_whole
-from densebench.datasets.images import digest, load_images
+from densebench.datasets.user.images import digest, load_images
 from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
@@ -112,7 +112,8 @@ def pseudolabel(
 
     Args:
         model: whose features make segments and classes.
-        data: names, files of one's own, folders or several of these, see `datasets/images.py`; labels are never read.
+        data: names, files of one's own, folders or several of these, see `datasets/user/images.py`; labels are
+            never read.
         out: a folder that is new, or that the same settings have begun to fill.
         split: None = `unlabelled` where the dataset has one, else its train split, as for `densebench train`.
         limit: only the first so many images.

@@ -22,9 +22,9 @@ import torch
 
 from densebench.core.errors import UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.checks import label_presence
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
-from densebench.datasets.id_lists import ids_of, read_lines, repeated
+from densebench.datasets.io.id_lists import ids_of, read_lines, repeated
+from densebench.datasets.tools.checks import label_presence
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.protocols import memory, scoring

@@ -9,9 +9,9 @@ from pathlib import Path
 from densebench.core.errors import DatasetError, DensebenchError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
-from densebench.datasets.checks import without_corrupt
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.ground_truth import look
+from densebench.datasets.tools.checks import without_corrupt
+from densebench.datasets.tools.ground_truth import look
 from densebench.protocols.protocol import Data
 from densebench.runner.failures import FOREIGN, as_known
 

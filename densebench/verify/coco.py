@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from densebench.datasets.coco_classes import STUFF_15, STUFF_27, THINGS_12, merge_classes
 from densebench.datasets.dataset import VOID
+from densebench.datasets.sets.coco.classes import STUFF_15, STUFF_27, THINGS_12, merge_classes
 from densebench.verify.golden import Finding, Golden, Kind
 
 UNSEEN = -1

@@ -13,7 +13,7 @@ import torch
 from densebench.cli import ways
 from densebench.core.errors import DensebenchError, UsageError
 from densebench.datasets import DATASETS
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
 from densebench.results.schema import ResultStore

@@ -16,7 +16,7 @@ from PIL import Image
 
 from densebench.cli import main
 from densebench.datasets import DATASETS
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.ops.cbfe import has_infomap
 from densebench.protocols import PROTOCOLS
 from tests import toys

@@ -4,7 +4,7 @@ import pytest
 
 from densebench.core.memo import remembered
 from densebench.core.paths import cache_dir
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from tests import toys
 
 

@@ -20,8 +20,8 @@ from densebench.core.config import read_toml
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.datasets import DATASETS, dataset
 from densebench.datasets.dataset import read_image, read_mat
-from densebench.datasets.id_lists import read_ids
-from densebench.datasets.nyu_mat import hdf5
+from densebench.datasets.io.id_lists import read_ids
+from densebench.datasets.sets.nyu.mat import hdf5
 
 
 @pytest.fixture

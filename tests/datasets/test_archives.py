@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from densebench.core.errors import CorruptFileError, DatasetError, StorageError
-from densebench.datasets import archive_index
-from densebench.datasets.archive_index import members
-from densebench.datasets.archives import extract, is_folder, names, opened, read_bytes, read_member, split
+from densebench.datasets.io import archive_index
+from densebench.datasets.io.archive_index import members
+from densebench.datasets.io.archives import extract, is_folder, names, opened, read_bytes, read_member, split
 
 CONTENT = {f"a/b{i}.txt": bytes([i]) * (i * 700 + 3) for i in range(8)}
 

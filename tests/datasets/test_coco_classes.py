@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from densebench.datasets.coco_classes import (
+from densebench.datasets.sets.coco.classes import (
     STUFF_15,
     STUFF_27,
     STUFF_171,

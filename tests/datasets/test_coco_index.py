@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from densebench.core.paths import cache_dir
-from densebench.datasets import coco_index
+from densebench.datasets.sets.coco import index as coco_index
 
 
 @pytest.fixture

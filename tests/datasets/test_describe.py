@@ -8,8 +8,8 @@ from densebench.cli import main
 from densebench.core.errors import UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check
-from densebench.datasets.describe import describe
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.describe import describe
 
 QUIET = Progress(quiet=True)
 

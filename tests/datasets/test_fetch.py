@@ -12,9 +12,10 @@ import pytest
 from densebench.core.download import Failure, download
 from densebench.core.errors import DatasetError, DensebenchError, StorageError, UsageError
 from densebench.core.progress import Progress
-from densebench.datasets import DATASETS, fetch
-from densebench.datasets.export import export
+from densebench.datasets import DATASETS
 from densebench.datasets.scenes.dataset import Scenes
+from densebench.datasets.tools import fetch
+from densebench.datasets.tools.export import export
 
 QUIET = Progress(quiet=True)
 FAILURE = Failure(DatasetError, "Put it there yourself.", "give another folder")

@@ -7,12 +7,12 @@ from PIL import Image
 from densebench.core.errors import DatasetError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.export import export
-from densebench.datasets.ground_truth import DOZEN, FEW, PALETTES, look
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.voc import voc_palette
+from densebench.datasets.sets.voc import voc_palette
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.export import export
+from densebench.datasets.tools.ground_truth import DOZEN, FEW, PALETTES, look
 
 QUIET = Progress(quiet=True)
 DEPTH = frozenset({"depth"})

@@ -6,7 +6,7 @@ import pytest
 
 from densebench.core.errors import DatasetError
 from densebench.core.regular import MOST_TEXT
-from densebench.datasets.id_lists import ids_of, read_ids, read_lines, repeated
+from densebench.datasets.io.id_lists import ids_of, read_ids, read_lines, repeated
 from tests.datasets.test_archives import write_zip
 
 IDS = ["ulm/scene.1", "café 2", "2007_000033"]

@@ -16,9 +16,9 @@ from densebench.cli.listing import data_report, data_where, page
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check
-from densebench.datasets.folder import ImageFolder
-from densebench.datasets.images import Joined, digest, load_images
+from densebench.datasets.tools.checks import check
+from densebench.datasets.user.folder import ImageFolder
+from densebench.datasets.user.images import Joined, digest, load_images
 from tests import toys
 
 QUIET = Progress(quiet=True)

@@ -14,11 +14,11 @@ from densebench.cli import listing
 from densebench.core.errors import DatasetError, StorageError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check
-from densebench.datasets.export import LAYOUTS, export, export_splits
-from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.spair import CATEGORIES
+from densebench.datasets.sets.spair import CATEGORIES
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.export import LAYOUTS, export, export_splits
+from densebench.datasets.user.images import load_images
 
 QUIET = Progress(quiet=True)
 SIZE = (48, 64)
@@ -375,7 +375,7 @@ def test_pascal_context_reads_the_459_categories_of_its_authors(scenes, tmp_path
     export(scenes, "pascal_context", tmp_path)
     folder = tmp_path / "VOCdevkit" / "VOC2010"
     plain = [load_dataset("pascal_context", "val", tmp_path).mask(i) for i in range(3)]
-    from densebench.datasets.pascal_context import CATEGORIES
+    from densebench.datasets.sets.pascal_context import CATEGORIES
 
     numbers = np.array([1, *CATEGORIES], dtype=np.uint16)  # 1 accordion is none of the 59
     (folder / "trainval").mkdir()
@@ -426,7 +426,7 @@ def test_things_read_converted_masks_too(scenes, tmp_path):
     panoptic = load_dataset("coco_things", "val", tmp_path)
     folder = tmp_path / "coco" / "annotations" / "panoptic_annotations" / "semantic_segmentation_val2017"
     folder.mkdir(parents=True)
-    from densebench.datasets.export import _stored
+    from densebench.datasets.tools.export import _stored
 
     masks = [panoptic.mask(i) for i in range(3)]
     for id_, mask in zip(panoptic.ids, masks, strict=True):

@@ -10,11 +10,11 @@ from PIL import Image
 from densebench.cli import main
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check
-from densebench.datasets.export import export
-from densebench.datasets.images import load_images
-from densebench.datasets.left_out import spelled_otherwise
+from densebench.datasets.io.left_out import spelled_otherwise
 from densebench.datasets.scenes.dataset import Scenes
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.export import export
+from densebench.datasets.user.images import load_images
 
 LISTED = {
     "ade20k": "ADEChallengeData2016/images/validation",

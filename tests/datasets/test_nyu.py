@@ -9,8 +9,8 @@ from PIL import Image
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.checks import check, without_corrupt
-from densebench.datasets.nyu import NYU
+from densebench.datasets.sets.nyu.nyu import NYU
+from densebench.datasets.tools.checks import check, without_corrupt
 
 MILLIMETRES = np.array([[0, 1500], [2500, 9000]], dtype=np.uint16)
 

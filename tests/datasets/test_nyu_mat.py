@@ -14,9 +14,9 @@ from scipy.io import savemat
 
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.progress import Progress
-from densebench.datasets.checks import check, without_corrupt
-from densebench.datasets.nyu import NYU, NYUFilled, NYUFrames, NYULabeled
 from densebench.datasets.scenes.dataset import Scenes
+from densebench.datasets.sets.nyu.nyu import NYU, NYUFilled, NYUFrames, NYULabeled
+from densebench.datasets.tools.checks import check, without_corrupt
 
 h5py = pytest.importorskip("h5py")
 

@@ -6,9 +6,9 @@ from scipy.io import savemat
 from densebench.core.errors import DatasetError
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
-from densebench.datasets.checks import check
 from densebench.datasets.pairs import listed_pairs
-from densebench.datasets.pf_willow import PFWillow
+from densebench.datasets.sets.pf_willow import PFWillow
+from densebench.datasets.tools.checks import check
 
 QUIET = Progress(quiet=True)
 

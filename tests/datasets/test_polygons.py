@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.coco_index import read_instances, read_segments
-from densebench.datasets.polygons import polygons_mask, runs_mask
+from densebench.datasets.sets.coco.index import read_instances, read_segments
+from densebench.datasets.sets.coco.polygons import polygons_mask, runs_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 

@@ -5,8 +5,8 @@ import pytest
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import read_mat
-from densebench.datasets.pascal_context import CATEGORIES
-from densebench.datasets.pascal_part import ENDINGS
+from densebench.datasets.sets.pascal_context import CATEGORIES
+from densebench.datasets.sets.pascal_part import ENDINGS
 
 
 def test_ade20k_has_the_colours_of_its_benchmark():

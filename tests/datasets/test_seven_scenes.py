@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
-from densebench.datasets.seven_scenes import SevenScenes
+from densebench.datasets.sets.seven_scenes import SevenScenes
 
 MILLIMETRES = np.array([[0, 1500, 65535], [2500, 800, 3499]], dtype=np.uint16)
 

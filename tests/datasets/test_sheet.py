@@ -9,10 +9,10 @@ from PIL import Image
 from densebench.cli import main
 from densebench.core.errors import UsageError
 from densebench.datasets import load_dataset
-from densebench.datasets.export import export
-from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.sheet import sheet
+from densebench.datasets.tools.export import export
+from densebench.datasets.tools.sheet import sheet
+from densebench.datasets.user.images import load_images
 from tests import toys
 
 

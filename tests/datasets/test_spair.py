@@ -10,9 +10,9 @@ from PIL import Image
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
-from densebench.datasets.checks import check, without_corrupt
 from densebench.datasets.pairs import listed_pairs
-from densebench.datasets.spair import SPair
+from densebench.datasets.sets.spair import SPair
+from densebench.datasets.tools.checks import check, without_corrupt
 
 QUIET = Progress(quiet=True)
 ANNOTATIONS = {

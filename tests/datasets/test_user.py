@@ -11,10 +11,10 @@ from densebench.cli import main
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
-from densebench.datasets.checks import check
 from densebench.datasets.dataset import check_same_size
-from densebench.datasets.images import load_images
 from densebench.datasets.scenes.dataset import Scenes
+from densebench.datasets.tools.checks import check
+from densebench.datasets.user.images import load_images
 from densebench.views.segmentation import read_pair
 
 TOML = """\

@@ -15,8 +15,8 @@ from densebench.cli import main
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
-from densebench.datasets.checks import check, without_corrupt
-from densebench.datasets.images import load_images
+from densebench.datasets.tools.checks import check, without_corrupt
+from densebench.datasets.user.images import load_images
 
 QUIET = Progress(quiet=True)
 SOURCE = """

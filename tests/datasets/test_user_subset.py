@@ -12,10 +12,10 @@ from densebench.cli import main
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
-from densebench.datasets.checks import check
-from densebench.datasets.export import export
-from densebench.datasets.images import load_images
 from densebench.datasets.pairs import listed_pairs
+from densebench.datasets.tools.checks import check
+from densebench.datasets.tools.export import export
+from densebench.datasets.user.images import load_images
 from tests import toys
 
 TOML = """\

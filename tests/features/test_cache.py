@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from densebench.core.errors import DatasetError, FeatureError, ModelError
 from densebench.core.progress import Progress
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features import cache as feature_cache
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from densebench.core.errors import FeatureError, ModelError
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model

@@ -14,8 +14,8 @@ from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset, Keypoints
 from densebench.datasets.pairs import PairedDataset
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.spair import SPair
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.spair import SPair
+from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec

@@ -11,7 +11,7 @@ from torch import nn
 from densebench.core.errors import DatasetError, FeatureError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops

@@ -11,7 +11,7 @@ from torch import nn
 
 from densebench.core.errors import DatasetError, FeatureError, ModelError, StorageError, UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.figures import kit as figures
 from densebench.model_zoo import load_model

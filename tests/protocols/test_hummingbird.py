@@ -13,7 +13,7 @@ import torch
 
 from densebench.core.errors import UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import jackknife, sampling

@@ -6,7 +6,7 @@ import pytest
 
 from densebench.core.errors import FeatureError, UsageError
 from densebench.core.progress import Progress
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.protocols import PROTOCOLS

@@ -12,7 +12,7 @@ from torch import nn
 from densebench.core.errors import DatasetError, FeatureError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.ops import heads

@@ -13,7 +13,7 @@ from PIL import Image
 from densebench.core.errors import ModelError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from densebench.datasets.voc import VOC
+from densebench.datasets.sets.voc import VOC
 from densebench.ops.confusion import counts
 from densebench.protocols import scoring
 from densebench.protocols.examples import spread

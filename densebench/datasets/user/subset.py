@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import Root, Transforms, View
-from densebench.datasets.id_lists import read_ids
+from densebench.datasets.io.id_lists import read_ids
 
 KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
 WORDS: Mapping[type, str] = {str: "text", list: "list", dict: "table"}

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from densebench.datasets.cityscapes import CLASSES, PALETTE, USUAL, label_ids, paired
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, Tree, find_tree
+from densebench.datasets.sets.cityscapes.cityscapes import CLASSES, PALETTE, USUAL, label_ids, paired
 
 PLACES = ("acdc", "ACDC", ".")
 ARCHIVES = ("rgb_anon_trainvaltest.zip", "gt_trainval.zip")

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, Tree, find_trees, trees
-from densebench.datasets.id_lists import read_lines
+from densebench.datasets.io.id_lists import read_lines
 from densebench.datasets.kinect import read_metres
 from densebench.datasets.layout import MissingError
 

@@ -17,7 +17,7 @@ from densebench.core.errors import DatasetError, UsageError
 from densebench.core.paths import file_digest, write_atomically
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
-from densebench.datasets.archives import extract
+from densebench.datasets.io.archives import extract
 
 
 @dataclass(frozen=True)

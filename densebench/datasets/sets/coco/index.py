@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from densebench.core.errors import DatasetError
 from densebench.core.paths import cache_dir, file_digest, file_state, temporary_name
 from densebench.core.regular import parse_json
-from densebench.datasets.archives import read_bytes, split
-from densebench.datasets.id_lists import repeated
-from densebench.datasets.polygons import polygons_mask, ring_area, runs_mask
+from densebench.datasets.io.archives import read_bytes, split
+from densebench.datasets.io.id_lists import repeated
+from densebench.datasets.sets.coco.polygons import polygons_mask, ring_area, runs_mask
 
 Arrays = Mapping[str, NDArray[Any]]
 VERSION = 2

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import Archived, find_tree
-from densebench.datasets.left_out import unread
+from densebench.datasets.io.left_out import unread
 
 PLACES = ("coco", "COCO", "coco2017", "cocostuff", "coco_stuff164k", ".")
 

@@ -35,11 +35,11 @@ from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
-from densebench.datasets.folder import check_names
-from densebench.datasets.id_lists import read_ids
-from densebench.datasets.subset import misfits, subset
-from densebench.datasets.user_class import from_file
-from densebench.datasets.voc import voc_palette
+from densebench.datasets.io.id_lists import read_ids
+from densebench.datasets.sets.voc import voc_palette
+from densebench.datasets.user.folder import check_names
+from densebench.datasets.user.python import from_file
+from densebench.datasets.user.subset import misfits, subset
 
 KEYS: Mapping[str, type] = {
     "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "background": list,

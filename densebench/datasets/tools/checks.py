@@ -15,7 +15,7 @@ from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.memo import remembered
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DenseDataset, check_same_size
-from densebench.datasets.ground_truth import Look
+from densebench.datasets.tools.ground_truth import Look
 
 
 @dataclass

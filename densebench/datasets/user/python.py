@@ -24,7 +24,7 @@ from densebench.core.errors import CorruptFileError, DatasetError, DensebenchErr
 from densebench.core.paths import file_digest
 from densebench.core.user_files import import_file, raised
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Keypoints, Sample, check_labels
-from densebench.datasets.folder import check_names
+from densebench.datasets.user.folder import check_names
 
 TARGETS = frozenset({"mask", "depth", "keypoints"})
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from densebench.core.errors import DatasetError
 from densebench.core.regular import MOST_TEXT, read
-from densebench.datasets.archive_index import holder
-from densebench.datasets.archives import read_member
+from densebench.datasets.io.archive_index import holder
+from densebench.datasets.io.archives import read_member
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".mat", ".json")
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -28,10 +28,10 @@ from PIL import Image
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms, json_digest
 from densebench.datasets.files import Archived, Tree, find_tree
-from densebench.datasets.id_lists import read_lines
+from densebench.datasets.io.id_lists import read_lines
 from densebench.datasets.kinect import checked_metres, read_metres
 from densebench.datasets.layout import MissingError
-from densebench.datasets.nyu_mat import NAME, SPLITS, LabelledFrames, array, hdf5
+from densebench.datasets.sets.nyu.mat import NAME, SPLITS, LabelledFrames, array, hdf5
 
 PLACES = ("nyu", "NYU", "nyu_depth_v2", ".")
 PER_METRE = {"train": 1000.0, "test": 1000.0, "labeled": 5000.0}

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.core.errors import DatasetError
-from densebench.datasets import coco_index
-from densebench.datasets.coco_classes import THINGS_12, THINGS_80, ClassMerge
-from densebench.datasets.coco_masks import PLACES, find_images, merged_info
 from densebench.datasets.dataset import Root, Transforms, json_digest
 from densebench.datasets.files import Archived, find_tree
+from densebench.datasets.sets.coco import index as coco_index
+from densebench.datasets.sets.coco.classes import THINGS_12, THINGS_80, ClassMerge
+from densebench.datasets.sets.coco.masks import PLACES, find_images, merged_info
 
 ARCHIVE = "annotations_trainval2017.zip"
 HOW = f"Masks: {ARCHIVE} (241 MB) from cocodataset.org, in coco/, packed or not."

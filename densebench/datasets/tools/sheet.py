@@ -16,8 +16,8 @@ from densebench.core.errors import UsageError
 from densebench.core.paths import write_new
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Keypoints, Sample
-from densebench.datasets.images import load_images
-from densebench.datasets.user import is_whole
+from densebench.datasets.user.images import load_images
+from densebench.datasets.user.toml import is_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,8 +24,8 @@ from PIL import Image
 from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.datasets.folder import ImageFolder
-from densebench.datasets.user import is_there, split_spec
+from densebench.datasets.user.folder import ImageFolder
+from densebench.datasets.user.toml import is_there, split_spec
 
 
 def load_images(spec: str, split: str | None = None, root: str | Path | None = None) -> DenseDataset:

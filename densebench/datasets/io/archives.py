@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from densebench.core.errors import CorruptFileError, DatasetError, StorageError
 from densebench.core.regular import MOST_BYTES, read, size_of
-from densebench.datasets.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
+from densebench.datasets.io.archive_index import SUFFIXES, Member, holder, index, inner_members, members, unpacking
 
 BLOCK = 1 << 20
 LARGEST_MEMBER = 1 << 30

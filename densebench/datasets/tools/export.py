@@ -26,10 +26,10 @@ from densebench.core.paths import write_new
 from densebench.core.registry import unknown_name
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import VOID, DenseDataset, Sample
-from densebench.datasets.folder import ImageFolder
-from densebench.datasets.pascal_part import CLASSES as PARTS
-from densebench.datasets.pf_willow import GROUPS
-from densebench.datasets.spair import CATEGORIES
+from densebench.datasets.sets.pascal_part import CLASSES as PARTS
+from densebench.datasets.sets.pf_willow import GROUPS
+from densebench.datasets.sets.spair import CATEGORIES
+from densebench.datasets.user.folder import ImageFolder
 
 NAMES = {"train": "training", "val": "validation"}
 

@@ -19,7 +19,7 @@ from densebench.core.errors import DatasetError
 from densebench.core.memo import remembered
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Sample
-from densebench.datasets.label_files import Color
+from densebench.datasets.io.label_files import Color
 
 DOZEN = 12
 """Images that hold one of a dataset's usual classes."""

@@ -22,9 +22,9 @@ from densebench.core.paths import write_new
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import VOID, decoding, read_labels
-from densebench.datasets.folder import SUFFIXES
-from densebench.datasets.id_lists import ids_of, read_lines
-from densebench.datasets.label_files import colour_of
+from densebench.datasets.io.id_lists import ids_of, read_lines
+from densebench.datasets.io.label_files import colour_of
+from densebench.datasets.user.folder import SUFFIXES
 
 TRAIN, VAL = ("train", "training", "trn", "fit"), ("val", "valid", "validation", "dev", "test", "testing", "eval")
 """Names of folders that are splits, the likeliest first."""

@@ -1,0 +1,1 @@
+"""Files and archives: what is in them, id lists, how labels are stored. It knows no dataset."""

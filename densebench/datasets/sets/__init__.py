@@ -1,0 +1,1 @@
+"""Published datasets, one file or folder each; none imports another."""

@@ -1,0 +1,1 @@
+"""Cityscapes, and ACDC in its classes."""

@@ -1,0 +1,1 @@
+"""COCO: images, panoptic and stuff masks, instances."""

@@ -1,0 +1,1 @@
+"""NYU Depth v2, in its four layouts."""

@@ -1,0 +1,1 @@
+"""What is done with a dataset: looked at, fetched, exported, drawn, described."""
