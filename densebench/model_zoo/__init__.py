@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 FAMILIES: Registry[Callable[[ModelSpec], Backbone]] = Registry("family", group="densebench.families")
 FAMILIES.add(
     "timm",
-    "densebench.model_zoo.timm:load",
+    "densebench.model_zoo.adapters.timm:load",
     "timm/NAME: plain ViTs; a stage of other nets",
 )
-FAMILIES.add("open_clip", "densebench.model_zoo.open_clip:load", "open_clip/ARCH:TAG: image towers of open_clip")
-FAMILIES.add("hf", "densebench.model_zoo.transformers:load", "hf/REPO@REVISION: ViTs of transformers' AutoModel")
+FAMILIES.add(
+    "open_clip", "densebench.model_zoo.adapters.open_clip:load", "open_clip/ARCH:TAG: image towers of open_clip"
+)
+FAMILIES.add(
+    "hf", "densebench.model_zoo.adapters.transformers:load", "hf/REPO@REVISION: ViTs of transformers' AutoModel"
+)
 FAMILIES.add("zoo", "densebench.model_zoo.zoo:load", "checkpoints with a card, and the catalogue of published ones")
-FAMILIES.add("file", "densebench.model_zoo.user:load", "FILE.py:Class: your own adapter")
+FAMILIES.add("file", "densebench.model_zoo.adapters.user:load", "FILE.py:Class: your own adapter")
 
 MODELS: Registry[Callable[[], Backbone]] = Registry("model", group="densebench.models")
 """Adapters that need no spec: registered by `register_model` or by an installed package."""
@@ -45,8 +49,8 @@ def load_model(model: str | ModelSpec, weights: str | Path | None = None, seed: 
     >>> load_model("pico").info.patch
     8
     """
-    from densebench.model_zoo.foreign import identified, seeded
-    from densebench.model_zoo.user import registered
+    from densebench.model_zoo.adapters.foreign import identified, seeded
+    from densebench.model_zoo.adapters.user import registered
 
     spec = parse_spec(model, weights) if isinstance(model, str) else model
     if spec.name in MODELS and (spec.weights is not None or spec.random):

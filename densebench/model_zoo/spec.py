@@ -2,7 +2,7 @@
 
 NAME is what tables, records and file names show. SPEC is a name of the zoo or the catalogue, `timm/NAME`,
 `open_clip/ARCH:TAG`, `hf/REPO@REVISION` (whose @ is its own), `FILE.py:Class` or `CHECKPOINT.safetensors`, with options
-after a question mark. WEIGHTS is a file; ENTRY says where in it the weights lie (`densebench.model_zoo.wrappers`).
+after a question mark. WEIGHTS is a file; ENTRY says where in it the weights lie (`files/wrappers.py`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from densebench.model_zoo.backbone import Backbone
 
 Positions = Literal["antialias", "offset"]
-"""How position embeddings reach another grid: see `densebench.model_zoo.positions`."""
+"""How position embeddings reach another grid: see `densebench.model_zoo.adapters.positions`."""
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -69,7 +69,7 @@ def zoo_names() -> list[str]:
 
 def read_card(name: str) -> dict[str, Any]:
     """Return the card of a zoo checkpoint; raises ModelError for one that is broken or says what it may not."""
-    from densebench.model_zoo import cards
+    from densebench.model_zoo.files import cards
 
     folder = zoo_folders().get(name)
     if folder is None:
@@ -83,8 +83,8 @@ def find(spec: ModelSpec) -> tuple[Path | None, dict[str, Any], Architecture]:
     Names in ARCHITECTURES with `?random`, and names of the catalogue, have no weights and an empty card. Raises
     ModelError where a card is missing or broken.
     """
-    from densebench.model_zoo import cards
     from densebench.model_zoo.catalog import ENTRIES
+    from densebench.model_zoo.files import cards
 
     path = Path(spec.name)
     if spec.random and spec.name in ARCHITECTURES:
@@ -113,7 +113,7 @@ def load(spec: ModelSpec) -> Backbone:
     """Build a zoo checkpoint by name, or from the path of its safetensors file (its card must lie beside it)."""
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.catalog.loading import load_entry
-    from densebench.model_zoo.checkpoint import fit, read
+    from densebench.model_zoo.files.checkpoint import fit, read
 
     if spec.name in ENTRIES and spec.name not in zoo_folders():
         return load_entry(ENTRIES[spec.name], spec)
@@ -141,8 +141,8 @@ def load(spec: ModelSpec) -> Backbone:
 
 def wrap(net: Any, name: str, architecture: Architecture, **info: Any) -> Backbone:
     """Return a net behind the backbone contract, with the preprocessing of its architecture."""
-    from densebench.model_zoo.positions import OffsetBackbone
-    from densebench.model_zoo.timm import TimmBackbone
+    from densebench.model_zoo.adapters.positions import OffsetBackbone
+    from densebench.model_zoo.adapters.timm import TimmBackbone
 
     return (OffsetBackbone if architecture.positions == "offset" else TimmBackbone)(
         net,
@@ -172,7 +172,7 @@ def build(architecture: Architecture, seed: int = 0) -> Any:
     from timm.models.vision_transformer_hybrid import ConvStem
     from torch import nn
 
-    from densebench.model_zoo.timm import create
+    from densebench.model_zoo.adapters.timm import create
 
     kwargs = dict(architecture.kwargs)
     if architecture.stem:

@@ -16,9 +16,9 @@ from torch import Tensor
 from densebench.core.errors import UsageError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
+from densebench.features.attention import ClassAttention
 from densebench.features.source import FeatureSource
 from densebench.features.spec import Batch, FeatureSpec
-from densebench.model_zoo.attention import ClassAttention
 from densebench.ops import cbfe
 from densebench.ops.resize import resize_labels
 from densebench.protocols.clusters import Fit, Run, Space, fit_clusters, fit_space

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
+from densebench.features.attention import check_attention
 from densebench.figures import kit as figures
-from densebench.model_zoo.attention import check_attention
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
 from densebench.ops.confusion import Counts, counts, mean_iou

@@ -11,8 +11,8 @@ import torch
 
 import densebench
 from densebench.core.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
+from densebench.model_zoo.adapters.user import adapter_error
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.user import adapter_error
 from densebench.protocols.protocol import Data, Measurement
 from densebench.views.loading import explain
 

@@ -5,8 +5,8 @@ import torch
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
+from densebench.model_zoo.adapters.timm import TimmBackbone, create
 from densebench.model_zoo.backbone import BackboneInfo, Read
-from densebench.model_zoo.timm import TimmBackbone, create
 from tests import toys
 
 

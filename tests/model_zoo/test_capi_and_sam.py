@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.adapters.capi import CapiBackbone, _edge, random_capi
+from densebench.model_zoo.adapters.sam import SamBackbone
 from densebench.model_zoo.backbone import FACETS, Read
-from densebench.model_zoo.capi import CapiBackbone, _edge, random_capi
 from densebench.model_zoo.conformance import check
-from densebench.model_zoo.sam import SamBackbone
 
 SIZES = {"width": 32, "depth": 2, "heads": 2}
 

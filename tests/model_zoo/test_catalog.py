@@ -17,11 +17,11 @@ from densebench.cli import listing
 from densebench.core.config import apply_overrides
 from densebench.core.errors import ModelError, UsageError
 from densebench.methods import METHODS
-from densebench.model_zoo import fetch as fetching
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.catalog import ENTRIES, loading
 from densebench.model_zoo.catalog.pages import page, status
-from densebench.model_zoo.checkpoint import by_timm
+from densebench.model_zoo.files import fetch as fetching
+from densebench.model_zoo.files.checkpoint import by_timm
 from tests.model_zoo import layouts
 from tests.model_zoo.layouts import capi, dino, dinov2, fill, linear, optimiser, prefixed
 

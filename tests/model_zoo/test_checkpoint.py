@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from densebench.core.errors import ModelError, UsageError
 from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
+from densebench.model_zoo.adapters.positions import OffsetBackbone, resample
+from densebench.model_zoo.adapters.timm import create
 from densebench.model_zoo.catalog import ENTRIES, Published
 from densebench.model_zoo.catalog.entry import vit
-from densebench.model_zoo.checkpoint import arrange, fit, grid_of, read
-from densebench.model_zoo.positions import OffsetBackbone, resample
-from densebench.model_zoo.timm import create
+from densebench.model_zoo.files.checkpoint import arrange, fit, grid_of, read
 from tests.methods import toy
 from tests.model_zoo.layouts import dino, dinov2, fill, optimiser, prefixed
 

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
-from densebench.model_zoo import ModelSpec, cnn, load_model
-from densebench.model_zoo.cnn import StageBackbone
+from densebench.model_zoo import ModelSpec, load_model
+from densebench.model_zoo.adapters import cnn
+from densebench.model_zoo.adapters.cnn import StageBackbone
 from densebench.model_zoo.conformance import check
 
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.adapters.timm import TimmBackbone, create
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.model_zoo.conformance import CHECKS, check, findings
 from densebench.model_zoo.conformance.report import as_json, report
-from densebench.model_zoo.timm import TimmBackbone, create
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 REGISTERS = "vit_small_patch14_reg4_dinov2"

@@ -18,11 +18,11 @@ from rich.console import Console
 from densebench.core import download as fetching
 from densebench.core.errors import ModelError, StorageError
 from densebench.core.progress import Progress
-from densebench.model_zoo import fetch as fetch_module
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES, Published
 from densebench.model_zoo.catalog.pages import status
-from densebench.model_zoo.fetch import fetch, local_file, weights_dir
+from densebench.model_zoo.files import fetch as fetch_module
+from densebench.model_zoo.files.fetch import fetch, local_file, weights_dir
 from tests.model_zoo.layouts import dinov2, fill
 from tests.model_zoo.test_checkpoint import DEPTH, GRID, WIDTH, dense, entry, reference
 

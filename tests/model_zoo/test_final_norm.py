@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from densebench.model_zoo.adapters.capi import Capi
+from densebench.model_zoo.adapters.timm import TimmBackbone, create
 from densebench.model_zoo.backbone import FACETS
-from densebench.model_zoo.capi import Capi
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
-from densebench.model_zoo.timm import TimmBackbone, create
 from densebench.model_zoo.zoo import build
 
 TINY = {"depth": 2, "embed_dim": 48, "num_heads": 3}

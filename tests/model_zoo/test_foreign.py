@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from densebench.model_zoo import load_model
+from densebench.model_zoo.adapters.foreign import answers
 from densebench.model_zoo.conformance import findings
-from densebench.model_zoo.foreign import answers
 
 DRAWS = """
 import random

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from densebench.core.errors import ModelError
-from densebench.model_zoo.image_processor import RESAMPLING, preprocessing, refuse_oblong
+from densebench.model_zoo.adapters.image_processor import RESAMPLING, preprocessing, refuse_oblong
 from densebench.views.squash import RESAMPLING as READ
 
 USUAL = {

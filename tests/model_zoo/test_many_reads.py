@@ -5,8 +5,8 @@ import torch
 
 from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.adapters.timm import TimmBackbone, create
 from densebench.model_zoo.backbone import FACETS, Read
-from densebench.model_zoo.timm import TimmBackbone, create
 from tests import toys
 
 EVERYTHING = [Read(layer, facet) for facet in FACETS for layer in range(6)] + [Read(-1, "token", False)]

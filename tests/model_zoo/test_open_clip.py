@@ -241,7 +241,7 @@ def test_towers_of_another_layout_are_refused(library, monkeypatch):
 
 def test_the_hub_is_asked_for_where_the_tag_lies(library, monkeypatch):
     asked = []
-    monkeypatch.setattr("densebench.model_zoo.open_clip.ask_hub", lambda *what: asked.append(what[1]))
+    monkeypatch.setattr("densebench.model_zoo.adapters.open_clip.ask_hub", lambda *what: asked.append(what[1]))
     for place in ("laion/CLIP/", "laion/CLIP/pytorch_model.bin"):
         monkeypatch.setattr(
             library, "get_pretrained_cfg", lambda *_, at=place: {"mean": MEAN, "std": STD, "hf_hub": at}

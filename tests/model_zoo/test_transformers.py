@@ -136,7 +136,7 @@ def library(monkeypatch):
     module.AutoModel = Automatic(lambda: module.model())
     monkeypatch.setitem(sys.modules, "transformers", module)
     module.hub = []
-    monkeypatch.setattr("densebench.model_zoo.transformers.ask_hub", lambda *asked: module.hub.append(asked))
+    monkeypatch.setattr("densebench.model_zoo.adapters.transformers.ask_hub", lambda *asked: module.hub.append(asked))
     return module
 
 

@@ -10,11 +10,11 @@ import torch
 
 from densebench.core.errors import MissingWeightsError, UsageError
 from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.adapters.capi import Capi, CapiBackbone, random_capi
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.capi import Capi, CapiBackbone, random_capi
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.checkpoint import arrange, arrange_own, fit, grid_of, read
-from densebench.model_zoo.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
+from densebench.model_zoo.files.checkpoint import arrange, arrange_own, fit, grid_of, read
+from densebench.model_zoo.files.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
 from densebench.model_zoo.zoo import Architecture, build, wrap
 
 
@@ -84,7 +84,7 @@ def published_file(entry: Entry) -> Path:
 
 def _from_hub(entry: Entry, spec: ModelSpec, **told: Any) -> Backbone:
     """Return a model whose weights timm's hub has, through the adapter over timm; a local file comes first."""
-    from densebench.model_zoo import sam, timm
+    from densebench.model_zoo.adapters import sam, timm
 
     weights = spec.weights
     if weights is None and not spec.random:

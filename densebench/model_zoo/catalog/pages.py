@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from densebench.core.download import offline
 from densebench.model_zoo.catalog.entry import Entry, Published
-from densebench.model_zoo.fetch import hub_file, local_file, recorded_digest
+from densebench.model_zoo.files.fetch import hub_file, local_file, recorded_digest
 
 
 def status(entry: Entry) -> str:

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from densebench.core.errors import DensebenchError
 from densebench.core.user_files import lines_in
+from densebench.model_zoo.adapters.foreign import GRID, file_of, images
 from densebench.model_zoo.backbone import Backbone, Read
-from densebench.model_zoo.foreign import GRID, file_of, images
 
 SAME = 1e-3
 """Norm of a difference over norm of the features, up to which features are equal: float32 sums in another order."""

@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from densebench.core.errors import UsageError
-from densebench.model_zoo.timm import TimmBackbone
+from densebench.model_zoo.adapters.timm import TimmBackbone
 
 OFFSET = 0.1
 

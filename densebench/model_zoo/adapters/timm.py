@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from densebench.core.errors import ModelError
 from densebench.core.registry import unknown_name
 from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.adapters.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
-from densebench.model_zoo.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 
 
 class TimmBackbone(OnePassBackbone):
@@ -173,7 +173,7 @@ def load(spec: ModelSpec, kwargs: Mapping[str, Any] | None = None, **info: Any) 
     `kwargs` are arguments of the architecture, `info` replaces what timm says of it.
     """
 
-    from densebench.model_zoo import cnn
+    from densebench.model_zoo.adapters import cnn
 
     name, colon, _ = spec.name.partition(":")
     check_known(spec)
@@ -200,7 +200,7 @@ def made(spec: ModelSpec, build: Callable[..., nn.Module]) -> nn.Module:
 
     Raises ModelError where the hub's cannot be had.
     """
-    from densebench.model_zoo.fetch import ask_for_timm
+    from densebench.model_zoo.files.fetch import ask_for_timm
 
     from_hub = not spec.random and spec.weights is None
     if from_hub:
@@ -225,8 +225,8 @@ def fill(net: nn.Module, spec: ModelSpec) -> dict[str, Any]:
     And, as `loading`, sentences for the user: which of several networks was taken, whose preprocessing it gets.
     Raises ModelError as `find_network` and `checkpoint.fit` do.
     """
-    from densebench.model_zoo.checkpoint import by_timm, fit, read
-    from densebench.model_zoo.wrappers import find_network, sentence
+    from densebench.model_zoo.files.checkpoint import by_timm, fit, read
+    from densebench.model_zoo.files.wrappers import find_network, sentence
 
     if spec.weights is None:
         return {}

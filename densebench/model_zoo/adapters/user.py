@@ -10,8 +10,8 @@ from densebench.core.errors import DensebenchError, ModelError, UsageError
 from densebench.core.paths import file_digest
 from densebench.core.user_files import import_file, lines_in, raised
 from densebench.model_zoo import MODELS, ModelSpec
+from densebench.model_zoo.adapters.foreign import file_of, is_ours, with_digest_of
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
-from densebench.model_zoo.foreign import file_of, is_ours, with_digest_of
 from densebench.model_zoo.spec import check_name
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
 from densebench.model_zoo.catalog import Published
-from densebench.model_zoo.wrappers import find_network, sentence
+from densebench.model_zoo.files.wrappers import find_network, sentence
 
 State = dict[str, Tensor]
 
@@ -141,7 +141,7 @@ def arrange_own(
     """Return what `arrange` does of a file that the user gives, and what is to be said of it.
 
     A file that is not wrapped as the published one is, perhaps one of the user's own training, is searched for the
-    network (`densebench.model_zoo.wrappers`); its layout is the published one's. Raises ModelError as both do.
+    network (`densebench.model_zoo.files.wrappers`); its layout is the published one's. Raises ModelError as both do.
     """
     strict = None
     if not entry:

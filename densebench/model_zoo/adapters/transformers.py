@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from densebench.core.download import offline
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.adapters.image_processor import SETTINGS, preprocessing, refuse_oblong
 from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
-from densebench.model_zoo.fetch import ask_hub
-from densebench.model_zoo.image_processor import SETTINGS, preprocessing, refuse_oblong
+from densebench.model_zoo.files.fetch import ask_hub
 
 CLASS_TOKENS = {
     "vit": 1, "vit_msn": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1, "dinov3_vit": 1, "ijepa": 0,

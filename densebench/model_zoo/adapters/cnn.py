@@ -91,7 +91,7 @@ class StageBackbone(Backbone):
 
 def load(spec: ModelSpec) -> Backbone:
     """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
-    from densebench.model_zoo.timm import fill, made
+    from densebench.model_zoo.adapters.timm import fill, made
 
     name, colon, stage = spec.name.partition(":")
     if colon and not stage.lstrip("-").isdigit():

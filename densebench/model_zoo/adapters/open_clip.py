@@ -22,9 +22,9 @@ from densebench.core.errors import ModelError, UsageError
 from densebench.core.registry import unknown_name
 from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
-from densebench.model_zoo.checkpoint import fit, read
-from densebench.model_zoo.fetch import ask_hub
-from densebench.model_zoo.wrappers import enter
+from densebench.model_zoo.files.checkpoint import fit, read
+from densebench.model_zoo.files.fetch import ask_hub
+from densebench.model_zoo.files.wrappers import enter
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}

@@ -1,0 +1,1 @@
+"""Adapters, one per family of encoders."""

@@ -1,0 +1,1 @@
+"""Files of weights: found, fetched, read, unwrapped, described by cards."""
