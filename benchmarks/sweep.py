@@ -31,7 +31,7 @@ def main() -> None:
     from densebench.datasets.scenes.dataset import Scenes
     from densebench.features.source import FeatureSource
     from densebench.model_zoo import load_model
-    from densebench.protocols.positional_effect import PositionalEffect, reads_of
+    from densebench.protocols.positional_effect.protocol import PositionalEffect, reads_of
     from densebench.protocols.protocol import Context, Data, Measurement
 
     class Kept(Scenes):

@@ -11,7 +11,7 @@ from densebench.datasets import load_dataset
 from densebench.datasets.tools.checks import check
 from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
-from densebench.protocols.depth import Depth
+from densebench.protocols.depth.protocol import Depth
 from densebench.protocols.protocol import Context, Data
 
 SETTINGS = [

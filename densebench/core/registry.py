@@ -43,7 +43,7 @@ class Registry(Generic[T]):
     """Names of one kind of thing, each importable on first use.
 
     >>> PROTOCOLS = Registry("protocol", group="densebench.protocols")
-    >>> PROTOCOLS.add("hummingbird", "densebench.protocols.hummingbird:Hummingbird", "in-context retrieval")
+    >>> PROTOCOLS.add("hummingbird", "densebench.protocols.hummingbird.protocol:Hummingbird", "in-context retrieval")
     """
 
     def __init__(self, kind: str, group: str, needs: Sequence[str] = ()) -> None:

@@ -29,7 +29,6 @@ from densebench.features.source import FeatureSource, Precision
 from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
 from densebench.protocols import PROTOCOLS
-from densebench.protocols.departures import departures
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
 from densebench.results.schema import (
     Cost,
@@ -40,6 +39,7 @@ from densebench.results.schema import (
     ResultStore,
     SplitRecord,
 )
+from densebench.runner.departures import departures
 from densebench.runner.failures import FOREIGN, as_known, finite
 from densebench.runner.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line
 from densebench.runner.request import Request, checked, no_such_preset

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 
-from densebench.protocols.overclustering import Overclustering
+from densebench.protocols.overclustering.protocol import Overclustering
 from tests.cli.test_run import cli  # noqa: F401  (a fixture)
 
 FAST = ["--set", "hummingbird.fractions=[1]", "--set", "hummingbird.examples=0"]

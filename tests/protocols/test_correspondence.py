@@ -20,8 +20,8 @@ from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.protocols import correspondence_matches
-from densebench.protocols.correspondence import Correspondence
+from densebench.protocols.correspondence import matches as correspondence_matches
+from densebench.protocols.correspondence.protocol import Correspondence
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 

@@ -9,7 +9,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets import DATASETS
 from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.protocols import PROTOCOLS
-from densebench.protocols.departures import departures
+from densebench.runner.departures import departures
 
 SMALL = BackboneInfo(
     name="small", patch=14, width=384, prefix=5, depth=12, heads=6, facets=FACETS, any_layer=True, attention=True

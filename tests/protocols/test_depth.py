@@ -15,8 +15,8 @@ from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
-from densebench.protocols.depth import Depth, DepthConfig
-from densebench.protocols.depth_heads import LinearHead, layers_read, views_of
+from densebench.protocols.depth.heads import LinearHead, layers_read, views_of
+from densebench.protocols.depth.protocol import Depth, DepthConfig
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 

@@ -17,10 +17,17 @@ from densebench.figures import kit as figures
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops.heads import IGNORED
-from densebench.protocols import checkpoint
-from densebench.protocols.finetune_segmentation import FinetuneSegmentation
-from densebench.protocols.finetuning import Plan
-from densebench.protocols.finetuning_network import DropPath, Network, Trainer, build, layer_ids, make_optimiser
+from densebench.protocols.common import checkpoint
+from densebench.protocols.finetune_segmentation.network import (
+    DropPath,
+    Network,
+    Trainer,
+    build,
+    layer_ids,
+    make_optimiser,
+)
+from densebench.protocols.finetune_segmentation.protocol import FinetuneSegmentation
+from densebench.protocols.finetune_segmentation.training import Plan
 from densebench.protocols.protocol import Context, Data
 from densebench.views.order import batches
 from tests import toys

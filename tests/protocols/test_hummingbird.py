@@ -17,11 +17,11 @@ from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import jackknife, sampling
-from densebench.protocols import memory
-from densebench.protocols.hummingbird import Hummingbird, _subsets
-from densebench.protocols.in_context_depth import InContextDepth
+from densebench.protocols.common import memory
+from densebench.protocols.hummingbird.pictures import central_patch, memory_view
+from densebench.protocols.hummingbird.protocol import Hummingbird, _subsets
+from densebench.protocols.in_context_depth.protocol import InContextDepth
 from densebench.protocols.protocol import Context, Data
-from densebench.protocols.retrieval_pictures import central_patch, memory_view
 from densebench.views.augment import Augment
 from tests import toys
 from tests.protocols.test_in_context_depth import Blocks

@@ -15,7 +15,7 @@ from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops.sampling import patch_scores, patchify_labels
-from densebench.protocols.in_context_depth import InContextDepth, binned_scores
+from densebench.protocols.in_context_depth.protocol import InContextDepth, binned_scores
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 

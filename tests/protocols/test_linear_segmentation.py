@@ -17,9 +17,9 @@ from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels, resize_maps
-from densebench.protocols.linear_segmentation import LinearSegmentation, LinearSegmentationCached
+from densebench.protocols.common.segmentation_heads import Plan, train
+from densebench.protocols.linear_segmentation.protocol import LinearSegmentation, LinearSegmentationCached
 from densebench.protocols.protocol import Context, Data
-from densebench.protocols.segmentation_heads import Plan, train
 from densebench.views.segmentation import Mirror, SegmentationViews
 from tests import toys
 

@@ -17,8 +17,8 @@ from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.protocols.positional_clusters import Positions, Tally
-from densebench.protocols.positional_effect import PositionalEffect
+from densebench.protocols.positional_effect.clusters import Positions, Tally
+from densebench.protocols.positional_effect.protocol import PositionalEffect
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 

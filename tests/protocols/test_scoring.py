@@ -5,9 +5,9 @@ import torch
 
 from densebench.datasets.sets.voc import VOC
 from densebench.ops.confusion import counts
-from densebench.protocols import scoring
-from densebench.protocols.examples import spread
-from densebench.protocols.segmentation_heads import evenly
+from densebench.protocols.common import scoring
+from densebench.protocols.common.examples import spread
+from densebench.protocols.common.segmentation_heads import evenly
 from densebench.views.order import batches, draw_share
 
 TABLE = torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]])

@@ -22,9 +22,9 @@ from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import cbfe
-from densebench.protocols.foreground import one_background
 from densebench.protocols.protocol import Context, Data
-from densebench.protocols.unsupervised_segmentation import UnsupervisedSegmentation
+from densebench.protocols.unsupervised_segmentation.foreground import one_background
+from densebench.protocols.unsupervised_segmentation.protocol import UnsupervisedSegmentation
 from tests import toys
 
 GRID, PATCH = 8, 8

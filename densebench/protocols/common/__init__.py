@@ -1,0 +1,1 @@
+"""What several protocols share: the memory of patches, k-means, heads, scores, sweeps."""

@@ -1,0 +1,181 @@
+"""A linear segmentation head: its settings, which images it sees when, how it is trained and scored.
+
+`linear_segmentation.py` has the sources; the numerics are in `ops/heads.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from densebench.core.errors import DatasetError, UsageError
+from densebench.datasets.dataset import DatasetInfo
+from densebench.features.spec import FeatureSpec
+from densebench.ops import heads
+from densebench.ops.confusion import AbsentRule, ConfusionMatrix, mean_iou
+from densebench.ops.resize import resize_labels
+from densebench.ops.retrieval import upsample_argmax
+from densebench.protocols.common import scoring
+from densebench.protocols.common.examples import Example, as_seen, spread
+from densebench.protocols.linear_segmentation.config import LinearHeadConfig
+from densebench.protocols.protocol import Context, Data
+from densebench.results.schema import Metric
+from densebench.views.order import draw_share
+from densebench.views.squash import Labels
+
+Pair = tuple[Tensor, Tensor]
+"""One image to train on: features (D, h, w) and mask (H, W)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images are trained on, and when."""
+
+    images: tuple[int, ...]
+    epochs: int
+    batch: int
+    learning_rate: float
+    drop_at: int
+    looks: frozenset[int]
+    """Epochs, from 1, after which the validation images are scored; the last is among them."""
+    shuffle: bool
+    drop_last: bool
+    seed: int
+
+    @classmethod
+    def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> Plan:
+        """Draw the share of the images that a resolved config asks for."""
+        assert config.train_share is not None
+        assert config.evaluations is not None
+        images = draw_share(n_images, config.train_share, seed)
+        if config.drop_last and len(images) < config.batch:
+            raise UsageError(
+                f"{protocol}.drop_last=true leaves nothing of {len(images)} training images in batches of "
+                f"{config.batch}. Set {protocol}.batch={len(images)} or less, or {protocol}.drop_last=false."
+            )
+        return cls(
+            images=images,
+            epochs=config.epochs,
+            batch=config.batch,
+            learning_rate=config.learning_rate,
+            drop_at=config.drop_at,
+            looks=frozenset(evenly(config.epochs, config.evaluations)),
+            shuffle=bool(config.shuffle),
+            drop_last=bool(config.drop_last),
+            seed=seed,
+        )
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the images of an epoch, in order; the last batch is incomplete unless that is dropped."""
+        order = list(self.images)
+        if self.shuffle:
+            order = [order[i] for i in np.random.default_rng((self.seed, epoch)).permutation(len(order))]
+        return order[: len(order) // self.batch * self.batch] if self.drop_last else order
+
+
+def evenly(length: int, times: int) -> list[int]:
+    """Return at most `times` of the steps 1..length, evenly spaced, the last one among them."""
+    return sorted({max(1, round(i * length / times)) for i in range(1, times + 1)})
+
+
+def train(
+    config: LinearHeadConfig,
+    plan: Plan,
+    head: nn.Conv2d,
+    sgd: torch.optim.SGD,
+    pairs: Iterator[Pair],
+    info: DatasetInfo,
+    context: Context,
+) -> float:
+    """Train the head for one epoch and return the mean loss over its valid pixels."""
+    device = context.features.device
+    height, width = config.spec.grid(context.features.info)
+    upsample = [heads.bilinear_matrix(side, config.mask_size).to(device) for side in (height, width)]
+    total, seen = torch.zeros((), device=device), 0
+    size, valid = len(plan.order(0)), 0
+    for i, (features, mask) in enumerate(pairs, start=1):
+        with context.stage("training"):
+            target = heads.pixel_targets(mask, config.mask_size, info.n_classes, info.ignored)
+            total += heads.add_gradient(head, features, target.to(device), (upsample[0], upsample[1]))
+            valid += int((target != heads.IGNORED).sum())
+            if i % plan.batch == 0 or i == size:
+                heads.mean_gradient_step(head, sgd, valid)
+                seen, valid = seen + valid, 0
+    if not seen:
+        raise DatasetError(f"{info.name}: no pixel of {size} training images has a class; all are void.")
+    return float(total) / seen
+
+
+def logits_of(head: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Return logits (B, C, h, w) of features (B, D, h, w)."""
+    with torch.no_grad():
+        return torch.stack([heads.class_maps(head, features) for features in maps])
+
+
+def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context, title: str) -> float:
+    """Return the mIoU of a head in percent, and nothing else."""
+    info, spec = data.info, config.spec
+    matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
+    for batch in context.timed(
+        context.features.stream(data.val, spec, labels=labels_of(spec), title=title), "features"
+    ):
+        assert batch.labels is not None
+        with context.stage("score"):
+            predictions = upsample_argmax(logits_of(head, batch.maps), config.mask_size).cpu()
+            matrix.update(predictions, resize_labels(batch.labels, config.mask_size))
+    return 100 * float(mean_iou(*matrix.compute(), absent=config.absent))
+
+
+@dataclass
+class Scores:
+    """What the last look at the validation images found."""
+
+    last: scoring.PixelTally
+    at_input: scoring.PixelTally
+    rival: scoring.PixelTally | None
+    examples: list[Example] = field(default_factory=list)
+    """Each at the size of the input."""
+
+    def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+        """Yield all readings; the best head is the last one where no other was better."""
+        found = self.last.readings(absent)
+        best = found["miou"] if self.rival is None else self.rival.miou(absent)
+        found["miou_best"] = max(best, found["miou"], key=lambda miou: miou.value)
+        found["miou_input"] = self.at_input.miou(absent)
+        for name in ("miou", "miou_best", "miou_input", "miou_present", "miou_hungarian"):
+            is_main = name == "miou"
+            yield scoring.metric(name, {"": found[name]}, "head", main=is_main, info=info if is_main else None)
+
+
+def evaluate(
+    config: LinearHeadConfig, head: nn.Conv2d, rival: nn.Conv2d | None, data: Data, context: Context
+) -> Scores:
+    """Score the last head at both sizes and the best of the others at `mask_size`."""
+    info, spec, small = data.info, config.spec, config.mask_size
+    last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored) for _ in range(3))
+    scores = Scores(last, at_input, None if rival is None else best)
+    shown = spread(config.examples, len(data.val))
+    stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
+    for batch in context.timed(stream, "features"):
+        assert batch.labels is not None
+        with context.stage("score"):
+            logits, targets = logits_of(head, batch.maps), resize_labels(batch.labels, small)
+            scores.last.update(batch.indices, upsample_argmax(logits, small), targets)
+            predictions = upsample_argmax(logits, spec.size)
+            scores.at_input.update(batch.indices, predictions, batch.labels)
+            if rival is not None and scores.rival is not None:
+                scores.rival.update(batch.indices, upsample_argmax(logits_of(rival, batch.maps), small), targets)
+        for place, index in enumerate(batch.indices):
+            if index in shown:
+                maps = batch.labels[place].numpy().copy(), predictions[place].cpu().numpy().astype(np.uint8)
+                scores.examples.append((as_seen(data.val, index, spec), *maps))
+    return scores
+
+
+def labels_of(spec: FeatureSpec) -> Labels:
+    """Return how masks are read: to the input's size by PIL's rule; `resize_labels` takes them on by torch's."""
+    return Labels(spec.size, "centre")

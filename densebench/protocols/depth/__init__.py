@@ -1,0 +1,1 @@
+"""Depth by linear heads."""

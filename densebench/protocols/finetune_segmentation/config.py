@@ -1,0 +1,114 @@
+"""Settings of end-to-end fine-tuning: see `densebench.protocols.finetune_segmentation.protocol`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from densebench.core.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
+from densebench.core.config import Preset, no_score
+from densebench.ops.choices import AbsentRule
+
+SEGMENTER: dict[str, Any] = {
+    "head": "segmenter",
+    "pipeline": "slide",
+    "optimiser": "adam",
+    "weight_decay": 0.0,
+    "head_factor": 1.0,
+    "drop_path": 0.1,
+    "schedule": "poly",
+    "loss_over": "all",
+    "absent": "skip",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSegmentationConfig:
+    """Settings of end-to-end fine-tuning; MMSEG and CRIBO are the codes that the protocol names."""
+
+    presets = {
+        "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
+        "embedded": Preset(
+            source="preset paper with one epoch at a larger rate: each step runs the backbone forth and back",
+            settings={"epochs": 1, "batch": 4, "learning_rates": (1e-3,), "evaluations": 2},
+        ),
+        "segmenter": Preset(
+            source="NeCo A.2, Tab. 4, with mmsegmentation 1.x configs/segmenter and CrIBo segmentation/configs",
+            settings=SEGMENTER,
+        ),
+        "embedded-segmenter": Preset(
+            source="preset segmenter with one epoch at one rate",
+            settings={**SEGMENTER, "epochs": 1, "batch": 4, "learning_rates": (1e-4,), "evaluations": 2},
+        ),
+    }
+    head: Literal["linear", "segmenter"] = "linear"
+    """"linear": one 1x1 convolution. "segmenter": transformer over patches and class tokens."""
+    pipeline: Literal["squash", "slide"] = "squash"
+    """"squash": random resized crops and mirror images as in linear segmentation, validation images squashed to their
+    size. "slide": MMSEG's crops, validation images in sliding windows, compared at their own size."""
+    input_size: Count | None = None
+    """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
+    (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
+    stride: Count = 480
+    """Of sliding windows (MMSEG, CRIBO)."""
+    mask_size: Count | None = 100
+    """Side at which "squash" compares, in training and in validation (NECO's linear code); None: validation masks at
+    their own size, training masks at the input's. "slide" does not read it."""
+    train_share: Share | None = None
+    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (P-NeCo
+    4.1, NECO; P-PaKA is silent), else all."""
+    epochs: Count | None = None
+    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash"; as `steps` says."""
+    steps: Count | None = None
+    """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
+    (NeCo A.2)."""
+    batch: Count | None = None
+    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide"."""
+    sub_batch: Count = 8
+    """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
+    sums in another order are rounded otherwise."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Who takes the steps; PaKA A.2 does not say."""
+    momentum: BelowOne = 0.9
+    """Of SGD (P-PaKA A.2)."""
+    weight_decay: NonNegative = 1e-4
+    """On all parameters (P-PaKA A.2)."""
+    learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] | None = None
+    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
+    several, each is trained, and the one with the best mIoU on the validation images is reported, as NeCo does: that
+    choice looks at the images it is measured on."""
+    head_factor: Positive = 100.0
+    """Learning rate of the head over that of the backbone (P-PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
+    layer_decay: Share = 1.0
+    """Factor on the learning rate from each block to the one before it; 1: none (both papers)."""
+    freeze: Natural = 0
+    """Blocks that are not trained, from the first on, and the embedding before them."""
+    drop_path: BelowOne = 0.0
+    """Of the last block, rising linearly from 0 at the first, in backbones whose blocks have a place for it."""
+    clip: Positive | None = None
+    """Largest norm of the gradient; None: any (MMSEG, CRIBO: clip_grad=None)."""
+    schedule: Literal["step", "poly"] = "step"
+    """"step": times `final_rate` after every `drop_at` epochs. "poly": polynomial down to `final_rate` of the start."""
+    drop_at: Count = 20
+    """Epochs; 20 of 20 means never (NECO's linear code)."""
+    final_rate: Chance = 0.1
+    """Share of the learning rate (NECO: gamma; NeCo A.2: eta_min)."""
+    power: NonNegative = 0.9
+    """Of "poly" (MMSEG, CRIBO)."""
+    loss_over: Literal["valid", "all"] = "valid"
+    """Cross-entropy is the mean over pixels with a class, or over all of them, those without counting 0 (MMSEG)."""
+    decoder_layers: Count = 2
+    """Of Segmenter (MMSEG, CRIBO, Strudel et al.)."""
+    decoder_heads: Count | None = None
+    """None: one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
+    decoder_drop_path: BelowOne = 0.1
+    """MMSEG's default."""
+    evaluations: Count | None = None
+    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: 20 for
+    "squash", 10 for "slide" (MMSEG: val_interval)."""
+    absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
+    examples: Natural = no_score(6)
+    """Images in the picture."""
+    checkpoint_seconds: NonNegative = no_score(300.0)
+    """How often the training is written down, to go on from after a kill; it is after each evaluation, too."""

@@ -1,0 +1,200 @@
+"""End-to-end fine-tuning: backbone and segmentation head are trained together; what counts is where that ends.
+
+Two published ways. `paper` is P-PaKA A.2, B.2 (Tab. 8, 10): a linear head, everything else as in linear segmentation.
+`segmenter` is P-NeCo A.2 (Tab. 4), which runs Segmenter's decoder in mmsegmentation "following" CrIBo; MMSEG is
+mmsegmentation 1.x `configs/segmenter` and its bases, CRIBO the `segmentation` folder of tileb1/CrIBo. The backbone is
+trained as a copy: the one that other protocols measure stays as it is.
+
+Left open by P-PaKA, with the defaults here: optimiser and schedule (those of linear segmentation, on which it
+"builds"), batch size and mask size (NECO's linear code: 128, 100 x 100), drop path (none). A learning rate of 1e-4
+means something else in AdamW than in SGD; the optimiser is an option, and every record states it. Left open by P-NeCo:
+batch size, weight decay and drop path (as CRIBO's configs), and which step is reported (here the last).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from densebench.core.errors import UsageError
+from densebench.datasets.dataset import DatasetInfo
+from densebench.features.spec import FeatureSpec
+from densebench.figures import kit as figures
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops.confusion import AbsentRule, Counts
+from densebench.protocols.common import scoring
+from densebench.protocols.finetune_segmentation.config import FinetuneSegmentationConfig
+from densebench.protocols.finetune_segmentation.training import Plan, State, train
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Protocol,
+    input_size,
+    refuse_nonsense,
+)
+from densebench.results.schema import Metric
+from densebench.views.mmseg import LONG
+
+SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
+SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
+SHORT = ("voc", "pascal_context")
+"""How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
+
+
+class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
+    """Segmentation with everything trained: a backbone as the start of a search, not as a measure of its features."""
+
+    name = "finetune_segmentation"
+    title = "End-to-end fine-tuning"
+    version = 2
+    config = FinetuneSegmentationConfig
+    presets = FinetuneSegmentationConfig.presets
+    metrics = (
+        MetricInfo("miou", "%", True, "mIoU at the end of training"),
+        MetricInfo("miou_best", "%", True, "the best mIoU during training: chosen on the validation images"),
+        MetricInfo("miou_present", "%", True, "mean over the classes that occur in the validation masks, at the end"),
+    )
+    shrink_hint = "Take fewer images at once with --set finetune_segmentation.sub_batch=N, or a smaller input_size."
+
+    def configure(
+        self, preset: str = "paper", overrides: Mapping[str, Any] | None = None
+    ) -> FinetuneSegmentationConfig:
+        """Return the config of a preset with overrides applied; steps that are asked for replace a preset's epochs."""
+        given = dict(overrides or {})
+        if given.get("steps") not in (None, "none"):
+            given.setdefault("epochs", None)
+        return super().configure(preset, given)
+
+    def resolve(
+        self, config: FinetuneSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
+    ) -> FinetuneSegmentationConfig:
+        """Fill in what depends on backbone and dataset."""
+        slides = config.pipeline == "slide"
+        defaults = SLIDE if slides else SQUASH
+        if slides and data.name.startswith(SHORT):
+            defaults = {**defaults, "steps": 80_000}
+        if config.steps is not None or config.epochs is not None:
+            defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
+        share = 0.1 if data.name.startswith("coco") and not slides else 1.0
+        defaults = {"train_share": share, **defaults}
+        any_size = config.input_size or data.input_size or 512  # windows are padded
+        size = any_size if slides else input_size(config.input_size, 448, backbone, data)
+        heads = next(n for n in range(max(1, backbone.width // 64), 0, -1) if backbone.width % n == 0)
+        filled = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+        resolved = replace(config, input_size=size, decoder_heads=config.decoder_heads or heads, **filled)
+        _check(resolved, backbone)
+        return resolved
+
+    def estimate(self, config: FinetuneSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return feature passes, what a step holds beside the model, and the arithmetic of the way back."""
+        plan = Plan.of(config, len(data.train))
+        side = -(-plan.size // backbone.patch) * backbone.patch
+        spec = FeatureSpec(size=(side, side))
+        tokens = (side // backbone.patch) ** 2
+        looks = len(plan.looks) * len(plan.rates) * len(data.val)
+        train = plan.steps * plan.batch * len(plan.rates)
+        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # as densebench.runner.plan counts a pass
+        back = 2.0 * train * tokens * block * (backbone.depth - config.freeze)
+        second_windows = looks * tokens * block * backbone.depth if config.pipeline == "slide" else 0.0  # aspect 4:3
+        return Estimate(
+            features={"train": (spec, train), "val": (spec, looks)},
+            uncached=frozenset({"train", "val"}),
+            bank_bytes=_bytes_held(config, backbone, data.info.n_classes, tokens),
+            search_flops=back + second_windows,
+        )
+
+    def run(self, config: FinetuneSegmentationConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Train with every learning rate, scoring validation images on the way; report the best rate's last step."""
+        plan = Plan.of(config, len(data.train), context.seed)
+        state = train(config, plan, backbone, data, context)
+        assert state.kept is not None
+        best = max(state.curve, key=lambda point: point["miou"])
+        with context.stage("figures"):
+            pictures = {"curve.png": _curve(state.curve)}
+            if state.kept.examples:
+                shown = [(image.numpy(), truth.numpy(), found.numpy()) for image, truth, found in state.kept.examples]
+                pictures["examples.png"] = figures.segmentations(shown, data.info.classes, data.info.palette)
+        notes = [
+            f"trained for {plan.steps} steps of {plan.batch} images with {config.optimiser}, all parameters of a copy",
+            "`miou_best` is chosen on the validation images that it is measured on",
+        ]
+        if len(plan.rates) > 1:
+            notes.append(f"the best of {len(plan.rates)} learning rates is reported, chosen on the validation images")
+        if config.drop_path and not state.has_drop_path:
+            notes.append("drop path is not applied: the backbone's blocks have no place for it")
+        return Measurement(
+            metrics=tuple(_metrics(state, best["miou"], data.info, config.absent)),
+            facts={
+                "learning_rate": state.kept.rate,
+                "steps": plan.steps,
+                "epochs": round(plan.steps * plan.batch / len(plan.images), 3),
+                "train_images": len(plan.images),
+                "curve": state.curve,
+                "best": {"learning_rate": best["rate"], "step": best["step"]},
+                "trained_parameters": state.trained_parameters,
+                "drop_path": config.drop_path if state.has_drop_path else 0.0,
+                "resumed_at_step": state.resumed,
+            },
+            notes=tuple(notes),
+            artifacts=pictures,
+        )
+
+
+def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
+    """Raise UsageError for numbers that the backbone has no place for, and for steps beside epochs."""
+    width, heads = backbone.width, config.decoder_heads or 1
+    refuse_nonsense(
+        "finetune_segmentation",
+        f"heads that divide {width}, fewer than {backbone.depth} frozen blocks",
+        {
+            "freeze": (config.freeze, config.freeze < backbone.depth),
+            "decoder_heads": (heads, width % heads == 0),
+        },
+    )
+    if config.steps is not None and config.epochs is not None:
+        raise UsageError(
+            f"finetune_segmentation.steps={config.steps} and epochs={config.epochs}: set one of them, not both."
+        )
+
+
+def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+    assert state.kept is not None
+    found, rest = Counts(*state.kept.counts), Counts(*state.kept.left_out.unbind(1))
+    plain, present = (scoring.miou(found, rest, absent, present=only) for only in (False, True))
+    yield scoring.metric("miou", {"": plain}, "weights", main=True, info=info)
+    yield scoring.metric("miou_present", {"": present}, "weights")
+    yield Metric(name="miou_best", value=best)
+
+
+def _bytes_held(config: FinetuneSegmentationConfig, backbone: BackboneInfo, n_classes: int, tokens: int) -> int:
+    """Return what the training holds beside the model: the copy and its state, activations, logits.
+
+    A block of a ViT keeps about 18 D numbers per token for the way back (two norms in and out, queries, keys and
+    values, the attention's output, 4 D before and after the activation) where attention is not written out, and
+    float32 is assumed; the weights are those of blocks with an MLP of 4 D.
+    """
+    width, pixels, is_segmenter = backbone.width, (config.input_size or 0) ** 2, config.head == "segmenter"
+    layers = backbone.depth + config.decoder_layers * is_segmenter
+    weights = 4 * (12 * width**2 * layers + 3 * backbone.patch**2 * width)
+    copies = 2 + (1 if config.optimiser == "sgd" else 2)  # the copy, its gradients, moments
+    checkpoint = copies - 1
+    token = 4 * 18 * width * (layers - config.freeze + 1)  # one more on the way back
+    activations = token * (tokens + backbone.prefix + n_classes * is_segmenter)
+    logits = 16 * n_classes * (min(config.mask_size**2, pixels) if config.mask_size else pixels)
+    if config.pipeline == "slide":
+        logits = n_classes * pixels * max(16, 8 * LONG)  # a training view's; the sum over windows, and its mean
+    return weights * (copies + checkpoint) + config.sub_batch * activations + logits
+
+
+def _curve(curve: list[dict[str, float]]) -> bytes:
+    """Return mIoU and loss by step, a line per learning rate, as PNG."""
+    rates = dict.fromkeys(point["rate"] for point in curve)
+    panels = {
+        title: {f"rate {rate:g}": {int(p["step"]): p[name] for p in curve if p["rate"] == rate} for rate in rates}
+        for title, name in (("mIoU of validation images (%)", "miou"), ("training loss (nat)", "loss"))
+    }
+    return figures.curves(panels, "step")

@@ -1,0 +1,130 @@
+"""Pictures of retrieval: query patches beside their nearest patches of the memory, as in figure 5 of P-PaKA."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from densebench.datasets.dataset import DenseDataset
+from densebench.figures import kit as figures
+from densebench.protocols.common import memory
+from densebench.protocols.common.examples import Example, as_seen, spread
+from densebench.protocols.common.memory import Memory
+from densebench.protocols.protocol import Data
+
+NEIGHBOURS = 5
+"""Shown of each query (P-PaKA C.1)."""
+RIGHT, WRONG = "#21a84a", "#d62728"
+
+
+class Query(NamedTuple):
+    """A patch of a validation image."""
+
+    image: int
+    patch: int
+    """Row-major position in the grid."""
+    label: int
+    """The class of most of its pixels."""
+    feature: Tensor
+    """(D,)."""
+
+
+class ClassExamples:
+    """Keeps what the pictures show while validation images pass by: `count` of them, evenly spread.
+
+    In each image the query is the patch at the centre of an object, see `central_patch`.
+    """
+
+    def __init__(self, count: int, bank: Memory, data: Data, patch: int) -> None:
+        self.images = spread(count, len(data.val))
+        self.bank, self.data, self.patch = bank, data, patch
+        some = bank.labels[:: max(1, len(bank.labels) // 100_000)]
+        self.shares = some.float().sum(0).tolist() if self.images else []
+        self.queries: list[Query] = []
+        self.predictions: list[Example] = []
+
+    def add(self, image: int, features: Tensor, prediction: Tensor, target: Tensor) -> None:
+        """Keep one image's features (D, h, w) at the query, its prediction and its mask (H, W)."""
+        pixels = as_seen(self.data.val, image, self.bank.config.spec)
+        # copies, or each example would keep its whole batch
+        self.predictions.append((pixels, target.numpy().copy(), prediction.numpy().astype(np.uint8)))
+        found = central_patch(target.numpy(), self.patch, self.shares)
+        if found is not None:
+            label, patch = found
+            self.queries.append(Query(image, patch, label, features.flatten(1)[:, patch].clone()))
+
+    def draw(self) -> dict[str, bytes]:
+        """Return the pictures as PNG."""
+        info, pictures = self.data.info, {}
+        if self.predictions:
+            pictures["examples.png"] = figures.segmentations(self.predictions, info.classes, info.palette)
+        if self.queries:
+            pictures["neighbours.png"] = figures.marked_patches(
+                [self._row(query) for query in self.queries],
+                ["query", *(f"neighbour {i + 1}" for i in range(NEIGHBOURS))],
+            )
+        return pictures
+
+    def _row(self, query: Query) -> list[figures.Marked]:
+        """Return a query and its neighbours."""
+        pixels = as_seen(self.data.val, query.image, self.bank.config.spec)
+        row = [figures.Marked(pixels, self._box(query.patch), self.data.info.classes[query.label])]
+        found = self.bank.search(query.feature[None])
+        for key, score in zip(found.indices[0, :NEIGHBOURS].tolist(), found.scores[0].tolist(), strict=False):
+            origin = self.bank.origin(key)
+            label = int(self.bank.labels[key].argmax())
+            view = memory_view(self.data.train, self.bank, origin)
+            likeness = (
+                f"cos {score / float(query.feature.norm()):.2f}"
+                if self.bank.config.similarity == "cosine"
+                else f"distance {score**0.5:.3g}"
+            )
+            row.append(
+                figures.Marked(
+                    view,
+                    self._box(origin.patch),
+                    f"{self.data.info.classes[label]}, {likeness}",
+                    RIGHT if label == query.label else WRONG,
+                )
+            )
+        return row
+
+    def _box(self, patch: int) -> tuple[int, int, int]:
+        """Return left, top and side of a patch in pixels."""
+        width = self.bank.config.spec.size[1] // self.patch
+        return patch % width * self.patch, patch // width * self.patch, self.patch
+
+
+def central_patch(mask: NDArray[np.integer], patch: int, shares: list[float]) -> tuple[int, int] | None:
+    """Return class and patch (row-major) at the centre of an object of a mask (H, W); None where there is none.
+
+    The centre is the point of a class that is farthest from its border. Of the classes that hold a disc as wide as a
+    patch and are in the memory at all, `shares` > 0, the one with the greatest ratio of that distance to its share is
+    taken, so that objects come before their ground.
+    """
+    found = []
+    for label in np.unique(mask).tolist():
+        if label < len(shares) and shares[label] > 0:
+            inside = ndimage.distance_transform_edt(np.pad(mask == label, 1))[1:-1, 1:-1]
+            if inside.max() >= patch / 2:
+                found.append((inside.max() / shares[label], label, int(inside.argmax())))
+    if not found:
+        return None
+    _, label, place = max(found)
+    row, column = divmod(place, mask.shape[1])
+    return label, row // patch * (mask.shape[1] // patch) + column // patch
+
+
+def memory_view(train: DenseDataset, bank: Memory, origin: memory.Origin) -> NDArray[np.uint8]:
+    """Return the view (H, W, 3) of a memory image that a row was taken from, augmented as it was."""
+    spec = memory.request(bank.config, origin.epoch, bank.seed)
+    if spec.augment is None:
+        return as_seen(train, origin.image, spec)
+    pixels, _ = spec.augment(train.image(origin.image), None, spec.size, origin.image)
+    assert pixels is not None
+    return (255 * pixels).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,0 +1,31 @@
+"""Settings of overclustering: see `densebench.protocols.overclustering.protocol`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from densebench.core.bounds import AtLeastOne, Count, Seed
+from densebench.core.config import AS_PAPER, Preset
+from densebench.ops.choices import AbsentRule
+from densebench.protocols.common.kmeans_config import KMeansConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverclusteringConfig(KMeansConfig):
+    """Settings of overclustering, with the names of the published configs where they have one."""
+
+    presets = {
+        "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
+        "embedded": AS_PAPER,
+        "neco": Preset(source="NeCo experiments/overcluster: the same settings"),
+        "leopart": Preset(
+            source="Leopart experiments/overcluster README: K = 500 for VOC", settings={"clusters": (500,)}
+        ),
+    }
+    clusters: Annotated[tuple[Count | Literal["classes"], ...], AtLeastOne] = ("classes", 300, 500)
+    """Numbers of clusters; "classes" is the number of classes."""
+    seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
+    """Of k-means; scores are means over them."""
+    absent: AbsentRule = "zero"
+    """What a class scores that is neither in ground truth nor predicted."""

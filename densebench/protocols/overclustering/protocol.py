@@ -1,0 +1,170 @@
+"""Overclustering: k-means on validation patches, clusters matched to classes, mIoU at 100 x 100 pixels.
+
+Source: Leopart and NeCo `experiments/overcluster` (LEO, NECO), which PaKA (5.2, A.2) follows: tokens of the validation
+split are standardised, reduced to 50 dimensions by PCA and clustered with faiss k-means; K = number of classes is
+matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching (the papers describe
+one; the code has none). Nothing is held per image: moments, training rows and contingency tables are streamed.
+
+Two things differ from the code and change no result that is reproducible there: PCA is exact over all tokens (faiss
+trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn. Unless faiss is
+asked for, k-means is `ops.lloyd`: faiss's starts, iterations and splits, with other rounding, which many iterations can
+amplify to another local optimum of much the same objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from densebench.core.errors import UsageError
+from densebench.datasets.dataset import DatasetInfo
+from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.ops import matching
+from densebench.ops.confusion import AbsentRule, confusion, counts
+from densebench.ops.jackknife import GroupSums
+from densebench.ops.resize import resize_labels
+from densebench.protocols.common import scoring
+from densebench.protocols.common.clusters import Fit, Run, Space, fit_clusters, fit_space
+from densebench.protocols.overclustering.config import OverclusteringConfig
+from densebench.protocols.protocol import (
+    Context,
+    Data,
+    Estimate,
+    Measurement,
+    MetricInfo,
+    Protocol,
+    input_size,
+)
+from densebench.views.squash import Labels
+
+
+class Overclustering(Protocol[OverclusteringConfig]):
+    """Unsupervised segmentation by k-means with at least as many clusters as classes."""
+
+    name = "overclustering"
+    title = "Overclustering"
+    version = 3
+    config = OverclusteringConfig
+    presets = OverclusteringConfig.presets
+    seeded = False
+    metrics = (
+        MetricInfo(
+            "miou@K=N", "%", True, "mIoU with N clusters: Hungarian if N is the number of classes, else by precision"
+        ),
+    )
+    reads_train = False
+    shrink_hint = "Take fewer clusters or seeds, such as --set overclustering.clusters='[\"classes\"]'."
+
+    def resolve(self, config: OverclusteringConfig, backbone: BackboneInfo, data: DatasetInfo) -> OverclusteringConfig:
+        """Fill in the input size, the numbers of clusters and the k-means."""
+        numbers = tuple(data.n_classes if k == "classes" else k for k in config.clusters)
+        return replace(
+            config,
+            input_size=input_size(config.input_size, 448, backbone, data),
+            clusters=tuple(dict.fromkeys(numbers)),
+            kmeans=config.backend,
+        )
+
+    def estimate(self, config: OverclusteringConfig, backbone: BackboneInfo, data: Data) -> Estimate:
+        """Return feature passes, k-means' training rows and its arithmetic."""
+        spec = config.spec
+        height, width = spec.grid(backbone)
+        tokens = len(data.val) * height * width
+        dims = min(config.pca or backbone.width, backbone.width)
+        each = [min(tokens, k * config.points_per_centroid) for k in _numbers(config)]
+        flops = sum(
+            2.0 * dims * k * (n * config.n_iter * config.n_redo + 2 * tokens)
+            for k, n in zip(_numbers(config), each, strict=True)
+        )
+        return Estimate(
+            features={"val": (spec, len(data.val))},
+            bank_bytes=4 * dims * (min(tokens, len(config.seeds) * sum(each)) + max(each)),
+            search_flops=len(config.seeds) * flops,
+        )
+
+    def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+        """Three passes over the validation features: moments, training rows, contingency tables."""
+        height, width = config.spec.grid(backbone.info)
+        n_tokens = len(data.val) * height * width
+        if n_tokens < max(_numbers(config)):
+            raise UsageError(
+                f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have {n_tokens}. "
+                "Lower overclustering.clusters, or raise --limit."
+            )
+        stream = context.timed(context.features.stream(data.val, config.spec, title="moments"), "features")
+        space = fit_space(config, (batch.tokens for batch in stream), context)
+        fits = _fit_clusters(config, space, n_tokens, data, context)
+        tables = _count(config, space, fits, data, context)
+        metrics = []
+        for k in _numbers(config):
+            found = {
+                str(fit.seed): _score(table, fit.k == data.info.n_classes, config.absent)
+                for fit, table in zip(fits, tables, strict=True)
+                if fit.k == k
+            }
+            held = "clusters and matching"
+            metrics.append(scoring.metric(f"miou@K={k}", found, held, main=True, info=data.info))
+        return Measurement(
+            metrics=tuple(metrics),
+            facts={
+                "kmeans": [fit.facts() for fit in fits],
+                "tokens": n_tokens,
+                "dimensions": space.dims,
+                "matching": {
+                    f"K={k}": "hungarian" if k == data.info.n_classes else "precision" for k in _numbers(config)
+                },
+            },
+            notes=(f"k-means trains on at most {config.points_per_centroid} tokens per centroid",),
+        )
+
+
+def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, data: Data, context: Context) -> list[Fit]:
+    """Cluster the tokens, every one a row."""
+    stream = context.features.stream(data.val, config.spec, title="training rows")
+    projected = (space(batch.tokens) for batch in context.timed(stream, "features"))
+    rows = ((tokens, torch.arange(len(tokens))) for tokens in projected)
+    runs = [Run(k, seed) for k in _numbers(config) for seed in config.seeds]
+    return fit_clusters(config, runs, rows, n_tokens, space.dims, context)
+
+
+def _cluster_maps(
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
+) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
+    """Yield (image indices, cluster maps per fit, masks), all at the evaluation size."""
+    wanted = Labels(config.spec.size, "centre")
+    stream = context.features.stream(data.val, config.spec, labels=wanted, title="contingency")
+    for batch in context.timed(stream, "features"):
+        assert batch.labels is not None
+        with context.stage("assign"):
+            tokens = space(batch.tokens)
+            grid = (len(batch.indices), *batch.maps.shape[2:])
+            maps = [fit.maps(tokens, grid, config.eval_size) for fit in fits]
+        yield batch.indices, maps, resize_labels(batch.labels, config.eval_size)
+
+
+def _score(tables: GroupSums, one_to_one: bool, absent: AbsentRule) -> scoring.Miou:
+    """Match clusters with classes once over all images, and score contingency tables (C, K)."""
+    table = tables.total()
+    mapping = matching.hungarian(table) if one_to_one else matching.many_to_one(table, "precision")
+    return scoring.miou(counts(table, mapping), counts(tables.left_out(), mapping), absent)
+
+
+def _count(
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
+) -> list[GroupSums]:
+    """Return the contingency tables (C, K) of every fit."""
+    info = data.info
+    tables = [GroupSums((info.n_classes, fit.k)) for fit in fits]
+    for images, maps, masks in _cluster_maps(config, space, fits, data, context):
+        with context.stage("score"):
+            for fit, sums, clusters in zip(fits, tables, maps, strict=True):
+                for image, found, mask in zip(images, clusters, masks, strict=True):
+                    sums.update(image, confusion(found, mask, fit.k, info.n_classes, info.ignored))
+    return tables
+
+
+def _numbers(config: OverclusteringConfig) -> list[int]:
+    return [k for k in config.clusters if isinstance(k, int)]

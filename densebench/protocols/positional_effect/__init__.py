@@ -1,0 +1,1 @@
+"""How much cluster maps depend on position."""

@@ -1,0 +1,258 @@
+"""Clusters of the positional-effect study: one pass fits the centroids of all reads, one assigns validation images.
+
+A read is one layer and facet (`model_zoo/backbone.py`). `positional_effect.py` has the settings and their sources.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densebench.core.errors import UsageError
+from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.features.spec import ReadBatch
+from densebench.model_zoo.backbone import BackboneInfo, Read
+from densebench.ops import clustering, information, matching, probe
+from densebench.ops.confusion import (
+    ConfusionMatrix,
+    counts,
+    iou,
+    mean_iou,
+    mean_iou_left_out,
+)
+from densebench.ops.jackknife import GroupSums
+from densebench.protocols.common import sweeps
+from densebench.protocols.common.examples import spread
+from densebench.protocols.protocol import Context, Data
+from densebench.views.squash import Labels
+
+if TYPE_CHECKING:
+    from densebench.protocols.positional_effect.config import PositionalEffectConfig
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Streams the reads of one study."""
+
+    config: PositionalEffectConfig
+    reads: tuple[Read, ...]
+    context: Context
+
+    def stream(
+        self,
+        data: DenseDataset,
+        indices: Sequence[int] | None,
+        title: str,
+        labels: Labels | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[ReadBatch]:
+        """Yield the maps of all reads, one image batch after another."""
+        yield from sweeps.stream_reads(
+            self.context,
+            data,
+            self.config,
+            self.reads,
+            indices,
+            title,
+            labels=labels,
+            batch_size=batch_size,
+        )
+
+
+def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
+    """Return centroids (K, D) of the online cosine k-means per read, and their mean loss over the last 100 steps."""
+    config, context = reads.config, reads.context
+    assert config.clusters is not None
+    rng = np.random.default_rng(context.seed)
+    order = _shuffled_epochs(len(data), config.steps * config.batch, rng)
+    first = sorted(set(order[: config.init_batches * config.batch]))
+    moments = [clustering.StreamingMoments(context.features.info.width) for _ in reads.reads]
+    for batch in reads.stream(data, first, "initial centroids"):
+        with context.stage("k-means"):
+            for seen, maps in zip(moments, batch.maps, strict=True):
+                seen.update(_rows(maps))
+    info, device = context.features.info, context.features.device
+    fits = [
+        probe.CosineKMeans(_initial(seen, config.clusters, info).to(device), config.learning_rate) for seen in moments
+    ]
+    losses: list[deque[Tensor]] = [deque(maxlen=100) for _ in fits]
+    stream = reads.stream(data, order, "cosine k-means", batch_size=config.batch)
+    for step in _whole_batches(stream, config.batch):
+        with context.stage("k-means"):
+            for one, maps, last in zip(fits, step, losses, strict=True):
+                last.append(one.step(_rows(maps)))
+    return [one.centroids for one in fits], [sum(map(float, last)) / max(len(last), 1) for last in losses]
+
+
+def _whole_batches(stream: Iterator[ReadBatch], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the maps (size, D, h, w) of each read: a batch is a step, whatever the cache holds.
+
+    Streams end a batch where cached and missing images alternate; steps of fewer images would change the clusters.
+    """
+    held: list[tuple[Tensor, ...]] = []
+    for batch in stream:
+        if not held and len(batch.indices) == size:
+            yield batch.maps
+            continue
+        for i in range(len(batch.indices)):
+            held.append(tuple(maps[i : i + 1] for maps in batch.maps))
+            if len(held) == size:
+                yield tuple(torch.cat(some) for some in zip(*held, strict=True))
+                held = []
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """Return maps (B, D, h, w) as float32 rows (B*h*w, D)."""
+    return maps.float().flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def _initial(moments: clustering.StreamingMoments, k: int, backbone: BackboneInfo) -> Tensor:
+    """Return k principal directions (k, D); beyond D of them, the first ones again with their sign turned."""
+    if k > 2 * backbone.width:
+        raise UsageError(
+            f"positional_effect.clusters={k} exceeds twice the width of {backbone.name} ({backbone.width}): "
+            "there are no more principal directions to start from. Set fewer."
+        )
+    directions = probe.principal_directions(moments, min(k, backbone.width))
+    return torch.cat([directions, -directions])[:k]
+
+
+def _shuffled_epochs(n: int, length: int, rng: np.random.Generator) -> list[int]:
+    """Return `length` image indices: all images in random order, again and again."""
+    epochs = [rng.permutation(n) for _ in range(-(-length // n))]
+    return np.concatenate(epochs)[:length].tolist()
+
+
+class Score(NamedTuple):
+    """What the clusters of one read are worth."""
+
+    mapping: Tensor
+    """(K,) the class of each cluster."""
+    miou: float
+    """In percent, absent classes as 0."""
+    left_out: Tensor
+    """(G,): the mIoU in percent without each group of images in turn."""
+    ious: Tensor
+    """(C,) in [0, 1]."""
+    information: information.MutualInformation
+    used: int
+    """Clusters with a pixel."""
+
+
+class Tally:
+    """Streams the clusters of one read into counts; memory depends on the grid, not on the number of images.
+
+    Args:
+        config: of the study.
+        info: of the dataset.
+        grid: the position of each pixel, and the number of positions.
+        lean: as many reads need it. Positions are then counted without the groups of the jackknife.
+    """
+
+    def __init__(self, config: PositionalEffectConfig, info: DatasetInfo, grid: Positions, lean: bool) -> None:
+        assert config.clusters is not None
+        self.info, self.rule = info, config.matching
+        self.positions = information.PositionCounts(
+            grid.n, config.clusters, 1 if lean else config.groups, grid.of_pixel
+        )
+        self.tables = GroupSums((info.n_classes, config.clusters), config.groups)
+        self._matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
+
+    def update(self, indices: Sequence[int], clusters: Tensor, labels: Tensor) -> None:
+        """Add cluster maps and labels (B, H, W) of images, ignored pixels -1."""
+        for image, found, truth in zip(indices, clusters, labels, strict=True):
+            self.positions.update(image, found)
+            self.tables.update(image, self._matrix.update(found, truth))
+
+    def score(self) -> Score:
+        """Match clusters with classes once over all images, and measure."""
+        table = self._matrix.table
+        mapping = matching.hungarian(table) if self.rule == "hungarian" else matching.many_to_one(table)
+        found = counts(table, mapping)
+        miou = 100 * float(mean_iou(*found))
+        without = 100 * mean_iou_left_out(found, counts(self.tables.left_out(), mapping))
+        measured = information.mutual_information(self.positions.total())
+        return Score(mapping, miou, without, iou(*found), measured, int((table.sum(0) > 0).sum()))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The common grid that all images are squashed to."""
+
+    size: tuple[int, int]
+    """Height and width in positions."""
+    of_pixel: Tensor | None
+    """(H * W,); None: every pixel is a position."""
+
+    @property
+    def n(self) -> int:
+        """The number of positions."""
+        return self.size[0] * self.size[1]
+
+    @classmethod
+    def of(cls, config: PositionalEffectConfig) -> Positions:
+        """Return the grid of a study."""
+        size = config.spec.size
+        if config.cell == 1:
+            return cls(size, None)
+        of_pixel, grid = information.coarse_positions(size, config.cell)
+        return cls(grid, of_pixel)
+
+
+class Example(NamedTuple):
+    """One validation image for the pictures."""
+
+    image: int
+    truth: Tensor
+    """(H, W) uint8."""
+    clusters: tuple[Tensor, ...]
+    """(H, W) per read, in the smallest type that holds them."""
+
+
+@dataclass
+class Assigned:
+    """The validation split after assignment."""
+
+    grid: Positions
+    truth: information.PositionCounts
+    tallies: list[Tally]
+    examples: list[Example] = field(default_factory=list)
+
+
+def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
+    """Assign every validation pixel to a cluster of every read, and count."""
+    config, context, info = reads.config, reads.context, data.info
+    assert config.clusters is not None
+    grid, size = Positions.of(config), config.spec.size
+    lean = len(reads.reads) > 1
+    found = Assigned(
+        grid,
+        information.PositionCounts(grid.n, info.n_classes, config.groups, grid.of_pixel),
+        [Tally(config, info, grid, lean) for _ in reads.reads],
+    )
+    shown = spread(config.examples, len(data.val))
+    small = torch.uint8 if config.clusters <= 256 else torch.int16
+    for batch in reads.stream(data.val, None, "assignment", labels=Labels(size)):
+        assert batch.labels is not None
+        labels = batch.labels.long()
+        for label in info.ignored:
+            labels = labels.masked_fill(batch.labels == label, -1)
+        with context.stage("score"):
+            for image, label_map in zip(batch.indices, labels, strict=True):
+                found.truth.update(image, label_map)
+        kept: dict[int, list[Tensor]] = {i: [] for i, image in enumerate(batch.indices) if image in shown}
+        for maps, means, tally in zip(batch.maps, centroids, found.tallies, strict=True):
+            with context.stage("assign"):
+                clusters = probe.assign_cosine(maps.float(), means, size).cpu()
+            with context.stage("score"):
+                tally.update(batch.indices, clusters, labels)
+            for i, those in kept.items():
+                those.append(clusters[i].to(small))
+        found.examples += [Example(batch.indices[i], batch.labels[i], tuple(those)) for i, those in kept.items()]
+    return found

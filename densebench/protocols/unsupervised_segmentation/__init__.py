@@ -1,0 +1,1 @@
+"""Fully unsupervised segmentation."""
