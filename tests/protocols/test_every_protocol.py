@@ -153,7 +153,7 @@ def test_what_pictures_show_is_no_part_of_the_score(name):
 
 
 def test_no_field_of_a_config_is_without_a_reader():
-    code = "".join(path.read_text() for path in Path(protocols.__file__).parent.glob("*.py"))
+    code = "".join(path.read_text() for path in Path(protocols.__file__).parent.rglob("*.py"))
     for name in NAMES:
         for field in as_dict(PROTOCOLS[name].config()):
             assert re.search(rf"(config|self)\.{field}\b", code), f"{name}.{field} is never read"
