@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from densebench.datasets.sets.voc import voc_palette
+from densebench.datasets.io.palettes import voc_palette
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
 
 COLORS = np.array([(20, 20, 20), (230, 30, 30), (30, 230, 30), (30, 30, 230)], dtype=np.uint8)

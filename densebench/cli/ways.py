@@ -17,10 +17,11 @@ from densebench.datasets.dataset import data_root
 from densebench.datasets.tools.fetch import REMOTES
 from densebench.methods import METHODS
 from densebench.methods.cost import rough_flops
+from densebench.model_zoo.adapters.building import build, wrap
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog import ENTRIES, Entry
 from densebench.model_zoo.catalog.pages import status
-from densebench.model_zoo.zoo import build, wrap, zoo_folders
+from densebench.model_zoo.zoo import zoo_folders
 from densebench.runner.plan import measured_flops
 
 GPU = 5e13

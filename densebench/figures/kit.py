@@ -97,6 +97,40 @@ def marked_patches(rows: Sequence[Sequence[Marked]], titles: Sequence[str]) -> b
     return png(figure)
 
 
+class Links(NamedTuple):
+    """Points of one image found in another; both lie beside each other in one picture."""
+
+    picture: NDArray[np.uint8]
+    """(H, W, 3)."""
+    title: str
+    start: NDArray[np.floating]
+    """(N, 2) x and y in pixels of the picture, as the next two."""
+    end: NDArray[np.floating]
+    truth: NDArray[np.floating]
+    hits: NDArray[np.bool_]
+    """(N,) whether `end` is near enough to `truth`."""
+
+
+def links(panels: Sequence[Links]) -> bytes:
+    """Return pairs of images as PNG, two a row: a green line for a point that is found, a red one for another.
+
+    Crosses are the true places.
+    """
+    rows = max(1, -(-len(panels) // 2))
+    figure = Figure(figsize=(11, 2.7 * rows), layout="constrained")
+    for axis, found in zip(figure.subplots(rows, 2, squeeze=False).flat, panels, strict=False):
+        axis.imshow(found.picture)
+        for a, b, hit in zip(found.start, found.end, found.hits, strict=True):
+            color = "#21a84a" if hit else "#d62728"
+            axis.plot((a[0], b[0]), (a[1], b[1]), color=color, linewidth=1, marker="o", markersize=3)
+        for color, width in (("black", 2.5), ("white", 1.0)):  # visible on any ground
+            axis.plot(*found.truth.T, linestyle="none", marker="+", color=color, markersize=6, markeredgewidth=width)
+        axis.set_title(found.title, fontsize=8)
+    for axis in figure.axes:
+        axis.set_axis_off()
+    return png(figure)
+
+
 def depths(examples: Sequence[tuple[NDArray[Any], Sequence[NDArray[Any]]]], titles: Sequence[str]) -> bytes:
     """Return images (H, W, 3), and depth maps (H, W) in metres below each, in one colour bar; 0 is grey.
 

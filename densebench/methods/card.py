@@ -18,9 +18,9 @@ from densebench.core.config import as_dict
 from densebench.core.environment import PeakMemory, environment
 from densebench.core.paths import write_atomically
 from densebench.datasets.dataset import DenseDataset
-from densebench.methods.curves import curves
+from densebench.figures.training import curves
 from densebench.methods.trainer import Trainer, states
-from densebench.model_zoo.zoo import Architecture
+from densebench.model_zoo.architecture import Architecture
 
 
 @dataclass(frozen=True)

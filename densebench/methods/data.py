@@ -21,8 +21,8 @@ from densebench.core.locks import lock
 from densebench.core.paths import cache_dir, sweep, temporary_name, write_atomically
 from densebench.core.states import is_whole
 from densebench.datasets.dataset import DenseDataset
+from densebench.methods.configs.train import TrainConfig
 from densebench.methods.crops import CropConfig, Crops, crop, generator, stack
-from densebench.methods.method import TrainConfig
 from densebench.views.loading import load
 
 Report = Callable[[int, int], None]

@@ -34,9 +34,10 @@ from densebench.methods.distributed import process_group
 from densebench.methods.method import Method, TrainConfig, unit_gain
 from densebench.methods.trainer import Trainer, check_same, states
 from densebench.model_zoo import load_model, parse_spec
+from densebench.model_zoo.architecture import Architecture
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.files.cards import read_card
-from densebench.model_zoo.zoo import Architecture, find
+from densebench.model_zoo.loading import find
 from densebench.views.loading import explained
 
 
@@ -225,7 +226,7 @@ def _architecture(base: str) -> Architecture:
         import timm
         import timm.data
 
-        from densebench.model_zoo.adapters.timm import check_known
+        from densebench.model_zoo.adapters.timm_nets import check_known
 
         check_known(spec)
         config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(spec.name).to_dict())

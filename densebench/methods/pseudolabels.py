@@ -31,6 +31,7 @@ from densebench.core.errors import DensebenchError, FeatureError, UsageError
 from densebench.core.paths import claim, write_atomically
 from densebench.core.progress import Progress
 from densebench.core.regular import parse_json, read_text
+from densebench.core.resampling import RESAMPLING
 from densebench.core.states import is_whole
 from densebench.datasets.user.images import digest, load_images
 from densebench.methods import SEGMENTERS
@@ -42,7 +43,6 @@ from densebench.ops.clustering import KMeansInfo, assign, kmeans
 from densebench.ops.resize import nearest_index
 from densebench.ops.search import search
 from densebench.views.loading import explained, load
-from densebench.views.squash import RESAMPLING
 
 BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""

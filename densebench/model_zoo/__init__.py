@@ -13,31 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densebench.core.errors import UsageError
-from densebench.core.registry import Registry
+from densebench.model_zoo.families import FAMILIES, MODELS
 from densebench.model_zoo.spec import ModelSpec, parse_models, parse_spec, split_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from densebench.model_zoo.backbone import Backbone
-
-FAMILIES: Registry[Callable[[ModelSpec], Backbone]] = Registry("family", group="densebench.families")
-FAMILIES.add(
-    "timm",
-    "densebench.model_zoo.adapters.timm:load",
-    "timm/NAME: plain ViTs; a stage of other nets",
-)
-FAMILIES.add(
-    "open_clip", "densebench.model_zoo.adapters.open_clip:load", "open_clip/ARCH:TAG: image towers of open_clip"
-)
-FAMILIES.add(
-    "hf", "densebench.model_zoo.adapters.transformers:load", "hf/REPO@REVISION: ViTs of transformers' AutoModel"
-)
-FAMILIES.add("zoo", "densebench.model_zoo.zoo:load", "checkpoints with a card, and the catalogue of published ones")
-FAMILIES.add("file", "densebench.model_zoo.adapters.user:load", "FILE.py:Class: your own adapter")
-
-MODELS: Registry[Callable[[], Backbone]] = Registry("model", group="densebench.models")
-"""Adapters that need no spec: registered by `register_model` or by an installed package."""
 
 
 def load_model(model: str | ModelSpec, weights: str | Path | None = None, seed: int = 0) -> Backbone:

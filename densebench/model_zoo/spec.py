@@ -10,47 +10,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from densebench.core.errors import UsageError
 from densebench.core.registry import unknown_name
+from densebench.model_zoo.families import FAMILIES, MODELS, ModelSpec
 
 if TYPE_CHECKING:
-    from densebench.model_zoo.zoo import Positions
+    from densebench.model_zoo.architecture import Positions
 
 LONGEST_NAME = 60
 SEEDS = 2**63
 """Seeds of `?random` lie below."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model name taken apart: which family builds it, from what, and what it is called."""
-
-    text: str
-    """SPEC, as the user wrote it."""
-    family: str
-    name: str
-    random_seed: int | None = None
-    weights: Path | None = None
-    positions: Positions | None = None
-    """How to interpolate position embeddings; None = as the weights' own code does."""
-    entry: str = ""
-    """Where in the file the weights lie; "" = where the wrappers of well-known training code have them."""
-    label: str = ""
-    """What the model is called in place of `text`; "" where nothing says so."""
-
-    @property
-    def random(self) -> bool:
-        """Whether random initialisation is asked for."""
-        return self.random_seed is not None
-
-    @property
-    def shown(self) -> str:
-        """What tables, records and file names call the model; a user's class without NAME= says it itself."""
-        return self.label or self.text
 
 
 def parse_spec(text: str, weights: str | Path | None = None) -> ModelSpec:
@@ -178,7 +150,6 @@ def _with_weights(asked: str) -> tuple[str, str]:
 
 def _family(asked: str, name: str) -> tuple[str, str]:
     """Return who builds a model, and the name it is known by there; raises UsageError where nobody does."""
-    from densebench.model_zoo import FAMILIES, MODELS
     from densebench.model_zoo.catalog import ENTRIES
     from densebench.model_zoo.zoo import zoo_names
 

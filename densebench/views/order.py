@@ -37,6 +37,11 @@ def draw_share(n_images: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(drawn.tolist()))
 
 
+def evenly(length: int, times: int) -> list[int]:
+    """Return at most `times` of the steps 1..length, evenly spaced, the last one among them."""
+    return sorted({max(1, round(i * length / times)) for i in range(1, times + 1)})
+
+
 def batches(n_images: int, batch: int, seed: int, steps: range) -> Iterator[list[Key]]:
     """Yield the keys of each step: all images in a new order in every epoch, none left out."""
 

@@ -13,19 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from densebench.core.errors import DensebenchError
+from densebench.core.resampling import RESAMPLING
 from densebench.datasets.dataset import DenseDataset, check_same_size
 from densebench.ops.resize import nearest_index
 from densebench.views.augment import Augment
 
 LabelRule = Literal["floor", "centre"]
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from densebench.cli import main
 from densebench.datasets import DATASETS
-from densebench.model_zoo.adapters.timm import create
+from densebench.model_zoo.adapters.timm_nets import create
 from tests import toys
 from tests.cli.test_run import QUICK
 

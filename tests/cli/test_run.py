@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(cli, monkeypatch):
     assert cli.run("--out", "reference").returncode == 0
     monkeypatch.setenv("DENSEBENCH_CACHE", str(cli.folder / "cache"))
     command = [
-        sys.executable, "-m", "densebench.cli", "run", "--model", "mine.py:ColorBackbone", "--dataset", "voc",
+        sys.executable, "-m", "densebench", "run", "--model", "mine.py:ColorBackbone", "--dataset", "voc",
         "--data-root", "data", *QUICK,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -63,7 +63,7 @@ def test_broken_plugins_cost_themselves_alone(plugins):
     def call(*arguments):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(plugins)])}
         return subprocess.run(
-            [sys.executable, "-m", "densebench.cli", *arguments], env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", "densebench", *arguments], env=environment, capture_output=True, text=True,
             cwd=plugins, check=False,
         )  # fmt: skip
 

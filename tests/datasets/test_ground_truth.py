@@ -8,8 +8,8 @@ from densebench.core.errors import DatasetError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.sets.voc import voc_palette
 from densebench.datasets.tools.checks import check
 from densebench.datasets.tools.export import export
 from densebench.datasets.tools.ground_truth import DOZEN, FEW, PALETTES, look

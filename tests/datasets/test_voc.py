@@ -9,7 +9,8 @@ from PIL import Image
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
-from densebench.datasets.sets.voc import VOC, voc_palette
+from densebench.datasets.io.palettes import voc_palette
+from densebench.datasets.sets.voc import VOC
 from densebench.datasets.tools.checks import check, label_presence, without_corrupt
 from tests import toys
 

@@ -14,8 +14,8 @@ from PIL import Image
 from densebench.cli import main
 from densebench.core.config import apply_overrides
 from densebench.datasets import DATASETS
+from densebench.figures.training import curves
 from densebench.methods.cost import Cost, count, rough_flops
-from densebench.methods.curves import curves
 from densebench.methods.launch import cost
 from densebench.methods.paka import PakaConfig
 from densebench.model_zoo import load_model

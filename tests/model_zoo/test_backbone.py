@@ -5,7 +5,8 @@ import torch
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
-from densebench.model_zoo.adapters.timm import TimmBackbone, create
+from densebench.model_zoo.adapters.timm import TimmBackbone
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from tests import toys
 

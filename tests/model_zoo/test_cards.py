@@ -15,7 +15,7 @@ from densebench.cli import listing
 from densebench.core.errors import ModelError
 from densebench.core.paths import zoo_dir
 from densebench.model_zoo import load_model
-from densebench.model_zoo.adapters.timm import create
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.files.cards import ArchitectureBlock, read_card
 from densebench.model_zoo.files.fetch import weights_dir

@@ -15,7 +15,7 @@ from densebench.core.errors import ModelError, UsageError
 from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.model_zoo.adapters.positions import OffsetBackbone, resample
-from densebench.model_zoo.adapters.timm import create
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.catalog import ENTRIES, Published
 from densebench.model_zoo.catalog.entry import vit
 from densebench.model_zoo.files.checkpoint import arrange, fit, grid_of, read

@@ -10,7 +10,8 @@ from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
-from densebench.model_zoo.adapters.timm import TimmBackbone, create
+from densebench.model_zoo.adapters.timm import TimmBackbone
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.model_zoo.conformance import CHECKS, check, findings
 from densebench.model_zoo.conformance.report import as_json, report

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from densebench.model_zoo.adapters.building import build
 from densebench.model_zoo.adapters.capi import Capi
-from densebench.model_zoo.adapters.timm import TimmBackbone, create
+from densebench.model_zoo.adapters.timm import TimmBackbone
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.backbone import FACETS
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
-from densebench.model_zoo.zoo import build
 
 TINY = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 MILLIONTH, HUNDRED_THOUSANDTH = ("LayerNorm", 1e-6), ("LayerNorm", 1e-5)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from densebench.core.errors import ModelError
+from densebench.core.resampling import RESAMPLING as READ
 from densebench.model_zoo.adapters.image_processor import RESAMPLING, preprocessing, refuse_oblong
-from densebench.views.squash import RESAMPLING as READ
 
 USUAL = {
     "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.485, 0.456, 0.406],

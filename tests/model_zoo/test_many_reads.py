@@ -5,7 +5,8 @@ import torch
 
 from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
-from densebench.model_zoo.adapters.timm import TimmBackbone, create
+from densebench.model_zoo.adapters.timm import TimmBackbone
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.backbone import FACETS, Read
 from tests import toys
 

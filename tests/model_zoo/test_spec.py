@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from densebench.core.errors import DensebenchError, ModelError, UsageError
 from densebench.features.source import FeatureSource
 from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, register_model, split_models
-from densebench.model_zoo.adapters.timm import create
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.spec import weights_in
 from densebench.results.schema import ResultStore, slug
 from densebench.runner.grid import Request, run

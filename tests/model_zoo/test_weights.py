@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, zoo
-from densebench.model_zoo.adapters.timm import create
+from densebench.model_zoo.adapters.timm_nets import create
 
 TINY = "vit_tiny_patch16_224"
 SHIPPED = Path(zoo.__file__).parent / "weights"

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
-from densebench.model_zoo.adapters.timm import create
-from densebench.model_zoo.catalog import Published
+from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.files.checkpoint import arrange_own, read
+from densebench.model_zoo.files.published import Published
 from densebench.model_zoo.files.wrappers import enter, find_network, sentence
 from densebench.runner.grid import Request, run
 from tests import toys

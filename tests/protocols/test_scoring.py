@@ -7,8 +7,7 @@ from densebench.datasets.sets.voc import VOC
 from densebench.ops.confusion import counts
 from densebench.protocols.common import scoring
 from densebench.protocols.common.examples import spread
-from densebench.protocols.common.segmentation_heads import evenly
-from densebench.views.order import batches, draw_share
+from densebench.views.order import batches, draw_share, evenly
 
 TABLE = torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
 """Rows are the truth; class 2 does not occur. IoU: 6/9, 3/6, 0."""

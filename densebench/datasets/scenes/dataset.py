@@ -15,7 +15,7 @@ from PIL import Image
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset, Keypoints, Sample
-from densebench.datasets.scenes.labels import CLASSES, PALETTE
+from densebench.datasets.scenes.labels import CLASSES, FIRST_THING, PALETTE
 from densebench.datasets.scenes.render import RENDERER_VERSION, Scene, render
 
 SIZE = 160
@@ -34,6 +34,7 @@ class Scenes(DenseDataset):
         title="densebench scenes (rendered, embedded)",
         classes=CLASSES,
         palette=PALETTE,
+        stuff=tuple(range(1, FIRST_THING)),
         splits=LENGTHS,
         targets=frozenset({"mask", "depth", "keypoints"}),
         input_size=SIZE,

@@ -32,7 +32,7 @@ from densebench.datasets.dataset import (
     read_mat,
 )
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
-from densebench.datasets.sets.voc import voc_palette
+from densebench.datasets.io.palettes import voc_palette
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_part", ".")
 ARCHIVES = ("VOCtrainval_03-May-2010.tar",)

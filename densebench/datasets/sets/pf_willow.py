@@ -18,8 +18,8 @@ import numpy as np
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms, read_mat
 from densebench.datasets.files import find_trees
+from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.pairs import PairedDataset
-from densebench.datasets.sets.voc import voc_palette
 
 PLACES = ("PF-WILLOW/PF-dataset-WILLOW", "PF-WILLOW/PF-dataset", "PF-dataset-WILLOW", "PF-dataset", "PF-WILLOW", ".")
 GROUPS = (

@@ -24,8 +24,8 @@ from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms
 from densebench.datasets.files import find_tree
 from densebench.datasets.io.archives import read_bytes
 from densebench.datasets.io.id_lists import read_ids
+from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.pairs import PairedDataset
-from densebench.datasets.sets.voc import voc_palette
 
 PLACES = ("SPair-71k", "spair", ".")
 ARCHIVES = ("SPair-71k.tar", "SPair-71k.zip")

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
+from densebench.datasets.io.palettes import voc_palette
 
 PLACES = ("VOCdevkit/VOC2012", "VOC2012", "voc", ".")
 ARCHIVES = ("VOCtrainval_11-May-2012.tar",)
@@ -25,16 +24,6 @@ CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-
-
-def voc_palette(n: int) -> tuple[tuple[int, int, int], ...]:
-    """Return VOC's colours: bit i of a class id sets bit 7 - i//3 of channel i % 3."""
-    ids = np.arange(n)
-    colors = np.zeros((n, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return tuple((int(r), int(g), int(b)) for r, g, b in colors)
 
 
 class VOC(FileDataset):

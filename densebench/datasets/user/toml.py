@@ -36,7 +36,7 @@ from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.io.id_lists import read_ids
-from densebench.datasets.sets.voc import voc_palette
+from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.user.folder import check_names
 from densebench.datasets.user.python import from_file
 from densebench.datasets.user.subset import misfits, subset

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
-from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.families import ModelSpec
 
 
 class StageBackbone(Backbone):
@@ -91,7 +91,7 @@ class StageBackbone(Backbone):
 
 def load(spec: ModelSpec) -> Backbone:
     """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
-    from densebench.model_zoo.adapters.timm import fill, made
+    from densebench.model_zoo.adapters.timm_nets import fill, made
 
     name, colon, stage = spec.name.partition(":")
     if colon and not stage.lstrip("-").isdigit():

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.core.registry import unknown_name
-from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
+from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.checkpoint import fit, read
 from densebench.model_zoo.files.fetch import ask_hub
 from densebench.model_zoo.files.wrappers import enter

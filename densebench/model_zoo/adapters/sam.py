@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
-from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.adapters.timm_attention import project
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, OnePassBackbone, Read
+from densebench.model_zoo.families import ModelSpec
 
 
 class SamBackbone(OnePassBackbone):
@@ -78,7 +78,7 @@ def load(spec: ModelSpec, kwargs: Mapping[str, Any], **info: Any) -> Backbone:
     """Build timm's `samvit_*`, with arguments `kwargs`, with hub weights, a local file, or random weights."""
     import timm
 
-    from densebench.model_zoo.adapters.timm import fill, made
+    from densebench.model_zoo.adapters.timm_nets import fill, made
 
     net = made(spec, partial(timm.create_model, spec.name, num_classes=0, **kwargs))
     return SamBackbone(net, spec.text, notes=fill(net, spec), **info)

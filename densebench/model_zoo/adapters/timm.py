@@ -12,7 +12,7 @@ raw, here as in timm. EVA and EVA-02 are the exception: their own code puts patc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
-from densebench.core.registry import unknown_name
-from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.adapters import cnn
 from densebench.model_zoo.adapters.timm_attention import attend, attention_modules, is_plain, project, readable_facets
+from densebench.model_zoo.adapters.timm_nets import FixedSizeError, build_free, check_known, fill, made
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
+from densebench.model_zoo.families import ModelSpec
 
 
 class TimmBackbone(OnePassBackbone):
@@ -147,133 +148,19 @@ def _final_norm(net: Any) -> tuple[str, str]:
     return "norm", f"none; fc_norm ({kinds['fc_norm']}) belongs to the mean over patches"
 
 
-class FixedSizeError(ModelError):
-    """A net that does not take `dynamic_img_size`: no plain ViT, perhaps a CNN."""
-
-
-def check_known(spec: ModelSpec) -> None:
-    """Raise UsageError, with the nearest, for a network or a tag that timm has not."""
-    import timm
-
-    name = spec.name.partition(":")[0]
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        known = timm.list_models(pretrained=False) + timm.list_pretrained()
-        raise unknown_name("model", spec.text, [f"timm/{each}" for each in known])
-    try:
-        timm.get_pretrained_cfg(name)
-    except RuntimeError:  # how timm says that the tag is none of the network's
-        tags = [f"timm/{each}" for each in timm.list_pretrained(f"{architecture}.*")]
-        raise unknown_name("model", spec.text, [f"timm/{architecture}", *tags]) from None
-
-
 def load(spec: ModelSpec, kwargs: Mapping[str, Any] | None = None, **info: Any) -> Backbone:
     """Build `timm/NAME` with hub weights, a local file, or random weights; nets without patch tokens are stages.
 
     `kwargs` are arguments of the architecture, `info` replaces what timm says of it.
     """
-
-    from densebench.model_zoo.adapters import cnn
-
     name, colon, _ = spec.name.partition(":")
     check_known(spec)
     if colon:
         return cnn.load(spec)
     try:
-        net = made(spec, partial(_build, name, **(kwargs or {})))
+        net = made(spec, partial(build_free, name, **(kwargs or {})))
     except FixedSizeError:
         return cnn.load(spec)
     if not hasattr(net, "blocks"):  # Swin takes any size, and has stages
         return cnn.load(spec)
     return TimmBackbone(net, spec.text, notes=fill(net, spec), **info)
-
-
-def create(architecture: str, seed: int = 0, **kwargs: Any) -> nn.Module:
-    """Return a timm model without classifier, random weights drawn from `seed`, any input size allowed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(architecture, **kwargs)
-
-
-def made(spec: ModelSpec, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the net of `build(pretrained=...)`, with the hub's weights unless random ones or a file's are asked for.
-
-    Raises ModelError where the hub's cannot be had.
-    """
-    from densebench.model_zoo.files.fetch import ask_for_timm
-
-    from_hub = not spec.random and spec.weights is None
-    if from_hub:
-        ask_for_timm(spec.text, spec.name.partition(":")[0])
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.random_seed or 0)
-            return build(pretrained=from_hub)
-    except (OSError, RuntimeError) as error:  # hub errors are OSErrors; timm raises RuntimeError without weights
-        if not from_hub:
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"the weights of {spec.text} could not be fetched ({reason}). Give a local file with --weights FILE, "
-            f"or ask for random weights with '{spec.text}?random'."
-        ) from error
-
-
-def fill(net: nn.Module, spec: ModelSpec) -> dict[str, Any]:
-    """Load the file that --weights names, if any, and return what is to be noted of it: the keys left out.
-
-    And, as `loading`, sentences for the user: which of several networks was taken, whose preprocessing it gets.
-    Raises ModelError as `find_network` and `checkpoint.fit` do.
-    """
-    from densebench.model_zoo.files.checkpoint import by_timm, fit, read
-    from densebench.model_zoo.files.wrappers import find_network, sentence
-
-    if spec.weights is None:
-        return {}
-    where = spec.weights.name
-    found = read(spec.weights)
-    network, others = find_network(found, spec.entry, net.state_dict(), where)
-    said: list[str] = []
-    state, left_out = by_timm(found if network is None else network.inner, net)
-    if network is not None:
-        whole = (state, left_out) if spec.entry or others else by_timm(found, net)
-        if state.keys() != net.state_dict().keys() == whole[0].keys():  # a layout that timm knows by its prefix
-            state, left_out = whole
-        else:
-            left_out = network.outer + left_out
-            said += filter(None, [sentence(network, others, left_out, where)])
-    fit(net, state, spec.text, where)
-    name = spec.name.partition(":")[0]
-    if spec.text.startswith("timm/") and "." not in name:
-        said.append(_borrowed(net, f"timm/{name}", where))
-    return {"left out": left_out, "loading": tuple(said)}
-
-
-def _borrowed(net: Any, asked: str, where: str) -> str:
-    """Return what to say where preprocessing is that of timm's default tag, and the file may be trained with another.
-
-    Files of one architecture have the same names and shapes, whatever they were trained with: nothing in them tells.
-    """
-    import timm.data
-
-    config = timm.data.resolve_model_data_config(net)
-    mean, std = (", ".join(f"{value:g}" for value in config[key]) for key in ("mean", "std"))
-    tag = net.pretrained_cfg.get("tag") or "no tag"
-    return (
-        f"{where}: mean {mean}, deviation {std} and {config['interpolation']} resampling are those of {asked} "
-        f"({tag}), not read from the file. Where it was trained with others, name the tag that has them "
-        f"({asked}.TAG; `densebench list models '{asked}.*'`) or a name of the catalogue."
-    )
-
-
-def _build(name: str, **kwargs: Any) -> nn.Module:
-    import timm
-
-    free = {} if name.startswith("naflexvit") else {"dynamic_img_size": True}  # which takes any size as it is
-    try:
-        return timm.create_model(name, num_classes=0, **{**free, **kwargs})
-    except TypeError as error:
-        raise FixedSizeError(
-            f"timm/{name} does not take free input sizes ({error}): it is not a plain ViT. "
-            "Wrap it in an adapter of your own (docs/adapters.md) to evaluate it at its native size."
-        ) from error

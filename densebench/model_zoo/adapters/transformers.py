@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from densebench.core.download import offline
 from densebench.core.errors import ModelError, UsageError
-from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.adapters.image_processor import SETTINGS, preprocessing, refuse_oblong
 from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
+from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.fetch import ask_hub
 
 CLASS_TOKENS = {

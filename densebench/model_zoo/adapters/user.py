@@ -9,10 +9,10 @@ from pathlib import Path
 from densebench.core.errors import DensebenchError, ModelError, UsageError
 from densebench.core.paths import file_digest
 from densebench.core.user_files import import_file, lines_in, raised
-from densebench.model_zoo import MODELS, ModelSpec
 from densebench.model_zoo.adapters.foreign import file_of, is_ours, with_digest_of
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
-from densebench.model_zoo.spec import check_name
+from densebench.model_zoo.families import MODELS
+from densebench.model_zoo.spec import ModelSpec, check_name
 
 
 def load(spec: ModelSpec) -> Backbone:

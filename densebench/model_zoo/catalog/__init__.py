@@ -8,7 +8,8 @@ write this down**; what loading code or a README states is taken as it stands, a
 from __future__ import annotations
 
 from densebench.model_zoo.catalog import dense, foundation, pretrained
-from densebench.model_zoo.catalog.entry import Entry, Published
+from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.files.published import Published
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry for part in (pretrained, dense, foundation) for family in part.FAMILIES for entry in family()

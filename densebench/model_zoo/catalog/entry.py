@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from densebench.model_zoo.zoo import Architecture, Positions
+from densebench.model_zoo.architecture import Architecture, Positions
+from densebench.model_zoo.files.published import Published
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A checkpoint file, and how the names in it become those of the architecture."""
-
-    url: str = ""
-    """Empty where only a person with a browser can fetch it: see `page`."""
-    page: str = ""
-    """Where its authors speak of it."""
-    sha256: str = ""
-    """As published; empty where none is known, and then the digest of the first fetch counts."""
-    entry: str = ""
-    """The dict in the file that holds the weights; with ? at the end it may be absent."""
-    prefix: str = ""
-    """What precedes the backbone's names: * is one dotted component, ** any number of them."""
-    others: bool = False
-    """Whether the file may hold other modules (heads, a student) outside the prefix."""
-    drop: tuple[str, ...] = ()
-    """Patterns of names inside the prefix that the architecture does without."""
-    layout: Literal["timm", "dinov2"] = "timm"
-    """Whose names these are: `timm` (also DINO's code) or `dinov2`."""
-    inferred: str = ""
-    """What of this block no loading code and no README states."""
 
 
 @dataclass(frozen=True, kw_only=True)

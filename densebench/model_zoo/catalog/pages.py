@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densebench.core.download import offline
-from densebench.model_zoo.catalog.entry import Entry, Published
+from densebench.model_zoo.catalog.entry import Entry
 from densebench.model_zoo.files.fetch import hub_file, local_file, recorded_digest
+from densebench.model_zoo.files.published import Published
 
 
 def status(entry: Entry) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from densebench.core.errors import DensebenchError
+from densebench.core.resampling import RESAMPLING
 from densebench.model_zoo.conformance.probe import GRID, Failed, NotApplicable, Probe, differ, difference, said
-from densebench.views.squash import RESAMPLING
 
 RANK = 0.7
 """Mean rank of the patch whose image changed, from which positions count as right: chance has 0.5 ± 0.06 on 24."""

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
-from densebench.model_zoo.catalog import Published
+from densebench.model_zoo.files.published import Published
 from densebench.model_zoo.files.wrappers import find_network, sentence
 
 State = dict[str, Tensor]

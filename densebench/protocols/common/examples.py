@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from densebench.core.resampling import RESAMPLING
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.spec import FeatureSpec
-from densebench.views.squash import RESAMPLING
 
 Example = tuple[NDArray[np.uint8], NDArray[np.integer], NDArray[np.integer]]
 """Image (H, W, 3), truth and prediction (H, W)."""

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -44,6 +43,9 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.results.schema import Metric
+
+SHOWN = 320
+"""Height of the images in the picture, in pixels."""
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):
@@ -237,31 +239,21 @@ def _name(alpha: float) -> str:
 
 
 def _picture(config: CorrespondenceConfig, matches: list[Match], read: int, data: DenseDataset) -> bytes:
-    """Return the pairs as PNG, source left, target right: green lines are right at the first alpha, red ones not.
-
-    Crosses are the true places.
-    """
-    rows = -(-len(matches) // 2)
-    figure = Figure(figsize=(11, 2.7 * max(rows, 1)), layout="constrained")
-    for axis, found in zip(figure.subplots(max(rows, 1), 2, squeeze=False).flat, matches, strict=False):
-        link, predicted, side = found.link, found.predicted[read], 320
+    """Return the pairs as PNG, source left, target right, at a height of SHOWN pixels."""
+    panels = []
+    for found in matches:
+        link, predicted = found.link, found.predicted[read]
         ends = [data.image(index) for index in (link.source, link.target)]
-        scales = [side / image.height for image in ends]
+        scales = [SHOWN / image.height for image in ends]
         canvases = [
-            np.asarray(image.resize((max(1, round(image.width * scale)), side), Image.Resampling.BILINEAR))
+            np.asarray(image.resize((max(1, round(image.width * scale)), SHOWN), Image.Resampling.BILINEAR))
             for image, scale in zip(ends, scales, strict=True)
         ]
-        axis.imshow(np.concatenate(canvases, axis=1))
         shift = torch.tensor([canvases[0].shape[1], 0])
         start = (found.points + 0.5) * scales[0] - 0.5
         end, truth = ((place + 0.5) * scales[1] - 0.5 + shift for place in (predicted, found.truth))
         hits = ops.correct(predicted, found.truth, found.extent(config.threshold), config.alphas[:1])[0]
-        for a, b, hit in zip(start.tolist(), end.tolist(), hits.tolist(), strict=True):
-            color = "#21a84a" if hit else "#d62728"
-            axis.plot((a[0], b[0]), (a[1], b[1]), color=color, linewidth=1, marker="o", markersize=3)
-        for color, width in (("black", 2.5), ("white", 1.0)):  # visible on any ground
-            axis.plot(*truth.T.tolist(), linestyle="none", marker="+", color=color, markersize=6, markeredgewidth=width)
-        axis.set_title(f"{link.category}: {int(hits.sum())} of {len(hits)} within {config.alphas[0]:g}", fontsize=8)
-    for axis in figure.axes:
-        axis.set_axis_off()
-    return figures.png(figure)
+        title = f"{link.category}: {int(hits.sum())} of {len(hits)} within {config.alphas[0]:g}"
+        picture = np.concatenate(canvases, axis=1)
+        panels.append(figures.Links(picture, title, start.numpy(), end.numpy(), truth.numpy(), hits.numpy()))
+    return figures.links(panels)

@@ -28,11 +28,10 @@ from densebench.ops.retrieval import upsample_argmax
 from densebench.ops.segmenter import slide
 from densebench.protocols.common.checkpoint import Checkpoint
 from densebench.protocols.common.examples import spread
-from densebench.protocols.common.segmentation_heads import evenly
 from densebench.protocols.finetune_segmentation.network import Network, Trainer, build, rate_share
 from densebench.protocols.protocol import Context, Data
 from densebench.views.mmseg import MmsegViews
-from densebench.views.order import Views, batches, draw_share, load_views
+from densebench.views.order import Views, batches, draw_share, evenly, load_views
 from densebench.views.segmentation import SegmentationViews, read_pair, resized
 
 if TYPE_CHECKING:

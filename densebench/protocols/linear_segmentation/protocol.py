@@ -31,20 +31,20 @@ from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
-from densebench.protocols.common.segmentation_heads import (
-    Pair,
-    Plan,
-    evaluate,
-    labels_of,
-    look,
-    train,
-)
 from densebench.protocols.linear_segmentation.config import (
     BATCH,
     EPOCHS,
     LinearHeadConfig,
     LinearSegmentationCachedConfig,
     LinearSegmentationConfig,
+)
+from densebench.protocols.linear_segmentation.heads import (
+    Pair,
+    Plan,
+    evaluate,
+    labels_of,
+    look,
+    train,
 )
 from densebench.protocols.protocol import (
     Context,

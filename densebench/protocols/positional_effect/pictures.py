@@ -1,13 +1,13 @@
 """Pictures of the positional-effect study of a network, and the small arrays that a comparison of models is drawn from.
 
-`positional_study.py` has the numbers.
+`study.py` has the numbers.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from densebench.ops import information
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import sweeps
 from densebench.protocols.positional_effect.clusters import Assigned, Score
+from densebench.protocols.positional_effect.study import Points, Study
 from densebench.protocols.protocol import Data
-
-if TYPE_CHECKING:
-    from densebench.protocols.positional_effect.study import Points, Study
 
 Picture = NDArray[np.uint8]
 THUMBNAIL = 160

@@ -4,7 +4,7 @@ Features are clustered by cosine similarity, every pixel gets a cluster, and the
 cluster is divided by the clusters' entropy (NMI). The same is done for the ground truth, whose NMI is the positional
 structure that belongs to the data. Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding"
 (P-POS), 2.1 to 2.3 and A.2. With `layers` and `facets` it becomes the study of a whole network, P-POS 2.4 and 3
-(`positional_study.py`).
+(`network.py`).
 
 Left open by the paper, with the defaults here: image size (448, which shares the feature pass with overclustering),
 position grid (the pixels of that size), centred PCA for the initial centroids, images drawn in shuffled epochs of the
@@ -30,7 +30,7 @@ from densebench.model_zoo.backbone import Backbone, BackboneInfo
 from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.common.sweeps import reads_of
-from densebench.protocols.positional_effect import study as positional_study
+from densebench.protocols.positional_effect import network
 from densebench.protocols.positional_effect.clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.positional_effect.config import PositionalEffectConfig
 from densebench.protocols.protocol import (
@@ -82,7 +82,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         """Return feature passes, the larger of training batch and count tables, and the arithmetic of the clusters."""
         reads = reads_of(config, backbone)
         if len(reads) > 1:
-            return positional_study.estimate(config, reads, backbone, data)
+            return network.estimate(config, reads, backbone, data)
         spec = config.spec
         height, width = spec.grid(backbone)
         assert config.clusters is not None
@@ -99,7 +99,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         centroids, losses = fit(reads, data.train)
         found = assign(reads, centroids, data)
         if config.layers is not None:
-            return positional_study.measure(reads, losses, found, data)
+            return network.measure(reads, losses, found, data)
         return _one(config, losses[0], found, data, context)
 
 

@@ -9,12 +9,8 @@ from annotated_types import Ge
 
 from densebench.core.bounds import AtLeastOne, Chance, Count, Natural, Positive, Seed, Share
 from densebench.core.config import Preset, no_score
-from densebench.datasets.scenes.labels import FIRST_THING
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.kmeans_config import KMeansConfig
-
-STUFF = tuple(range(FIRST_THING))
-"""Labels of embedded datasets that are no objects: clutter, sky, walls, ground."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +22,7 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
         "embedded": Preset(
             source="preset paper with stuff (sky, floor) of the embedded scenes as background; objects are left, as in "
             "VOC",
-            settings={"background": STUFF},
+            settings={"background": "stuff"},
         ),
         "neco": Preset(
             source="NeCo experiments/fully_unsup_seg: 65 % of the mass; the rest as NeCo A.2",
@@ -41,8 +37,9 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
             settings={"attention_mass": 0.65, "k_community": 109, "weight_threshold": 0.07, "markov_time": 0.4},
         ),
     }
-    background: Annotated[tuple[Natural, ...], AtLeastOne] | None = None
-    """Labels that are background, one class together in all that follows; None: what the dataset says, VOC's 0."""
+    background: Literal["dataset", "stuff"] | Annotated[tuple[Natural, ...], AtLeastOne] = "dataset"
+    """Labels that are background, one class together in all that follows. "dataset": what it calls so, VOC's 0.
+    "stuff": that, and its classes that are no objects, such as sky and floor."""
     train_split: str | None = None
     """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""

@@ -107,7 +107,7 @@ class Foreground:
 
 def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, Part]:
     """Return the images of the training split asked for, and all validation images."""
-    assert config.background is not None, "resolve() fills it in"
+    assert not isinstance(config.background, str), "resolve() fills it in"
     labels = one_background(data.info, config.background)
     train = Part(data.train, list(range(len(data.train))), *labels)
     if config.train_split != data.train.split:

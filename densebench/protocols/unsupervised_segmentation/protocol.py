@@ -109,7 +109,8 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         lacking = self.unfit(config, backbone) or self.unserved(data)
         if lacking:
             raise UsageError(f"{lacking}.")
-        background = tuple(config.background or _background(data))
+        given = config.background
+        background = given if not isinstance(given, str) else _background(data, stuff=given == "stuff")
         outside = [label for label in background if label not in _labels(data)]
         if outside:
             raise UsageError(f"{self.name}.background={background}: {data.name} has no class {outside[0]}.")
@@ -196,9 +197,10 @@ def _labels(data: DatasetInfo) -> set[int]:
     return set(range(data.n_classes)) - set(data.ignored)
 
 
-def _background(data: DatasetInfo) -> list[int]:
-    """Return the labels that a dataset calls background."""
-    return [label for label in data.background if label in _labels(data)]
+def _background(data: DatasetInfo, stuff: bool = False) -> tuple[int, ...]:
+    """Return the labels that a dataset calls background, those of its stuff too where asked for."""
+    called = {*data.background, *(data.stuff if stuff else ())}
+    return tuple(label for label in sorted(called) if label in _labels(data))
 
 
 def _metrics(

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms, decoding, json_digest
 from densebench.datasets.files import WRONG, FileDataset, Tree, find_tree, read_split
+from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.sets.coco import index as coco_index
 from densebench.datasets.sets.coco.classes import STUFF_15, STUFF_27, STUFF_171, THINGS_12, THINGS_80, ClassMerge
 from densebench.datasets.sets.coco.images import PLACES
-from densebench.datasets.sets.voc import voc_palette
 
 PANOPTIC = "panoptic_annotations_trainval2017.zip"
 IMAGES = "Images: train2017.zip (18 GB) and val2017.zip (1 GB) from cocodataset.org (`densebench data fetch coco`)."

@@ -24,7 +24,7 @@ from densebench.protocols.common.examples import Example, as_seen, spread
 from densebench.protocols.linear_segmentation.config import LinearHeadConfig
 from densebench.protocols.protocol import Context, Data
 from densebench.results.schema import Metric
-from densebench.views.order import draw_share
+from densebench.views.order import draw_share, evenly
 from densebench.views.squash import Labels
 
 Pair = tuple[Tensor, Tensor]
@@ -75,11 +75,6 @@ class Plan:
         if self.shuffle:
             order = [order[i] for i in np.random.default_rng((self.seed, epoch)).permutation(len(order))]
         return order[: len(order) // self.batch * self.batch] if self.drop_last else order
-
-
-def evenly(length: int, times: int) -> list[int]:
-    """Return at most `times` of the steps 1..length, evenly spaced, the last one among them."""
-    return sorted({max(1, round(i * length / times)) for i in range(1, times + 1)})
 
 
 def train(

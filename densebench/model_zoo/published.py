@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from densebench.core.errors import MissingWeightsError, UsageError
-from densebench.model_zoo import ModelSpec
+from densebench.model_zoo.adapters.building import build, wrap
 from densebench.model_zoo.adapters.capi import Capi, CapiBackbone, random_capi
+from densebench.model_zoo.architecture import Architecture
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.catalog.entry import Entry, Published
+from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.checkpoint import arrange, arrange_own, fit, grid_of, read
 from densebench.model_zoo.files.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
-from densebench.model_zoo.zoo import Architecture, build, wrap
+from densebench.model_zoo.files.published import Published
 
 
 def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
