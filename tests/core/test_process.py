@@ -141,7 +141,7 @@ def test_temporary_folders_of_dead_processes_go_at_the_next_start(tmp_path):
     killed.communicate()
     other = tmp_path / "densebench-another-machine-1-x"
     other.mkdir()
-    subprocess.run([sys.executable, "-c", "from densebench import process; process.begin()"], check=True,
+    subprocess.run([sys.executable, "-c", "from densebench.core import process; process.begin()"], check=True,
                    env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
     assert own_folder_of(killed.pid, tmp_path) is None
     assert own_folder_of(living.pid, tmp_path) is not None
@@ -174,7 +174,7 @@ def test_a_full_disk_below_what_is_printed_is_one_line():
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_what_an_encoding_lacks_is_printed_as_tables_print_it(encoding):
-    code = "from densebench import process; process.begin(); print('a → b ± c ─ 语'); print('x')"
+    code = "from densebench.core import process; process.begin(); print('a → b ± c ─ 语'); print('x')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": encoding}
     )

@@ -249,7 +249,8 @@ def test_the_centre_is_that_of_torchvision(size: tuple[int, int]) -> None:
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     crop, box = centre(image, 128, 112)
     published = v2.Compose([v2.Resize(128, antialias=True), v2.CenterCrop(112)])(image)
-    assert torch.equal(crop, published)
+    # without AVX2 torchvision resizes in float, and the two round to neighbouring grey levels
+    assert int((crop.int() - published.int()).abs().max()) <= 1
     (height, width), _ = centre_geometry(size, 128, 112)
     assert min(height, width) == 128
     assert box[2] - box[0] == pytest.approx(112 * size[1] / width)

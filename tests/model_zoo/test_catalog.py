@@ -18,7 +18,8 @@ from densebench.core.config import apply_overrides
 from densebench.core.errors import ModelError, UsageError
 from densebench.methods import METHODS
 from densebench.model_zoo import load_model, parse_spec
-from densebench.model_zoo.catalog import ENTRIES, loading
+from densebench.model_zoo import published as loading
+from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.catalog.pages import page, status
 from densebench.model_zoo.files import fetch as fetching
 from densebench.model_zoo.files.checkpoint import by_timm
@@ -267,7 +268,7 @@ def test_what_is_made_here_has_the_net_and_the_preprocessing_of_its_base():
 
 def test_list_and_show_need_no_torch_and_no_network():
     code = (
-        "import sys; from pathlib import Path; from densebench import listing; "
+        "import sys; from pathlib import Path; from densebench.cli import listing; "
         "assert listing.rows('models', 'dino*', Path()); print(listing.page('model', 'neco_vits14')); "
         "assert not {'torch', 'timm'} & sys.modules.keys()"
     )
@@ -333,7 +334,7 @@ def test_options_after_the_name():
 
 def test_a_trained_checkpoint_hides_the_entry_of_its_name(monkeypatch, tmp_path):
     monkeypatch.setenv("DENSEBENCH_ZOO", str(tmp_path))
-    shipped = Path(loading.__file__).parents[1] / "weights" / "pico"
+    shipped = Path(loading.__file__).parent / "weights" / "pico"
     (tmp_path / "paka_vits14").symlink_to(shipped)
     assert load_model("paka_vits14").info.patch == 8
     assert dict(listing.rows("models", "paka_vits14", tmp_path)) == {"paka_vits14": "ready"}
