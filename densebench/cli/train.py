@@ -57,7 +57,7 @@ class Train:
     def __call__(self) -> int:
         """Train, then print where the checkpoint is."""
         from densebench.core.config import read_tables
-        from densebench.methods.configs.fit import check_settings
+        from densebench.methods.settings import check_settings
 
         table = read_tables(self.config, "method").get(self.method, {}) if self.config else {}
         overrides: dict[str, Any] = {**table, **dict(split_pair(s) for s in self.settings)}

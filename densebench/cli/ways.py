@@ -15,8 +15,8 @@ from densebench.core.progress import duration
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import data_root
 from densebench.datasets.tools.fetch import REMOTES
-from densebench.methods import METHODS
 from densebench.methods.cost import rough_flops
+from densebench.methods.names import METHODS
 from densebench.model_zoo.adapters.building import build, wrap
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog import ENTRIES, Entry

@@ -25,13 +25,13 @@ from densebench.core.paths import claim, zoo_dir
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.user.images import digest, load_images
-from densebench.methods import METHODS
 from densebench.methods.card import TrainResult, publish
-from densebench.methods.configs.fit import check_settings, fitted
 from densebench.methods.cost import Cost, estimate, measure
 from densebench.methods.data import CachedImages, Images
 from densebench.methods.distributed import process_group
 from densebench.methods.method import Method, TrainConfig, unit_gain
+from densebench.methods.names import METHODS
+from densebench.methods.settings import check_settings, fitted
 from densebench.methods.trainer import Trainer, check_same, states
 from densebench.model_zoo import load_model, parse_spec
 from densebench.model_zoo.architecture import Architecture

@@ -13,7 +13,7 @@ import io
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ from densebench.core.regular import parse_json, read_text
 from densebench.core.resampling import RESAMPLING
 from densebench.core.states import is_whole
 from densebench.datasets.user.images import digest, load_images
-from densebench.methods import SEGMENTERS
 from densebench.methods.data import Images
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
+from densebench.methods.names import SEGMENTERS, Segmenter
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.clustering import KMeansInfo, assign, kmeans
@@ -48,8 +48,6 @@ BLOCK = 32
 """Images that go through the backbone together, always the same ones: a resumed run repeats the numbers."""
 
 IntMap = NDArray[np.integer[Any]]
-Segmenter = Callable[[NDArray[np.float32], NDArray[np.uint8]], IntMap]
-"""From features (h, w, D) and the image (H, W, 3) that they are of, to segment numbers (h, w); pure."""
 
 
 @dataclass(frozen=True, kw_only=True)

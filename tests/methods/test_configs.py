@@ -11,9 +11,9 @@ from densebench.core.config import apply_overrides, read_tables
 from densebench.core.errors import UsageError
 from densebench.methods import METHODS, train
 from densebench.methods.configs.dip import DipConfig
-from densebench.methods.configs.fit import check_settings, fitted
 from densebench.methods.configs.hog import HogConfig
 from densebench.methods.configs.paka import PakaConfig
+from densebench.methods.settings import check_settings, fitted
 from densebench.model_zoo.backbone import BackboneInfo
 
 ROOT = Path(__file__).parent.parent.parent

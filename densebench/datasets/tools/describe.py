@@ -20,10 +20,10 @@ import numpy as np
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.paths import write_new
 from densebench.core.progress import Progress
-from densebench.datasets import DATASETS
 from densebench.datasets.dataset import VOID, decoding, read_labels
 from densebench.datasets.io.id_lists import ids_of, read_lines
 from densebench.datasets.io.label_files import colour_of
+from densebench.datasets.names import DATASETS
 from densebench.datasets.user.folder import SUFFIXES
 
 TRAIN, VAL = ("train", "training", "trn", "fit"), ("val", "valid", "validation", "dev", "test", "testing", "eval")

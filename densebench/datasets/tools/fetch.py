@@ -16,8 +16,8 @@ from densebench.core.download import Failure, download, record_of
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.paths import file_digest, write_atomically
 from densebench.core.progress import Progress
-from densebench.datasets import DATASETS
 from densebench.datasets.io.archives import extract
+from densebench.datasets.names import DATASETS
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from densebench.core.config import read_toml
 from densebench.core.errors import DatasetError, UsageError
-from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import Root, Transforms, View
 from densebench.datasets.io.id_lists import read_ids
+from densebench.datasets.names import DATASETS, register_own
+from densebench.datasets.user.python import from_file
 
 KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
 WORDS: Mapping[type, str] = {str: "text", list: "list", dict: "table"}
@@ -59,7 +61,13 @@ class Subset(View):
         return self.base.digest() if self.whole else super().digest()
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
-        return load_dataset, (type(self).source, self.split, self.root), {"transforms": self.transforms}
+        return _again, (type(self).source, self.split, self.root), {"transforms": self.transforms}
+
+
+def _again(source: str, split: str, root: Root) -> Subset:
+    """Return a split of what the file at `source` describes, in a worker process."""
+    path = Path(source)
+    return subset(path, read_toml(path))(root, split)
 
 
 def subset(path: Path, state: Mapping[str, Any]) -> type[Subset]:
@@ -76,7 +84,9 @@ def subset(path: Path, state: Mapping[str, Any]) -> type[Subset]:
             "ids per split; see docs/datasets.md."
         )
     of, lists = state["base"], state["lists"]
-    of = resolve_dataset(str(path.parent / of)) if ".py:" in of else of
+    if ".py:" in of:
+        own = str(path.parent / of)
+        of = register_own(from_file(own), own)
     base = DATASETS[of].info
     wrong = [split for split, file in lists.items() if split not in base.splits or not isinstance(file, str)]
     if wrong or not lists:

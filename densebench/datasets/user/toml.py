@@ -22,7 +22,6 @@ a file must be is checked in `user_class.py`.
 from __future__ import annotations
 
 import glob
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,11 +31,11 @@ import numpy as np
 
 from densebench.core.config import read_toml
 from densebench.core.errors import DatasetError, UsageError
-from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, Tree, table
 from densebench.datasets.io.id_lists import read_ids
 from densebench.datasets.io.palettes import voc_palette
+from densebench.datasets.names import register_own
 from densebench.datasets.user.folder import check_names
 from densebench.datasets.user.python import from_file
 from densebench.datasets.user.subset import misfits, subset
@@ -91,7 +90,12 @@ class UserDataset(FileDataset):
         return json_digest([files, self.labels.tolist(), background])
 
     def __reduce__(self) -> tuple[object, ...]:  # a class made on the fly has no name that a worker could import
-        return load_dataset, (self.source, self.split), {"transforms": self.transforms}
+        return _again, (self.source, self.split), {"transforms": self.transforms}
+
+
+def _again(source: str, split: str) -> DenseDataset:
+    """Return a split of what the file at `source` describes, in a worker process."""
+    return from_toml(Path(source))(None, split)
 
 
 def _below(folder: Path, pattern: str) -> tuple[Tree, str]:
@@ -124,13 +128,7 @@ def adopt(spec: str) -> str:
     if own is None or own[1] is not None:
         raise UsageError(f"{spec} is no dataset: expected a name, FILE.toml or FILE.py:Class, with no split behind it.")
     found = from_toml(Path(spec).expanduser()) if spec.endswith(".toml") else from_file(spec)
-    name = found.info.name
-    source = str(Path(spec).expanduser().absolute())
-    if name in DATASETS and os.path.realpath(DATASETS[name].source) != os.path.realpath(source):
-        raise UsageError(f"{spec} is called {name!r}, which is another dataset's name; give it a name of its own.")
-    found.source = source
-    DATASETS.add(name, found, f"from {spec}")
-    return name
+    return register_own(found, spec)
 
 
 def is_there(spec: str) -> bool:

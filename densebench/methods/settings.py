@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from densebench.core.config import apply_overrides, find_preset
 from densebench.core.errors import UsageError
-from densebench.methods import METHODS
 from densebench.methods.configs.train import TrainConfig
+from densebench.methods.names import METHODS
 
 if TYPE_CHECKING:
     from densebench.model_zoo.backbone import BackboneInfo
