@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{'':>18} {'seconds':>9} {'/ sweep':>8}")
     for name, times in seconds.items():
         print(f"{name:>18} {median(times):9.2f} {ratio(seconds, name, 'one sweep'):8.2f}")
-    singles = [{m.name: m.value for m in single.metrics} for single in found["one run per read"]]
+    singles = [{m.label: m.value for m in single.metrics} for single in found["one run per read"]]
     pairs = zip(found["one sweep"].facts["reads"], singles, strict=True)
     same = all(abs(row["miou"] - one["miou"]) < 1e-4 and abs(row["nmi"] - one["nmi"]) < 1e-6 for row, one in pairs)
     print(f"same mIoU and NMI for every read: {same}")

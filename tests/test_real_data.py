@@ -13,6 +13,7 @@ from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.protocols.depth.protocol import Depth
 from densebench.protocols.protocol import Context, Data
+from densebench.results.store import ResultStore
 
 SETTINGS = [
     "--set", "hummingbird.input_size=224", "--set", "hummingbird.fractions=[1]",
@@ -34,11 +35,10 @@ def test_the_real_vit_beats_random_weights_on_voc(shared_data, tmp_path, monkeyp
             main(["run", "--model", *model, *common])
         assert not end.value.code
     values: dict[str, dict[str, float]] = {}
-    for path in (tmp_path / "results" / "records").glob("*/*/*.json"):
-        record = json.loads(path.read_text())
-        for metric in record["metrics"]:
-            of = values.setdefault(f"{record['protocol']['name']} {metric['name']}", {})
-            of["random" if "random" in path.name else "real"] = metric["value"]
+    for record in ResultStore(tmp_path / "results").records():
+        for metric in record.metrics:
+            of = values.setdefault(f"{record.protocol.name} {metric.label}", {})
+            of["random" if "random" in record.model.name else "real"] = metric.value
     assert values["hummingbird miou@1"]["real"] > 20 > 10 > values["hummingbird miou@1"]["random"]
     linear = values["linear_segmentation_cached miou"]
     assert linear["real"] > 20 > 10 > linear["random"]

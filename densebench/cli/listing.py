@@ -119,13 +119,13 @@ def _segmenters() -> Iterator[tuple[str, str]]:
 
 
 def _results(folder: Path) -> Iterator[tuple[str, str]]:
-    from densebench.results.schema import ResultStore
+    from densebench.results.store import ResultStore
 
     for record in ResultStore(folder).records():
         if isinstance(record, DensebenchError):
             yield "unreadable", str(record)
             continue
-        main = ", ".join(f"{m.name} {m.value:.4g}" for m in record.metrics if m.main)
+        main = ", ".join(f"{m.label} {m.value:.4g}" for m in record.metrics if m.main)
         seed = f", seed {record.seed}" if record.seed else ""
         yield (
             f"{record.model.name}/{record.protocol.name}/{record.data.label}",
@@ -168,7 +168,7 @@ def _protocol_page(name: str) -> str:
     lines += [f"  {line}" for line in setting_lines(protocol.config)]
     lines += ["", "Presets:", *preset_lines(protocol.presets), "", "Metrics:"]
     lines += [
-        f"  {m.name} [{m.unit}], {'higher' if m.higher_is_better else 'lower'} is better: {m.meaning}"
+        f"  {m.label} [{m.unit}], {'higher' if m.higher_is_better else 'lower'} is better: {m.meaning}"
         for m in protocol.metrics
     ]
     return "\n".join(lines)

@@ -15,7 +15,8 @@ from densebench.core.paths import write_atomically
 from densebench.leaderboard.markdown import console_table, markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.rows import Row, Selection, Table, leaderboard_rows, select, tables, to_csv, to_json
-from densebench.results.schema import Record, slug
+from densebench.results.schema import Record
+from densebench.results.store import slug
 
 FORMATS = ("csv", "md", "json", "png")
 ROWS = "leaderboard.csv"

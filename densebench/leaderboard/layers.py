@@ -7,7 +7,6 @@ and `correspondence` do (P-POS figures 4 and 11). Records without it have nothin
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,7 @@ from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, N
 from densebench.leaderboard.markdown import elide, title
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
 from densebench.leaderboard.rows import Row, Table
-from densebench.results.schema import Record
-
-METRIC = re.compile(r"(?P<quantity>.+)[@/](?P<facet>[a-z]+)")
-"""A metric of a facet's best layer: "miou@token", "pck@0.10/key"."""
+from densebench.results.schema import Record, metric_label
 
 Lines = dict[tuple[str, str], tuple[tuple[int, float], ...]]
 
@@ -59,7 +55,7 @@ def studies(rows: Iterable[Row], records: Iterable[Record]) -> dict[Table, list[
     for record in sorted(records, key=lambda record: (record.model.name, record.created), reverse=True):
         named = record.data.label, record.protocol.name, record.protocol.label, record.model.name, record.score_hash
         metrics = main.pop(tuple(map(plain, named)), [])  # of equal hashes the newest
-        lines = _lines(record, [row.metric for row in metrics])
+        lines = _lines(record, metrics)
         if any(len(points) > 1 for points in lines.values()):
             study = Study(metrics[0].label, record.model.depth, lines, _best(record))
             found.setdefault(metrics[0].table, []).append(study)
@@ -76,10 +72,7 @@ def figure(members: Sequence[Row], found: Sequence[Study], looks: Mapping[str, S
     having = {facet: sum(facet in {name for _, name in study.lines} for study in found) for facet in facets}
     facets.sort(key=lambda facet: (having[facet], facet == "token"))  # all models have the last, beside their names
     heads = {
-        parts[0]: title(parts[0], row.unit, row.higher_is_better)
-        for row in members
-        for parts in [_parts(row.metric)]
-        if parts
+        parts[0]: title(parts[0], row.unit, row.higher_is_better) for row in members for parts in [_parts(row)] if parts
     }
     wide, tall, between, left, top, foot = 2.3, max(1.9, 1.2 * LABEL_GAP * len(found)), 0.2, 0.62, 0.85, 0.3
     names = [drawing.short(study.label) for study in found]
@@ -178,9 +171,11 @@ def _axes(axes: Axes, found: Sequence[Study], shares: bool, *, bottom: bool, fir
         axes.set_xlabel("layer, as a share of the depth" if shares else "layer", fontsize=8, color=GREY)
 
 
-def _parts(metric: str) -> tuple[str, str] | None:
-    match = METRIC.fullmatch(metric)
-    return (match["quantity"], match["facet"]) if match else None
+def _parts(row: Row) -> tuple[str, str] | None:
+    """Return what a metric of a facet's best layer measures, "pck@0.10", and the facet; None for other metrics."""
+    rest = dict(row.at)
+    facet = rest.pop("facet", None)
+    return None if facet is None else (metric_label(row.quantity, rest), str(facet))
 
 
 def _best(record: Record) -> dict[str, int]:
@@ -190,7 +185,7 @@ def _best(record: Record) -> dict[str, int]:
     return {facet: layer + 1 for facet, layer in named if isinstance(layer, int)}
 
 
-def _lines(record: Record, metrics: Iterable[str]) -> Lines:
+def _lines(record: Record, metrics: Iterable[Row]) -> Lines:
     """Return the lines of a record's main metrics; none where it lists no layers, or lists them otherwise."""
     reads = record.facts.get("reads")
     if not isinstance(reads, list):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from densebench.results.schema import Record
+    from densebench.results.schema import Key, Record
 
 DIGITS = {"%": 1, "px": 1}
 """Decimals shown by unit; three for the others."""
@@ -62,7 +62,7 @@ def markdown(
             lines += [f"![{protocol} on {data}, preset {setting}]({picture})", ""]
         if key[:2] not in {other[:2] for other in later}:
             printed = [row for row in published if (row.dataset, row.protocol) == key[:2]]
-            lines += _published_tables(printed, _metrics(members))
+            lines += _published_tables(printed, list(_columns(members)))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -133,14 +133,6 @@ def ties(column: Sequence[Row]) -> tuple[Row | None, list[Row]]:
     ]
 
 
-def _metrics(rows: Iterable[Row]) -> list[str]:
-    """Return the main metrics of a table, or all of them where none is main."""
-    listed = list(rows)
-    return list(dict.fromkeys(row.metric for row in listed if row.main)) or list(
-        dict.fromkeys(row.metric for row in listed)
-    )
-
-
 def _even(column: Iterable[Row]) -> bool:
     """Whether all intervals of a column can be written as ± without bending them."""
     for row in column:
@@ -163,15 +155,19 @@ def _interval(row: Row, even: bool) -> str:
     return f"{images} {seeds}".rstrip()
 
 
-def _columns(members: Sequence[Row]) -> dict[str, list[Row]]:
-    return {name: [row for row in members if row.metric == name] for name in _metrics(members)}
+def _columns(members: Sequence[Row]) -> dict[Key, list[Row]]:
+    """Return the rows of each main metric of a table, of all metrics where none is main."""
+    columns: dict[Key, list[Row]] = {}
+    for row in [row for row in members if row.main] or members:
+        columns.setdefault(row.key, []).append(row)
+    return columns
 
 
 def _markdown_table(members: Sequence[Row]) -> list[str]:
     columns = _columns(members)
     even = {name: _even(column) for name, column in columns.items()}
     marks = {name: ties(column) for name, column in columns.items()}
-    heads = [title(name, column[0].unit, column[0].higher_is_better) for name, column in columns.items()]
+    heads = [title(column[0].metric, column[0].unit, column[0].higher_is_better) for column in columns.values()]
     lines = [_line(["model", *heads, "record"]), _line(["---", *["---:"] * len(heads), "---"])]
     for entry in by_entry(members):
         cells = []
@@ -200,44 +196,44 @@ def _footnote(members: Sequence[Row]) -> str:
     return f"{said}, sd over seeds." if any(row.seed_sd is not None for row in members) else f"{said}."
 
 
-def _published_tables(printed: Sequence[PublishedRow], metrics: Sequence[str]) -> list[str]:
+def _published_tables(printed: Sequence[PublishedRow], ours: Sequence[Key]) -> list[str]:
     """Return the papers' values, columns in the order of ours; metrics that no row has together are tables apart."""
-    entries: dict[tuple[str, str, str, str], dict[str, PublishedRow]] = {}
+    entries: dict[tuple[str, str, str, str], dict[Key, PublishedRow]] = {}
     for row in printed:
-        apart = row.note if row.metric in entries.get((row.label, row.source, row.preset, ""), {}) else ""
-        entries.setdefault((row.label, row.source, row.preset, apart), {})[row.metric] = row
+        apart = row.note if row.key in entries.get((row.label, row.source, row.preset, ""), {}) else ""
+        entries.setdefault((row.label, row.source, row.preset, apart), {})[row.key] = row
     lines = ["#### As printed by the papers", ""] if printed else []
-    groups = [sorted(names, key=lambda name: _place(name, metrics)) for names in _together(entries.values())]
-    for names in sorted(groups, key=lambda names: _place(names[0], metrics)):
-        lines += [_line(["model", *names, "source", "preset", "note"])]
-        lines += [_line(["---", *["---:"] * len(names), "---", "---", "---"])]
+    heads = {row.key: row.metric for row in printed}
+    groups = [sorted(keys, key=lambda key: _place(key, ours)) for keys in _together(entries.values())]
+    for keys in sorted(groups, key=lambda keys: _place(keys[0], ours)):
+        lines += [_line(["model", *(heads[key] for key in keys), "source", "preset", "note"])]
+        lines += [_line(["---", *["---:"] * len(keys), "---", "---", "---"])]
         for (label, source, preset, _), values in entries.items():
-            if not set(names) & set(values):
+            if not set(keys) & set(values):
                 continue
-            cells = [values[name].printed if name in values else "" for name in names]
-            notes = "; ".join(dict.fromkeys(row.note for name, row in values.items() if row.note and name in names))
+            cells = [values[key].printed if key in values else "" for key in keys]
+            notes = "; ".join(dict.fromkeys(row.note for key, row in values.items() if row.note and key in keys))
             lines.append(_line([label, *cells, source, preset, notes]))
         lines.append("")
     return lines
 
 
-def _together(entries: Iterable[Mapping[str, PublishedRow]]) -> list[list[str]]:
+def _together(entries: Iterable[Mapping[Key, PublishedRow]]) -> list[list[Key]]:
     """Return metrics in groups: two are in one group if some entry has both, or through others."""
-    groups: list[list[str]] = []
+    groups: list[list[Key]] = []
     for entry in entries:
         touched = [group for group in groups if set(group) & set(entry)]
-        merged = list(dict.fromkeys(name for names in (*touched, entry) for name in names))
+        merged = list(dict.fromkeys(key for keys in (*touched, entry) for key in keys))
         groups = [group for group in groups if group not in touched] + [merged]
     return groups
 
 
-def _place(metric: str, metrics: Sequence[str]) -> tuple[int, bool]:
-    """Return where a published metric belongs among ours: in its own place, or behind that of its setting ("1/8")."""
-    settings = [name.partition("@")[2] for name in metrics]
-    setting = metric.partition("@")[2]
-    if metric in metrics:
-        return metrics.index(metric), False
-    return settings.index(setting) if setting and setting in settings else len(metrics), True
+def _place(key: Key, ours: Sequence[Key]) -> tuple[int, bool]:
+    """Return where a published metric belongs among ours: in its own place, or behind that of its coordinates."""
+    if key in ours:
+        return ours.index(key), False
+    coordinates = [at for _, at in ours]
+    return coordinates.index(key[1]) if key[1] and key[1] in coordinates else len(ours), True
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -258,8 +254,8 @@ def _rich_tables(members: Sequence[Row], width: int, encoding: str) -> list[Rich
 
     # percent goes without saying: the terminal is narrow
     heads = [
-        degrade(title(name, column[0].unit.strip("%") or "1", column[0].higher_is_better), encoding)
-        for name, column in columns.items()
+        degrade(title(column[0].metric, column[0].unit.strip("%") or "1", column[0].higher_is_better), encoding)
+        for column in columns.values()
     ]
     cells: list[list[tuple[str, str, bool]]] = []  # value, interval, whether the best
     for entry in entries:

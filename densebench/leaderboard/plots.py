@@ -7,7 +7,6 @@ Names stand beside the lines instead of in a legend, and on the axis of the bars
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +21,8 @@ from densebench.leaderboard.drawing import INK, LABEL_GAP, NAME_SIZE, Name, Styl
 from densebench.leaderboard.markdown import number, title
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.rows import Row, Table, by_entry, tables
-from densebench.results.schema import Record, slug
+from densebench.results.schema import Key, Record
+from densebench.results.store import slug
 
 BANDS_UP_TO = 4
 """Lines whose intervals are drawn as bands; more of them would hide each other, so they get error bars."""
@@ -33,19 +33,30 @@ PANELS_PER_ROW = 4
 
 @dataclass(frozen=True)
 class Sweep:
-    """A quantity measured over a setting that metric names carry: "miou@1/8"."""
+    """A quantity measured over its one coordinate."""
 
     name: str
-    pattern: re.Pattern[str]
+    """In the name of the file."""
+    quantity: str
+    coordinate: str
     axis: str
-    quantity: str = "mIoU"
+    title: str = "mIoU"
     log: bool = False
+
+    def place(self, row: Row | PublishedRow) -> float | None:
+        """Return where a row stands on the axis, None where it does not belong to the sweep."""
+        if row.quantity != self.quantity or set(row.at) != {self.coordinate}:
+            return None
+        try:
+            return float(Fraction(row.at[self.coordinate]))
+        except (ValueError, ZeroDivisionError):  # of a plugin whose coordinate is no number
+            return None
 
 
 SWEEPS = (
-    Sweep("memory", re.compile(r"miou@(\d+(?:/\d+)?)"), "share of the training images in memory", log=True),
-    Sweep("clusters", re.compile(r"miou@K=(\d+)"), "number of clusters K"),
-    Sweep("alpha", re.compile(r"pck@(0?\.\d+)"), "alpha: distance allowed, as a share of the box's longer side", "PCK"),
+    Sweep("memory", "miou", "fraction", "share of the training images in memory", log=True),
+    Sweep("clusters", "miou", "clusters", "number of clusters K"),
+    Sweep("alpha", "pck", "alpha", "alpha: distance allowed, as a share of the box's longer side", "PCK"),
 )
 
 
@@ -103,10 +114,10 @@ def _figures(
 
 def bars(members: Sequence[Row], looks: Mapping[str, Style]) -> Figure:
     """Return a panel of horizontal bars per main metric of one table, best model on top, with 95 % intervals."""
-    names, n_columns = _arrange(list(dict.fromkeys(row.metric for row in members if row.main)) or [members[0].metric])
-    entries = by_entry(row for row in members if row.metric in names)
+    keys, n_columns = _arrange(list(dict.fromkeys(row.key for row in members if row.main)) or [members[0].key])
+    entries = by_entry(row for row in members if row.key in keys)
     labels = [drawing.short(next(iter(entry.values())).label) for entry in entries]
-    n_rows = math.ceil(len(names) / n_columns)
+    n_rows = math.ceil(len(keys) / n_columns)
     # inches: every bar is as thick, whether there is one model or fifty
     left, wide, tall = 0.3 + drawing.width_of(labels, NAME_SIZE), 2.6 if n_columns < 3 else 2.0, 0.27 * len(entries)
     between, foot = 0.25, 0.38
@@ -116,12 +127,12 @@ def bars(members: Sequence[Row], looks: Mapping[str, Style]) -> Figure:
     head = 0.88 + above.extra
     height = head + n_rows * (tall + foot) + (n_rows - 1) * 0.4
     figure = Figure(figsize=(width, height))
-    for index, name in enumerate(names):
+    for index, key in enumerate(keys):
         row, column = divmod(index, n_columns)
         bottom = height - head - row * (tall + foot + 0.4) - tall
         place = (left + column * (wide + between)) / width, bottom / height, wide / width, tall / height
         axes = figure.add_axes(place)
-        _bar_panel(axes, [entry.get(name) for entry in entries], looks)
+        _bar_panel(axes, [entry.get(key) for entry in entries], looks)
         axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), parse_math=False)
         axes.tick_params(axis="y", labelsize=NAME_SIZE, labelcolor=INK, length=0)
         axes.set_ylim(len(entries) - 0.5, -0.5)  # best on top
@@ -176,7 +187,7 @@ def lines(
     low, high = min(limits), max(limits)
     margin = 0.06 * (high - low) or 1.0
     axes.set_ylim(max(low - margin, min(0.0, low)), high + margin)
-    axes.set_ylabel(f"{sweep.quantity} ({members[0].unit})", fontsize=9, color=INK)
+    axes.set_ylabel(f"{sweep.title} ({members[0].unit})", fontsize=9, color=INK)
     axes.set_xlabel(sweep.axis, fontsize=9, color=INK)
     last = [(line, *line.points[-1]) for line in (*ours, *named)]
     drawing.names_beside(
@@ -186,17 +197,18 @@ def lines(
     return figure
 
 
-def _arrange(names: Sequence[str]) -> tuple[list[str], int]:
+def _arrange(keys: Sequence[Key]) -> tuple[list[Key], int]:
     """Return metrics in the order of their panels, and how many stand in a row.
 
-    Every quantity at every setting ("rmse@linear1" to "delta1@linear4") makes a grid.
+    Every quantity at all coordinates ("rmse@linear1" to "delta1@linear4") makes a grid.
     """
-    quantities, settings = ({name.partition("@")[part]: None for name in names} for part in (0, 2))
-    long, short = max(len(quantities), len(settings)), min(len(quantities), len(settings))
-    if short < 2 or long > PANELS_PER_ROW or len(names) != long * short:
-        return list(names), min(len(names), PANELS_PER_ROW)
-    rows = quantities if len(settings) == long else settings
-    return sorted(names, key=lambda name: list(rows).index(name.partition("@")[0 if rows is quantities else 2])), long
+    quantities, places = (list(dict.fromkeys(part)) for part in zip(*keys, strict=True))
+    long, short = max(len(quantities), len(places)), min(len(quantities), len(places))
+    if short < 2 or long > PANELS_PER_ROW or len(keys) != long * short:
+        return list(keys), min(len(keys), PANELS_PER_ROW)
+    if len(places) == long:
+        return sorted(keys, key=lambda key: quantities.index(key[0])), long
+    return sorted(keys, key=lambda key: places.index(key[1])), long
 
 
 def _bar_panel(axes: Axes, column: Sequence[Row | None], looks: Mapping[str, Style]) -> None:
@@ -273,9 +285,9 @@ def _points(rows: Iterable[Any], sweep: Sweep) -> tuple[tuple[float, Any], ...]:
     """Return (setting, row) of the rows that belong to the sweep, in ascending order of the setting."""
     found: dict[float, Any] = {}
     for row in rows:
-        match = sweep.pattern.fullmatch(row.metric)
-        if match and math.isfinite(row.value):
-            found.setdefault(float(Fraction(match[1])), row)
+        place = sweep.place(row)
+        if place is not None and math.isfinite(row.value):
+            found.setdefault(place, row)
     return tuple(sorted(found.items()))
 
 

@@ -21,7 +21,8 @@ from densebench.core.regular import read
 from densebench.core.text import plain
 from densebench.leaderboard.markdown import elide
 from densebench.leaderboard.rows import Table, tables_of
-from densebench.results.schema import Record, ResultStore, settings_text
+from densebench.results.schema import Record, settings_text
+from densebench.results.store import ResultStore
 
 if TYPE_CHECKING:
     from densebench.ops.information import Correlation

@@ -1,24 +1,35 @@
 """What the papers print: `published.csv`, one value per row, with the table it stands in.
 
-The file is facts, transcribed. `metric`, `protocol`, `dataset` and `preset` are our names, so that a row lines up with
-a result; the preset is the one with the paper's setting. `note` says what the table leaves open. `docs/results.md`
-lists the few names that the code does not have.
+The file is facts, transcribed. `quantity`, its coordinates `at_...`, `protocol`, `dataset` and `preset` are our names,
+so that a row lines up with a result; the preset is the one with the paper's setting. `note` says what the table leaves
+open. `docs/results.md` lists the few names that the code does not have.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from densebench.results.schema import Coordinate, Key, metric_key, metric_label
+
 FILE = Path(__file__).with_name("published.csv")
+COORDINATES: Mapping[str, Callable[[str], Coordinate]] = {
+    "fraction": str,
+    "clusters": int,
+    "head": str,
+    "alpha": float,
+    "facet": str,
+}
+"""Those that the file has columns for, empty where a metric has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """One number of one table; the fields but `printed` are the columns of `published.csv`."""
+    """One number of one table; the fields but `printed` are the columns of `published.csv`, each coordinate its own."""
 
     paper: str
     table: str
@@ -28,12 +39,24 @@ class PublishedRow:
     protocol: str
     dataset: str
     preset: str
-    metric: str
+    quantity: str
+    at: Mapping[str, Coordinate]
+    """Such as {"fraction": "1/8"}, from the column `at_fraction`."""
     value: float
     """In the unit of our metric: percent points, metres for RMSE, a plain number for AbsRel and delta."""
     printed: str
     """The value with the decimals of the paper."""
     note: str
+
+    @property
+    def key(self) -> Key:
+        """Which metric it is."""
+        return metric_key(self.quantity, self.at)
+
+    @property
+    def metric(self) -> str:
+        """What tables call it: "miou@1/8"."""
+        return metric_label(self.quantity, self.at)
 
     @property
     def label(self) -> str:
@@ -62,5 +85,10 @@ def published_rows(protocol: str | None = None, dataset: str | None = None) -> t
 @functools.cache
 def _read() -> tuple[PublishedRow, ...]:
     with FILE.open(newline="", encoding="utf-8") as file:
-        lines: list[dict[str, Any]] = list(csv.DictReader(file))
-    return tuple(PublishedRow(**{**line, "value": float(line["value"]), "printed": line["value"]}) for line in lines)
+        return tuple(map(_row, csv.DictReader(file)))
+
+
+def _row(line: dict[str, Any]) -> PublishedRow:
+    at = {name: kind(line.pop(f"at_{name}")) for name, kind in COORDINATES.items() if line[f"at_{name}"]}
+    words = {name: text for name, text in line.items() if not name.startswith("at_")}
+    return PublishedRow(**{**words, "at": at, "value": float(line["value"]), "printed": line["value"]})

@@ -10,7 +10,8 @@ from typing import Any
 
 from densebench.core.errors import UsageError
 from densebench.leaderboard.markdown import number
-from densebench.results.schema import Metric, Record, ResultStore, settings_text
+from densebench.results.schema import Metric, Record, settings_text
+from densebench.results.store import ResultStore
 
 LONGEST = 160
 """Characters of a fact or an environment's value before its end is left out: curves and lists are in the record."""
@@ -84,9 +85,9 @@ def record_page(path: Path, record: Record) -> str:
 
 def _scores(metrics: Iterable[Metric]) -> Iterator[str]:
     listed = list(metrics)
-    wide = max((len(metric.name) for metric in listed), default=0)
+    wide = max((len(metric.label) for metric in listed), default=0)
     for metric in sorted(listed, key=lambda metric: not metric.main):
-        text = f"{metric.name:<{wide}}  {number(metric.value, metric.unit)}"
+        text = f"{metric.label:<{wide}}  {number(metric.value, metric.unit)}"
         text += "" if metric.unit == "1" else f" {metric.unit}"
         if metric.ci95:
             text += " [" + ", ".join(number(end, metric.unit) for end in metric.ci95) + "]"
@@ -103,8 +104,8 @@ def _classes(metrics: Iterable[Metric]) -> Iterator[str]:
         return
     names = list(dict.fromkeys(name for metric in having for name in metric.per_class))
     wide = max(map(len, names))
-    columns = [max(len(metric.name), 6) for metric in having]
-    yield " " * wide + "".join(f"  {metric.name:>{width}}" for metric, width in zip(having, columns, strict=True))
+    columns = [max(len(metric.label), 6) for metric in having]
+    yield " " * wide + "".join(f"  {metric.label:>{width}}" for metric, width in zip(having, columns, strict=True))
     for name in names:
         cells = [metric.per_class.get(name) for metric in having]
         texts = ["-" if cell is None else number(cell, metric.unit) for cell, metric in zip(cells, having, strict=True)]

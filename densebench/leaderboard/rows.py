@@ -19,7 +19,8 @@ from typing import Any
 
 from densebench.core.errors import StorageError
 from densebench.core.text import plain
-from densebench.results.schema import Record, ResultStore, settings_text
+from densebench.results.schema import Coordinate, Key, Record, metric_key, settings_text
+from densebench.results.store import ResultStore
 
 SHORT = 12
 """Characters kept of a weights digest."""
@@ -45,6 +46,11 @@ class Row:
     settings: str
     """What departs from the preset: "input_size=224, neighbours=1"; mostly empty."""
     metric: str
+    """What tables call it: "miou@1/8"."""
+    quantity: str
+    """Its name alone: "miou"."""
+    at: Mapping[str, Coordinate]
+    """Its coordinates, {"fraction": "1/8"}; each is a column of its own, `at_fraction`."""
     value: float
     unit: str
     ci95_low: float | None
@@ -77,6 +83,11 @@ class Row:
     """What sets the table apart from another of the same name: other images, another version of the protocol."""
     members: tuple[Row, ...] = field(default=(), metadata={"column": False}, repr=False)
     """The rows that this one is the mean of."""
+
+    @property
+    def key(self) -> Key:
+        """Which metric it is."""
+        return metric_key(self.quantity, self.at)
 
     @property
     def label(self) -> str:
@@ -147,10 +158,10 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
     details = _details(chosen)
     rows = _over_seeds(chosen, details, zip(tables_apart(chosen), _variants(chosen, details), strict=True))
 
-    position: dict[tuple[str, ...], int] = {}  # of a metric within its protocol
+    position: dict[tuple[Any, ...], int] = {}  # of a metric within its protocol
     for members in rows:
         for index, row in enumerate(members):
-            place = (*row.table, row.metric)
+            place = (*row.table, row.key)
             position[place] = min(index, position.get(place, index))
 
     ordered: list[tuple[Any, ...]] = []
@@ -160,7 +171,7 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
             ordered.append(
                 (
                     row.table,
-                    (not row.main, position[*row.table, row.metric], row.metric),
+                    (not row.main, position[*row.table, row.key], row.metric),
                     (math.isnan(row.value), 0.0 if math.isnan(row.value) else worst_last),
                     row.model,
                     -len(ordered),  # the newest first
@@ -195,18 +206,23 @@ def tables_of(records: Sequence[Record]) -> list[Table]:
     ]
 
 
-def to_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
+def to_csv(rows: Iterable[Any]) -> str:
     """Return rows (dataclasses of one type) as CSV text; numbers with six significant digits, None empty.
 
-    Rows behind a mean follow it. A text that a spreadsheet would compute begins with an apostrophe.
+    Rows behind a mean follow it. A coordinate is a column, there where any row has it. A text that a spreadsheet would
+    compute begins with an apostrophe.
     """
     listed = list(_with_members(rows))
-    names = list(columns or _columns(listed[0] if listed else Row))
+    coordinates = dict.fromkeys(f"at_{name}" for row in listed for name in getattr(row, "at", ()))
+    names = _columns(listed[0] if listed else Row)
+    if "at" in names:
+        names[names.index("at") : names.index("at") + 1] = coordinates
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     for row in listed:
-        writer.writerow([_text(getattr(row, name)) for name in names])
+        values = vars(row) | {f"at_{name}": value for name, value in getattr(row, "at", {}).items()}
+        writer.writerow([_text(values.get(name)) for name in names])
     return out.getvalue()
 
 
@@ -224,11 +240,11 @@ def tables(rows: Iterable[Row]) -> dict[Table, list[Row]]:
     return grouped
 
 
-def by_entry(rows: Iterable[Row]) -> list[dict[str, Row]]:
+def by_entry(rows: Iterable[Row]) -> list[dict[Key, Row]]:
     """Return the rows of one table as one {metric: row} per model and variant, best first by the first metric."""
-    entries: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    entries: dict[tuple[str, str], dict[Key, Row]] = defaultdict(dict)
     for row in rows:
-        entries[row.label, row.score_hash][row.metric] = row
+        entries[row.label, row.score_hash][row.key] = row
     return list(entries.values())
 
 
@@ -258,9 +274,9 @@ def _mean(runs: Sequence[Sequence[Row]]) -> list[Row]:
     """
     if len(runs) == 1:
         return list(runs[0])
-    by_metric: dict[str, list[Row]] = {}
+    by_metric: dict[Key, list[Row]] = {}
     for row in (row for run in runs for row in run):
-        by_metric.setdefault(row.metric, []).append(row)
+        by_metric.setdefault(row.key, []).append(row)
     rows = []
     for members in by_metric.values():
         low = [row.ci95_low for row in members if row.ci95_low is not None]
@@ -310,7 +326,9 @@ def _rows(record: Record, apart: str, variant: str) -> list[Row]:
     shared = {name: plain(value) if isinstance(value, str) else value for name, value in shared.items()}
     return [
         Row(
-            metric=plain(metric.name),
+            metric=plain(metric.label),
+            quantity=plain(metric.name),
+            at={plain(name): plain(at) if isinstance(at, str) else at for name, at in metric.at.items()},
             value=metric.value,
             unit=metric.unit,
             ci95_low=metric.ci95[0] if metric.ci95 else None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from densebench.core.config import Preset as Preset
 from densebench.core.config import apply_overrides, default_preset, find_preset
 from densebench.core.errors import UsageError
-from densebench.results.schema import Metric
+from densebench.results.schema import Metric, metric_label
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,17 @@ class MetricInfo:
     unit: str
     higher_is_better: bool
     meaning: str
+    at: tuple[str, ...] = ()
+    """Its coordinates: what of the protocol varies between metrics of this name."""
+
+    @property
+    def label(self) -> str:
+        """What tables call it, coordinates in capitals: "pck@ALPHA/FACET"."""
+        return metric_label(self.name, {name: name.upper() for name in self.at})
+
+    def describes(self, metric: Metric) -> bool:
+        """Whether a metric is one of these."""
+        return metric.name == self.name and set(metric.at) == set(self.at)
 
 
 @dataclass(frozen=True)

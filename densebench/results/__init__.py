@@ -1,1 +1,1 @@
-"""Records of measurements and the folder they are kept in."""
+"""Records of measurements, the folder they are kept in, and a frame of them."""

@@ -1,30 +1,24 @@
-"""The result record and its store: one JSON per cell, versioned, validated when read, written whole or not at all.
+"""The result record: everything a mismatch between two tables was ever traced to, versioned, validated when read.
 
-A record states everything a mismatch between two tables was ever traced to. `docs/results.md` explains each field.
+`docs/results.md` explains each field; `store.py` keeps records in a folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import filelock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from densebench.core.errors import StorageError
-from densebench.core.locks import lock
-from densebench.core.paths import write_atomically
-from densebench.core.regular import read
 from densebench.core.text import plain
 
-SCHEMA: Literal[1] = 1
-LONGEST_SLUG = 100
-"""Characters; file systems take names of 255, and that of a record holds model, preset and a hash."""
+SCHEMA: Literal[2] = 2
+
+Coordinate = bool | int | float | str
+Key = tuple[str, tuple[tuple[str, Coordinate], ...]]
+"""What a metric is within its record: its name, and its coordinates in alphabetical order."""
 
 
 class _Strict(BaseModel):
@@ -35,7 +29,9 @@ class Metric(_Strict):
     """One number of a measurement, with its uncertainty."""
 
     name: str
-    """Such as "miou@1/8": the quantity, then the setting that varies within the protocol."""
+    """The quantity, such as "miou"."""
+    at: dict[str, Coordinate] = Field(default_factory=dict)
+    """What varies within the protocol, such as {"fraction": "1/8"}: its coordinates, by name."""
     value: float
     unit: Literal["%", "nat", "1", "m", "px"] = "%"
     higher_is_better: bool = True
@@ -47,6 +43,16 @@ class Metric(_Strict):
     seeds: dict[str, float] = Field(default_factory=dict)
     """Values per seed where the protocol repeats; `value` is their mean."""
     per_class: dict[str, float | None] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """Which metric it is: no two of a record share it."""
+        return metric_key(self.name, self.at)
+
+    @property
+    def label(self) -> str:
+        """What tables call it: "miou@1/8"."""
+        return metric_label(self.name, self.at)
 
 
 class SplitRecord(_Strict):
@@ -139,7 +145,7 @@ class Cost(_Strict):
 class Record(_Strict):
     """One finished cell: model x protocol x dataset x preset."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     score_hash: str
     created: str
     """ISO 8601, UTC."""
@@ -169,81 +175,30 @@ class Record(_Strict):
         return self.data.limit is None
 
 
-class ResultStore:
-    """Records in a folder: `records/DATASET/PROTOCOL/MODEL--PRESET--HASH.json`, artifacts in a folder beside each."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def path(self, *, dataset: str, protocol: str, model: str, preset: str, score_hash: str) -> Path:
-        """Return where the record of a cell is, or would be."""
-        name = f"{slug(model)}--{slug(preset)}--{score_hash}.json"
-        return self.root / "records" / slug(dataset) / slug(protocol) / name
-
-    def has(self, *, dataset: str, protocol: str, model: str, preset: str) -> bool:
-        """Return whether there is a record that may be that of a cell, of any hash."""
-        every = self.path(dataset=dataset, protocol=protocol, model=model, preset=preset, score_hash="*")
-        return any(every.parent.glob(every.name))
-
-    def place(self, record: Record) -> Path:
-        """Return where a record belongs."""
-        return self.path(
-            dataset=record.data.name,
-            protocol=record.protocol.name,
-            model=record.model.name,
-            preset=record.protocol.preset,
-            score_hash=record.score_hash,
-        )
-
-    def read(self, path: Path) -> Record:
-        """Read and validate one record; raises StorageError for one that is torn, another schema, or holds nonsense."""
-        try:
-            record = Record.model_validate_json(read(path))
-            wrong = _nonsense(record)
-        except OSError as error:
-            wrong = error.strerror or str(error)
-        except ValidationError as error:
-            wrong = " ".join(str(error).splitlines()[:3])
-        if wrong:
-            raise StorageError(
-                f"{path} is no record of schema {SCHEMA} ({wrong}). "
-                "Remove it and run the cell again, or read it with the densebench version that wrote it."
-            )
-        return record
-
-    def write(self, path: Path, record: Record, artifacts: Mapping[str, bytes] | None = None) -> None:
-        """Write artifacts, then the record: a record that exists has all its artifacts."""
-        for name, content in (artifacts or {}).items():
-            write_atomically(path.parent / name, content)
-        write_atomically(path, record.model_dump_json(indent=1))
-
-    def lock(self, path: Path) -> filelock.BaseFileLock:
-        """Return the lock that a process holds while it computes the cell of `path`."""
-        folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot write to {self.root} ({error.strerror}); choose another with --out.") from None
-        return lock(folder / f"{path.stem}.lock")
-
-    def records(self) -> Iterator[Record | StorageError]:
-        """Yield every record in path order; what cannot be read is yielded as its error."""
-        for path in sorted((self.root / "records").glob("*/*/*.json")):
-            try:
-                yield self.read(path)
-            except StorageError as error:
-                yield error
+def metric_key(name: str, at: Mapping[str, Coordinate]) -> Key:
+    """Return what tells metrics apart; the order of coordinates does not."""
+    return name, tuple(sorted(at.items()))
 
 
-def slug(text: str) -> str:
-    """Return `text` with everything that is awkward in a file name replaced by '-', and cut where it is long.
+def metric_label(name: str, at: Mapping[str, Coordinate]) -> str:
+    """Return what tables, plots and lines call a metric.
 
-    A cut one ends in a digest of the whole, so that two texts that begin alike keep two names.
+    >>> metric_label("miou", {"fraction": "1/8"}), metric_label("miou", {"clusters": 300})
+    ('miou@1/8', 'miou@K=300')
+    >>> metric_label("pck", {"alpha": 0.1, "facet": "key"}), metric_label("pck", {"threshold": 3})
+    ('pck@0.10/key', 'pck@threshold=3')
     """
-    plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.")
-    if len(plain) <= LONGEST_SLUG:
-        return plain
-    return f"{plain[: LONGEST_SLUG - 9]}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    texts = "/".join(coordinate_text(*pair) for pair in at.items())
+    return f"{name}@{texts}" if texts else name
+
+
+def coordinate_text(name: str, value: Coordinate) -> str:
+    """Return a coordinate as labels have it: bare where everybody knows what it is, of alpha two decimals or more."""
+    if name == "alpha" and isinstance(value, float):
+        return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
+    if name in ("fraction", "head", "facet", "alpha"):
+        return str(value)
+    return f"{'K' if name == 'clusters' else name}={value}"
 
 
 def setting_label(preset: str, settings: Mapping[str, Any]) -> str:
@@ -261,16 +216,16 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={'none' if text == 'null' else text}" for name, text in texts.items())
 
 
-def _nonsense(record: Record) -> str:
+def nonsense(record: Record) -> str:
     """Return in words what cannot be true of a record's numbers, "" where nothing."""
-    names = [metric.name for metric in record.metrics]
+    keys = [metric.key for metric in record.metrics]
     for metric in record.metrics:
         numbers = [metric.value, *(metric.ci95 or ()), *metric.seeds.values()]
         numbers += [value for value in metric.per_class.values() if value is not None]
         if not all(map(math.isfinite, numbers)):
-            return f"a value of metric {metric.name} is no finite number"
+            return f"a value of metric {metric.label} is no finite number"
         if metric.ci95 and metric.ci95[0] > metric.ci95[1]:
-            return f"the interval of metric {metric.name} ends before it begins: {list(metric.ci95)}"
-        if names.count(metric.name) > 1:
-            return f"metric {metric.name} is there {names.count(metric.name)} times"
+            return f"the interval of metric {metric.label} ends before it begins: {list(metric.ci95)}"
+        if keys.count(metric.key) > 1:
+            return f"metric {metric.label} is there {keys.count(metric.key)} times"
     return ""

@@ -88,7 +88,7 @@ def finite(measurement: Measurement, data: Data) -> Measurement:
     without = [metric for metric in measurement.metrics if not math.isfinite(metric.value)]
     if not without:
         return measurement
-    named, val = ", ".join(metric.name for metric in without), data.val
+    named, val = ", ".join(metric.label for metric in without), data.val
     then = f"Run `densebench data check {getattr(val, 'source', val.info.name)}`."
     if any(metric.main for metric in without):
         raise DatasetError(f"there is nothing in {val.info.name} {val.split} to compute {named} from. {then}")

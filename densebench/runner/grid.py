@@ -30,15 +30,8 @@ from densebench.model_zoo import ModelSpec, load_model, parse_models
 from densebench.model_zoo.spec import same_name
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data, Measurement, Protocol
-from densebench.results.schema import (
-    Cost,
-    DataRecord,
-    ModelRecord,
-    ProtocolRecord,
-    Record,
-    ResultStore,
-    SplitRecord,
-)
+from densebench.results.schema import Cost, DataRecord, ModelRecord, ProtocolRecord, Record, SplitRecord
+from densebench.results.store import ResultStore
 from densebench.runner.departures import departures
 from densebench.runner.failures import FOREIGN, as_known, finite
 from densebench.runner.plan import Cell, check_fits, count_flops, estimate_seconds, finished_line

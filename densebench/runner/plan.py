@@ -151,7 +151,7 @@ def finished_line(cell: Cell, record: Record) -> str:
 
 def _score(metric: Metric) -> str:
     decimals = 1 if metric.unit in ("%", "px") else 3
-    text = f"{metric.name} {metric.value:.{decimals}f}" + f" {metric.unit}" * (metric.unit != "1")
+    text = f"{metric.label} {metric.value:.{decimals}f}" + f" {metric.unit}" * (metric.unit != "1")
     if metric.ci95 is None:
         return text
     return f"{text} [{metric.ci95[0]:.{decimals}f}, {metric.ci95[1]:.{decimals}f}]"

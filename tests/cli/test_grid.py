@@ -16,7 +16,7 @@ from densebench.datasets import DATASETS
 from densebench.datasets.sets.voc import VOC
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
-from densebench.results.schema import ResultStore
+from densebench.results.store import ResultStore
 from densebench.runner import grid as runner
 from densebench.runner import plan
 from densebench.runner.failures import as_known

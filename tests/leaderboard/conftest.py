@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
-from densebench.results.schema import (
-    Cost,
-    DataRecord,
-    Metric,
-    ModelRecord,
-    ProtocolRecord,
-    Record,
-    ResultStore,
-    SplitRecord,
-)
+from densebench.results.schema import Cost, DataRecord, Metric, ModelRecord, ProtocolRecord, Record, SplitRecord
+from densebench.results.store import ResultStore
 
 MakeRecord = Callable[..., Record]
 
 
 def metric(name: str, value: float, half: float | None = 1.0, **other: Any) -> Metric:
+    """Return a main metric; what is no field of one is a coordinate."""
+    other["at"] = {key: other.pop(key) for key in list(other) if key not in Metric.model_fields}
     ci = None if half is None else (value - half, value + half)
     return Metric(name=name, value=value, ci95=ci, **{"main": True, **other})
 
@@ -30,14 +24,15 @@ def metric(name: str, value: float, half: float | None = 1.0, **other: Any) -> M
 def hummingbird(top: float, half: float = 1.0) -> tuple[Metric, ...]:
     shares = {"1": 0, "1/8": 5, "1/64": 10, "1/128": 20}
     return (
-        *(metric(f"miou@{share}", top - drop, half) for share, drop in shares.items()),
-        metric("miou_hungarian@1", top + 0.5, half, main=False),
+        *(metric("miou", top - drop, half, fraction=share) for share, drop in shares.items()),
+        metric("miou_hungarian", top + 0.5, half, main=False, fraction="1"),
     )
 
 
 def overclustering(top: float) -> tuple[Metric, ...]:
     seeds = {str(seed): top for seed in range(5)}
-    return tuple(metric(f"miou@K={k}", top * share, seeds=seeds) for k, share in ((21, 0.3), (300, 0.9), (500, 1.0)))
+    shares = {21: 0.3, 300: 0.9, 500: 1.0}
+    return tuple(metric("miou", top * share, seeds=seeds, clusters=k) for k, share in shares.items())
 
 
 def positional(nmi: float, miou: float) -> tuple[Metric, ...]:

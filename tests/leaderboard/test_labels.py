@@ -25,7 +25,8 @@ from densebench.leaderboard.drawing import Head, width_of
 from densebench.leaderboard.plots import figures
 from densebench.leaderboard.record import find_records, record_page
 from densebench.leaderboard.rows import tables
-from densebench.results.schema import Metric, ResultStore
+from densebench.results.schema import Metric
+from densebench.results.store import ResultStore
 
 from .conftest import hummingbird, save
 
@@ -107,7 +108,10 @@ def test_published_rows_stand_with_whole_splits_in_the_papers_setting_alone(reco
 
 
 def test_a_published_setting_that_is_no_preset_meets_its_records(record):
-    metrics = [Metric(name="pck@0.10", value=60.0, main=True), Metric(name="pck@0.05", value=50.0)]
+    metrics = [
+        Metric(name="pck", at={"alpha": 0.1}, value=60.0, main=True),
+        Metric(name="pck", at={"alpha": 0.05}, value=50.0),
+    ]
     made = record(metrics=metrics, protocol="correspondence", dataset="spair", settings={"norm": False})
     (found,) = figures(leaderboard_rows([made]), published_rows()).values()
     (axes,) = found["spair--correspondence--paper-norm=false--alpha"].axes
@@ -168,7 +172,9 @@ def test_only_rows_equal_in_everything_but_the_seed_are_averaged(record, other):
 
 
 def test_seeds_within_a_record_have_their_spread_beside_the_interval_of_the_images(record):
-    metric = Metric(name="miou@K=21", value=20.0, ci95=(19.0, 21.0), seeds={"0": 19.0, "1": 21.0}, main=True)
+    metric = Metric(
+        name="miou", at={"clusters": 21}, value=20.0, ci95=(19.0, 21.0), seeds={"0": 19.0, "1": 21.0}, main=True
+    )
     text = markdown(leaderboard_rows([record(metrics=[metric])]))
     assert "| 20.0 ± 1.0 (sd 1.4) |" in text
 

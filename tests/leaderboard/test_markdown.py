@@ -12,7 +12,7 @@ from densebench.results.schema import Metric
 
 
 def miou(value, low, high):
-    return Metric(name="miou@1", value=value, ci95=(low, high), main=True)
+    return Metric(name="miou", at={"fraction": "1"}, value=value, ci95=(low, high), main=True)
 
 
 def test_snapshot(record):
@@ -84,8 +84,8 @@ def test_published_metrics_that_stand_together_share_a_table(record):
     def printed(model, note="", **values):
         shared = {"paper": "P", "table": "1", "backbone": "", "protocol": "depth", "dataset": "nyu", "preset": "paper"}
         return [
-            PublishedRow(model=model, metric=metric, value=value, printed=str(value), note=note, **shared)
-            for metric, value in values.items()
+            PublishedRow(model=model, quantity=name, at={}, value=value, printed=str(value), note=note, **shared)
+            for name, value in values.items()
         ]
 
     rows = [*printed("a", rmse=1.0, delta=0.5), *printed("b", "odd", other=3.0), *printed("c", delta=0.6)]
@@ -111,7 +111,7 @@ def test_ties_need_intervals_that_overlap(record):
             record("best", [miou(80, 79, 81)]),
             record("close", [miou(78, 77, 79)]),
             record("far", [miou(70, 69, 71)]),
-            record("bare", [Metric(name="miou@1", value=79.9, main=True)]),
+            record("bare", [Metric(name="miou", at={"fraction": "1"}, value=79.9, main=True)]),
         ]
     )
     best, close = ties(column)
@@ -145,8 +145,13 @@ def test_console_table_fits(record, width):
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
 def test_console_splits_tables_that_are_too_wide(record, width):
-    names = [f"{quantity}@linear{n}" for n in (1, 4) for quantity in ("rmse", "abs_rel", "delta1")]
-    metrics = [Metric(name=name, value=0.5, ci95=(0.4, 0.6), unit="1", main=True) for name in names]
+    metrics = [
+        Metric(name=name, at={"head": f"linear{n}"}, value=0.5, ci95=(0.4, 0.6), unit="1", main=True)
+        for n in (1, 4)
+        for name in ("rmse", "abs_rel", "delta1")
+    ]
+    names = [metric.label for metric in metrics]
+    assert names[-1] == "delta1@linear4"
     text = shown([record(metrics=metrics, protocol="depth")], width)
     assert max(map(len, text.splitlines())) <= width
     assert all(text.count(f"{name} ↑") == 1 for name in names)

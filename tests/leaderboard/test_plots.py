@@ -56,7 +56,8 @@ def test_png_is_a_picture_and_the_same_twice(record):
 
 def test_lines_over_clusters(record):
     metrics = [
-        Metric(name=f"miou@K={k}", value=k / 10, ci95=(k / 10 - 1, k / 10 + 1), main=True) for k in (500, 21, 300)
+        Metric(name="miou", at={"clusters": k}, value=k / 10, ci95=(k / 10 - 1, k / 10 + 1), main=True)
+        for k in (500, 21, 300)
     ]
     rows = leaderboard_rows([record(metrics=metrics, protocol="overclustering")])
     (axes,) = figures(rows)["voc", "overclustering", "paper"]["voc--overclustering--paper--clusters"].axes
@@ -66,12 +67,14 @@ def test_lines_over_clusters(record):
 
 
 def test_no_lines_for_a_single_setting(record):
-    rows = leaderboard_rows([record(metrics=[Metric(name="miou@1", value=5.0, main=True)])])
+    rows = leaderboard_rows([record(metrics=[Metric(name="miou", at={"fraction": "1"}, value=5.0, main=True)])])
     assert list(figures(rows)[TABLE]) == [STEM]
 
 
 def test_metrics_without_a_number_are_left_out(record):
-    rows = leaderboard_rows([record(metrics=[Metric(name="miou@1", value=float("nan"), main=True)])])
+    rows = leaderboard_rows(
+        [record(metrics=[Metric(name="miou", at={"fraction": "1"}, value=float("nan"), main=True)])]
+    )
     assert figures(rows) == {}
 
 
@@ -104,7 +107,9 @@ def test_a_model_keeps_its_colour(record):
 
 
 def correspondence(top):
-    return [Metric(name=f"pck@{a:.2f}", value=top * a * 10, ci95=None, main=a == 0.1) for a in (0.1, 0.05, 0.01)]
+    return [
+        Metric(name="pck", at={"alpha": a}, value=top * a * 10, ci95=None, main=a == 0.1) for a in (0.1, 0.05, 0.01)
+    ]
 
 
 def test_pck_over_alpha_though_only_one_of_them_is_main(record):
@@ -122,21 +127,23 @@ def test_pck_over_alpha_though_only_one_of_them_is_main(record):
 
 
 @pytest.mark.parametrize(
-    ("names", "order"),
+    ("names", "coordinate", "places", "order"),
     [
-        (("rmse@linear1 delta1@linear1 rmse@linear4 delta1@linear4"), "rmse@linear1 rmse@linear4"),
-        (("rmse@1 abs@1 delta1@1 rmse@4 abs@4 delta1@4"), "rmse@1 abs@1 delta1@1"),
-        (("miou@token nmi@token miou@key nmi@key miou@value nmi@value"), "miou@token miou@key miou@value"),
-        (("miou nmi"), "miou nmi"),
+        ("rmse delta1", "head", "linear1 linear4", "rmse@linear1 rmse@linear4"),
+        ("rmse abs delta1", "head", "1 4", "rmse@1 abs@1 delta1@1"),
+        ("miou nmi", "facet", "token key value", "miou@token miou@key miou@value"),
+        ("miou nmi", "", "", "miou nmi"),
     ],
 )
-def test_panels_of_quantities_and_settings_make_a_grid(record, names, order):
-    rows = leaderboard_rows([record(metrics=[Metric(name=name, value=1.0, main=True) for name in names.split()])])
+def test_panels_of_quantities_and_coordinates_make_a_grid(record, names, coordinate, places, order):
+    ats = [{coordinate: place} for place in places.split()] or [{}]
+    metrics = [Metric(name=name, at=at, value=1.0, main=True) for at in ats for name in names.split()]
+    rows = leaderboard_rows([record(metrics=metrics)])
     panels = figures(rows)[TABLE][STEM].axes
     top = max(panel.get_position().y0 for panel in panels)
     first = [panel.get_xlabel().split()[0] for panel in panels if panel.get_position().y0 == top]
     assert first == order.split()
-    assert len(panels) == len(names.split())
+    assert len(panels) == len(metrics)
 
 
 def test_a_variant_keeps_its_end_beside_a_long_name():

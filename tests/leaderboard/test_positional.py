@@ -18,7 +18,8 @@ from densebench.leaderboard.positional import (
     points,
     shared_facet,
 )
-from densebench.results.schema import Metric, ResultStore
+from densebench.results.schema import Metric
+from densebench.results.store import ResultStore
 
 SCENES = ("scenes", "positional_effect", "sweep")
 
@@ -30,8 +31,8 @@ def row(layer, facet, nmi, miou, ablation=False):
 def sweep_record(record, model, shift=0.0, dataset="scenes", local=(0.5, 1.5), **other):
     reads = [row(0, "token", 0.4 + shift, 10.0), row(1, "token", 0.2, 100.0), row(0, "key", 0.9, 1.0)]
     reads += [row(1, "key", 0.8 - shift, 0.0), row(1, "token", 0.1, 50.0, ablation=True)]
-    metrics = [Metric(name=f"miou@{facet}", value=1.0, main=True) for facet in ("token", "key")]
-    metrics += [Metric(name="nmi@token", value=0.2, unit="1", higher_is_better=False, main=True)]
+    metrics = [Metric(name="miou", at={"facet": facet}, value=1.0, main=True) for facet in ("token", "key")]
+    metrics += [Metric(name="nmi", at={"facet": "token"}, value=0.2, unit="1", higher_is_better=False, main=True)]
     made = record(model, metrics, protocol="positional_effect", dataset=dataset, preset="sweep", **other)
     facts = {
         "reads": reads,

@@ -124,34 +124,28 @@ def test_unsupervised_segmentation():
     assert values("NeCo", "NeCo ViT-S/14", "unsupervised_segmentation", "voc") == {"miou": 55.1, "miou_cbfe": 41.3}
 
 
-PLACEHOLDERS = {
-    "F": r"\d+(/\d+)?",
-    "N": r"\d+",
-    "A": r"0\.\d\d",
-    "FACET": "(key|query|value|token)",
-    "linearN": "linear[14]",
+COORDINATES = {
+    "fraction": r"1(/\d+)?",
+    "clusters": r"\d+",
+    "head": "linear[14]",
+    "alpha": r"0\.\d+",
+    "facet": "key|query|value|token",
 }
 
 
 def exists(metric, protocol):
-    """Whether a protocol has a metric, or one of a pattern such as "pck@A/FACET" that it fits."""
-    for info in protocol.metrics:
-        words = re.split(r"([@/=])", info.name)
-        if re.fullmatch("".join(PLACEHOLDERS.get(word, re.escape(word)) for word in words), metric):
-            return True
-    return False
+    """Whether a protocol has a metric, at coordinates that there can be."""
+    possible = all(re.fullmatch(COORDINATES[name], str(value)) for name, value in metric.at.items())
+    return possible and any((metric.quantity, set(metric.at)) == (i.name, set(i.at)) for i in protocol.metrics)
 
 
-def test_patterns_of_metrics():
-    depth, correspondence, overclustering = (PROTOCOLS[n] for n in ("depth", "correspondence", "overclustering"))
-    assert exists("rmse@linear4", depth)
-    assert not exists("rmse@lin4", depth)
-    assert not exists("rmse", depth)
-    assert exists("pck@0.10", correspondence)
-    assert exists("pck@0.10/key", correspondence)
-    assert not exists("pck@0.1", correspondence)
-    assert exists("miou@K=151", overclustering)
-    assert not exists("miou@K=GT", overclustering)
+def test_coordinates_have_their_types():
+    rows = {row.metric: row.at for row in published_rows()}
+    assert rows["rmse@linear4"] == {"head": "linear4"}
+    assert rows["pck@0.10/key"] == {"alpha": 0.1, "facet": "key"}
+    assert rows["miou@K=151"] == {"clusters": 151}
+    assert rows["miou@1/8"] == {"fraction": "1/8"}
+    assert rows["miou"] == {}
 
 
 def test_names_of_the_file_are_those_of_the_code():
@@ -159,7 +153,7 @@ def test_names_of_the_file_are_those_of_the_code():
     used = set()
     for row in published_rows():
         protocol = PROTOCOLS[row.protocol]
-        assert exists(row.metric, protocol), row
+        assert exists(row, protocol), row
         for dataset in row.dataset.split("->"):
             if dataset not in DATASETS:
                 assert ("dataset", dataset) in UNMATCHED, row
@@ -177,15 +171,15 @@ def test_both_copies_are_the_same():
     assert copy.read_bytes() == FILE.read_bytes()
 
 
-def measured(name, value, unit="%", *, higher_is_better=True, main=True):
-    return Metric(name=name, value=value, unit=unit, higher_is_better=higher_is_better, main=main)
+def measured(name, value, unit="%", *, higher_is_better=True, main=True, **at):
+    return Metric(name=name, at=at, value=value, unit=unit, higher_is_better=higher_is_better, main=main)
 
 
-def depth(suffixes):
-    for suffix in suffixes:
-        yield measured(f"rmse{suffix}", 0.5, "m", higher_is_better=False)
-        yield measured(f"abs_rel{suffix}", 0.2, "1", higher_is_better=False)
-        yield measured(f"delta1{suffix}", 0.8, "1")
+def depth(*ats):
+    for at in ats:
+        yield measured("rmse", 0.5, "m", higher_is_better=False, **at)
+        yield measured("abs_rel", 0.2, "1", higher_is_better=False, **at)
+        yield measured("delta1", 0.8, "1", **at)
 
 
 FACETS = ("token", "key", "query", "value")
@@ -198,7 +192,7 @@ FACETS = ("token", "key", "query", "value")
             "depth",
             "nyu",
             "paper",
-            list(depth(("@linear1", "@linear4"))),
+            list(depth({"head": "linear1"}, {"head": "linear4"})),
             "| rmse@linear1 | abs_rel@linear1 | delta1@linear1 | rmse@linear4 | abs_rel@linear4 | delta1@linear4 |",
             "| PaKA | 0.443 | 0.139 | 0.834 | 0.426 | 0.131 | 0.850 | PaKA, table 7 | paper | backbone not printed |",
         ),
@@ -206,7 +200,7 @@ FACETS = ("token", "key", "query", "value")
             "in_context_depth",
             "nyu",
             "paper",
-            list(depth(("",))),
+            list(depth({})),
             "| model | rmse | source |",
             "| NeCo ViT-S/14 | 0.769 | DIP, table 3 | paper |",
         ),
@@ -214,7 +208,7 @@ FACETS = ("token", "key", "query", "value")
             "correspondence",
             "spair",
             "sweep",
-            [measured(f"pck@0.10/{facet}", 50.0) for facet in FACETS],
+            [measured("pck", 50.0, alpha=0.1, facet=facet) for facet in FACETS],
             "| pck@0.10/token | pck@0.10/key | pck@0.10/query | pck@0.10/value |",
             "| DINOv3 ViT-L | 60.28 | 50.76 | 52.74 | 61.95 | Positional effect, table 3 | sweep |",
         ),
@@ -246,14 +240,15 @@ FACETS = ("token", "key", "query", "value")
             "hummingbird",
             "cityscapes->acdc",
             "dip",
-            [measured("miou@1", 40.0)],
+            [measured("miou", 40.0, fraction="1")],
             "| model | miou@1 | source |",
             "| DIP ViT-B/14 | 52.1 | DIP, table 2 | dip |",
         ),
     ],
 )
 def test_ours_stand_beside_theirs(record, protocol, dataset, preset, metrics, head, line):
-    assert all(exists(metric.name, PROTOCOLS[protocol]) for metric in metrics), "metrics the protocol has"
+    declared = PROTOCOLS[protocol].metrics
+    assert all(any(info.describes(metric) for info in declared) for metric in metrics), "metrics the protocol has"
     ours = record(metrics=metrics, protocol=protocol, dataset=dataset, preset=preset)
     text = markdown(leaderboard_rows([ours]), published_rows())
     mine, theirs = text.split("#### As printed by the papers")
@@ -273,7 +268,8 @@ def test_file_is_clean():
         "protocol",
         "dataset",
         "preset",
-        "metric",
+        "quantity",
+        *(f"at_{name}" for name in COORDINATES),
         "value",
         "note",
     ]

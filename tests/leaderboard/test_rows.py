@@ -24,7 +24,7 @@ def test_one_row_per_metric_with_its_facts(record):
 
 
 def test_seeds_are_counted(record):
-    repeated = Metric(name="miou@K=21", value=20.0, seeds={"0": 19.0, "1": 21.0})
+    repeated = Metric(name="miou", at={"clusters": 21}, value=20.0, seeds={"0": 19.0, "1": 21.0})
     assert leaderboard_rows([record(metrics=[repeated])])[0].seed_count == 2
 
 
@@ -121,13 +121,13 @@ def test_same_records_same_bytes_in_any_order(record):
 def test_csv_snapshot(record):
     rows = leaderboard_rows([record(metrics=[Metric(name="nmi", value=1 / 3, unit="1", higher_is_better=False)])])
     assert to_csv(rows) == (
-        "model,protocol,dataset,data,preset,settings,metric,value,unit,ci95_low,ci95_high,n_images,n_published,"
+        "model,protocol,dataset,data,preset,settings,metric,quantity,value,unit,ci95_low,ci95_high,n_images,n_published,"
         "n_train,n_train_published,seed_count,seed_sd,score_hash,date,main,higher_is_better,variant,limit,seed,"
         "records,weights_sha256,protocol_version,densebench\n"
-        "paka_vits14,hummingbird,voc,voc,paper,,nmi,0.333333,1,,,1449,1449,10582,10582,1,,"
+        "paka_vits14,hummingbird,voc,voc,paper,,nmi,nmi,0.333333,1,,,1449,1449,10582,10582,1,,"
         f"{rows[0].score_hash},2026-11-20,false,false,,,0,1,abababababab,1,0.1.0\n"
     )
-    assert to_csv([]).startswith("model,protocol,dataset,data,preset,settings,metric,value,")
+    assert to_csv([]).startswith("model,protocol,dataset,data,preset,settings,metric,quantity,value,")
 
 
 def test_csv_quotes_names_with_commas(record):

@@ -14,7 +14,7 @@ from densebench.features.source import FeatureSource
 from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, register_model, split_models
 from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.spec import weights_in
-from densebench.results.schema import ResultStore, slug
+from densebench.results.store import ResultStore, slug
 from densebench.runner.grid import Request, run
 from tests import toys
 from tests.cli.test_run import Command, records

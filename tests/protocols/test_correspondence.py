@@ -82,7 +82,7 @@ def measure(backbone, data, tmp_path=None, batch_size=5, **settings):
     cache = FeatureCache(tmp_path, 10**8) if tmp_path else None
     context = Context(FeatureSource(backbone, cache=cache, batch_size=batch_size), Progress(quiet=True))
     result = protocol.run(config, backbone, Data(data, data), context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 @pytest.mark.parametrize("upsampling", ["image", "input", "grid"])
@@ -263,7 +263,7 @@ def test_a_sweep_finds_the_best_layer_of_each_facet():
     assert backbone.forwards == 2  # twelve sources, twelve targets
     assert result.facts["best"] == {"token": {"layer": 1, "depth": "2/3"}, "key": {"layer": 0, "depth": "1/3"}}
     assert list(found) == [f"pck@{a}/{facet}" for facet in ("token", "key") for a in ("0.10", "0.05", "0.01")]
-    assert [m.name for m in found.values() if m.main] == ["pck@0.10/token", "pck@0.10/key"]
+    assert [m.label for m in found.values() if m.main] == ["pck@0.10/token", "pck@0.10/key"]
     assert found["pck@0.10/key"].value == pytest.approx(100.0)
     assert found["pck@0.10/key"].per_class == {"flag": 100.0, "kite": 100.0}
     assert result.facts["best_of_all"] == "token 2/3"

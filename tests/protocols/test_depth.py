@@ -84,7 +84,7 @@ def measure(backbone, data, preset="paper", seed=0, batch_size=3, workers=0, wor
     source = FeatureSource(backbone, batch_size=batch_size, workers=workers)
     context = Context(source, progress or Progress(quiet=True), seed, workspace)
     result = protocol.run(config, backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 def values(found):

@@ -39,8 +39,14 @@ SMALL = {
 }  # fmt: skip
 SWEEP = {"layers": (0, 3), "facets": ("key", "token")}
 CASES = [*((name, {}) for name in NAMES), ("positional_effect", SWEEP), ("correspondence", SWEEP)]
-VARIABLES = {"F": r"1(/\d+)?", "N": r"\d+", "A": r"0\.\d+", "FACET": "|".join(FACETS)}
-"""What the capital words in the names of declared metrics stand for."""
+COORDINATES = {
+    "fraction": r"1(/\d+)?",
+    "clusters": r"\d+",
+    "alpha": r"0\.\d+",
+    "facet": "|".join(FACETS),
+    "head": r"linear\d",
+}
+"""What coordinates of metrics may be."""
 VITS14 = BackboneInfo(
     name="vits14", patch=14, width=384, prefix=5, depth=12, heads=6, facets=FACETS, any_layer=True, attention=True
 )
@@ -76,17 +82,6 @@ def measure(name, settings, backbone, data, cache=None, batch_size=3):
     return protocol.run(config, backbone, data, context)
 
 
-def described(protocol, name):
-    """Return the declared metrics that a metric's name may be."""
-    found = []
-    for info in protocol.metrics:
-        words = re.split(r"([A-Z]+(?![a-z=]))", info.name)
-        pattern = "".join(f"({VARIABLES[w]})" if w in VARIABLES else re.escape(w) for w in words)
-        if re.fullmatch(pattern, name):
-            found.append(info)
-    return found
-
-
 def comparable(measurement):
     metrics = [metric.model_dump() for metric in measurement.metrics]
     return json.dumps([metrics, dict(measurement.facts), measurement.notes])
@@ -100,18 +95,17 @@ def test_metrics_are_declared_and_nothing_but_the_question_changes_them(name, se
     # products of other shapes round otherwise, in the last bits of float32
     other = measure(name, settings, pico, data, batch_size=5)
     for one, two in zip(cold.metrics, other.metrics, strict=True):
-        assert two.name == one.name
+        assert two.key == one.key
         assert two.value == pytest.approx(one.value, rel=1e-6)
         assert two.ci95 == (one.ci95 and pytest.approx(one.ci95, rel=1e-6))
     protocol = PROTOCOLS[name]()
     for metric in cold.metrics:
-        (info,) = described(protocol, metric.name)
+        (info,) = [info for info in protocol.metrics if info.describes(metric)]
+        assert all(re.fullmatch(COORDINATES[name], str(value)) for name, value in metric.at.items())
         assert (metric.unit, metric.higher_is_better) == (info.unit, info.higher_is_better)
         assert metric.ci95 is None or metric.ci95[0] <= metric.ci95[1]
-    main = [metric.name for metric in cold.metrics if metric.main]
-    assert main
-    assert len({re.split("[@/]", metric)[0] for metric in main}) <= 4
-    assert len({metric.name for metric in cold.metrics}) == len(cold.metrics)
+    assert 1 <= len({metric.name for metric in cold.metrics if metric.main}) <= 4
+    assert len({metric.key for metric in cold.metrics}) == len({m.label for m in cold.metrics}) == len(cold.metrics)
 
 
 @pytest.mark.parametrize("name", NAMES)

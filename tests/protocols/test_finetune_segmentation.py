@@ -118,7 +118,7 @@ def measure(backbone, data, workspace=None, precision="float32", batch_size=16, 
     source = FeatureSource(backbone, precision=precision, batch_size=batch_size)
     context = Context(source, progress, seed, workspace)
     result = PROTOCOL.run(resolved(backbone, data, preset, **settings), backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, said
+    return {m.label: m for m in result.metrics}, result, said
 
 
 def numbers(found):

@@ -55,7 +55,7 @@ def context_of(backbone, seed=0, **settings):
 def measure(backbone, data, preset="paper", **settings):
     config = resolve(preset, type(backbone), data.val.info, **{**FAST, **settings})
     result = Hummingbird().run(config, backbone, data, context_of(backbone, batch_size=3))
-    return {m.name: m.value for m in result.metrics}, result
+    return {m.label: m.value for m in result.metrics}, result
 
 
 def content(config, patch=8):
@@ -161,8 +161,8 @@ def test_labels_that_the_dataset_ignores_can_be_classes(root):
     _, without = measure(toys.ColorBackbone(), data, absent="zero")
     _, with_it = measure(toys.ColorBackbone(), data, absent="zero", ignore="void")
     name = FOUR.classes[0]
-    assert {m.name: m.per_class for m in without.metrics}["miou@1"][name] == 0.0
-    assert {m.name: m.per_class for m in with_it.metrics}["miou@1"][name] == pytest.approx(100.0)
+    assert {m.label: m.per_class for m in without.metrics}["miou@1"][name] == 0.0
+    assert {m.label: m.per_class for m in with_it.metrics}["miou@1"][name] == pytest.approx(100.0)
 
 
 class Swapped(VOC):

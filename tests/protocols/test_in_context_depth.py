@@ -87,7 +87,7 @@ def measure(backbone, data, preset="paper", seed=0, batch_size=3, workers=0, **s
     source = FeatureSource(backbone, batch_size=batch_size, workers=workers)
     context = Context(source, Progress(quiet=True), seed)
     result = protocol.run(config, backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 @pytest.mark.parametrize("preset", ["paper", "dip"])

@@ -72,7 +72,7 @@ def measure(protocol, backbone, data, cache=None, seed=0, batch_size=5, workers=
     source = FeatureSource(backbone, cache=cache, batch_size=batch_size, workers=workers)
     context = Context(source, Progress(quiet=True), seed)
     result = protocol.run(config, backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 def numbers(measured):

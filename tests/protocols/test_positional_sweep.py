@@ -115,7 +115,7 @@ def measure(backbone, data, preset="sweep", batch_size=5, seed=0, cache=None, **
     config = protocol.resolve(protocol.configure(preset, {**SETTINGS, **settings}), source.info, data.info)
     context = Context(source, Progress(quiet=True), seed)
     result = protocol.run(config, backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ def measure(backbone, data=DATA, cache=None, batch_size=5, preset="paper", **set
     source = FeatureSource(backbone, cache=FeatureCache(cache, 10**8) if cache else None, batch_size=batch_size)
     context = Context(source, Progress(quiet=True))
     result = protocol.run(config, backbone, data, context)
-    return {m.name: m for m in result.metrics}, result, context
+    return {m.label: m for m in result.metrics}, result, context
 
 
 def test_perfect_features_score_100(graph):
@@ -235,7 +235,7 @@ def test_partly_cached_images_keep_their_attention(stand_in, tmp_path):
     for _ in source.stream(DATA.train, FeatureSpec(size=(64, 64)), [3, 4, 11]):
         pass
     result = protocol.run(config, source.backbone, DATA, Context(source, Progress(quiet=True)))
-    assert {m.name: m for m in result.metrics} == measure(Noise())[0]
+    assert {m.label: m for m in result.metrics} == measure(Noise())[0]
 
 
 def test_other_numbers_of_objects_are_matched_by_precision(stand_in):

@@ -8,7 +8,8 @@ import pytest
 
 from densebench.core.errors import StorageError
 from densebench.core.paths import write_atomically
-from densebench.results.schema import DataRecord, Record, ResultStore, setting_label
+from densebench.results.schema import DataRecord, Record, setting_label
+from densebench.results.store import ResultStore
 
 
 def record(**changes) -> Record:
@@ -22,7 +23,7 @@ def record(**changes) -> Record:
         "data": {"name": "voc", "n_classes": 21, "ignored": (255,), "train": split, "val": split},
         "protocol": {"name": "hummingbird", "version": 1, "preset": "paper", "source": "s", "config": {}},
         "features": {},
-        "metrics": ({"name": "miou@1", "value": 50.0, "ci95": (49.0, 51.0)},),
+        "metrics": ({"name": "miou", "at": {"fraction": "1"}, "value": 50.0, "ci95": (49.0, 51.0)},),
         "cost": {"seconds": {"total": 1.0}, "peak_memory_bytes": 1},
     }  # fmt: skip
     return Record.model_validate({**base, **changes})
@@ -75,7 +76,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 def _write_many(root: Path, value: float) -> None:
     store = ResultStore(root)
     for _ in range(30):
-        store.write(path_in(store), record(metrics=({"name": "miou@1", "value": value},)))
+        store.write(path_in(store), record(metrics=({"name": "miou", "value": value},)))
 
 
 def test_two_writers_never_leave_a_torn_record(tmp_path):
@@ -93,9 +94,10 @@ def test_two_writers_never_leave_a_torn_record(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"schema_version": 0}, "schema_version"),
         ({"schema_version": "1"}, "schema_version"),
+        ({"schema_version": True}, "schema_version"),
         ({"metrics": [{"name": "m", "value": math.nan}]}, "a value of metric m is no finite number"),
         ({"metrics": [{"name": "m", "value": math.inf}]}, "a value of metric m is no finite number"),
         ({"metrics": [{"name": "m", "value": 1.0, "ci95": [0.0, math.inf]}]}, "metric m is no finite"),
@@ -103,6 +105,10 @@ def test_two_writers_never_leave_a_torn_record(tmp_path):
         ({"metrics": [{"name": "m", "value": 1.0, "per_class": {"cat": math.inf}}]}, "metric m is no finite"),
         ({"metrics": [{"name": "m", "value": 1.0, "ci95": [2.0, 0.0]}]}, "ends before it begins: .2.0, 0.0."),
         ({"metrics": [{"name": "m", "value": 1.0}, {"name": "m", "value": 2.0}]}, "metric m is there 2 times"),
+        (
+            {"metrics": [{"name": "m", "at": at, "value": 1.0} for at in ({"a": 1, "b": 2}, {"b": 2, "a": 1})]},
+            "metric m@a=1/b=2 is there 2 times",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_true_is_refused_in_words(tmp_path, change, said):

@@ -17,7 +17,7 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.ops import depth as ops
 from densebench.protocols.common import scoring
 from densebench.protocols.protocol import MetricInfo
-from densebench.results.schema import Metric
+from densebench.results.schema import Coordinate, Metric
 
 THEIRS = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1", "delta2": "a2", "delta3": "a3", "log10": "log_10"}
 """Our names of the errors, and MDE's."""
@@ -33,11 +33,10 @@ MEANING = {
 }
 
 
-def described(names: tuple[str, ...], suffix: str = "") -> tuple[MetricInfo, ...]:
+def described(names: tuple[str, ...], at: tuple[str, ...] = ()) -> tuple[MetricInfo, ...]:
     """Return what the errors mean."""
     return tuple(
-        MetricInfo(name + suffix, "m" if name == "rmse" else "1", name.startswith("delta"), MEANING[name])
-        for name in names
+        MetricInfo(name, "m" if name == "rmse" else "1", name.startswith("delta"), MEANING[name], at) for name in names
     )
 
 
@@ -74,17 +73,20 @@ class DepthScores:
         mean = self.means.mean()[self.rows.index(row)]
         return {name: float(mean[ops.ERRORS.index(THEIRS[name])]) for name in names}
 
-    def metrics(self, names: tuple[str, ...], rows: Mapping[str, str], held: str) -> Iterator[Metric]:
-        """Yield some errors of some rows, {row: what follows a metric's name}, with intervals over images."""
+    def metrics(
+        self, names: tuple[str, ...], rows: Mapping[str, Mapping[str, Coordinate]], held: str
+    ) -> Iterator[Metric]:
+        """Yield some errors of some rows, {row: coordinates of its metrics}, with intervals over images."""
         left_out = self.means.left_out()
-        for row, suffix in rows.items():
+        for row, at in rows.items():
             values = self.values(names, row)
             for info in described(names):
                 rest = left_out[:, self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])]
                 most = 1.0 if info.name.startswith("delta") else math.inf
                 ci95, ci_method = scoring.interval(values[info.name], rest, held, (0.0, most))
                 yield Metric(
-                    name=info.name + suffix,
+                    name=info.name,
+                    at=dict(at),
                     value=values[info.name],
                     unit="m" if info.name == "rmse" else "1",
                     higher_is_better=info.higher_is_better,

@@ -22,7 +22,7 @@ from densebench.ops.confusion import (
 )
 from densebench.ops.jackknife import GroupSums, jackknife_interval
 from densebench.protocols.protocol import by_class
-from densebench.results.schema import Metric
+from densebench.results.schema import Coordinate, Metric
 
 
 class Miou(NamedTuple):
@@ -64,7 +64,13 @@ def interval(
 
 
 def metric(
-    name: str, runs: Mapping[str, Miou], held: str, *, main: bool = False, info: DatasetInfo | None = None
+    name: str,
+    runs: Mapping[str, Miou],
+    held: str,
+    *,
+    at: Mapping[str, Coordinate] | None = None,
+    main: bool = False,
+    info: DatasetInfo | None = None,
 ) -> Metric:
     """Return the mean of some runs as a metric in percent, its interval over validation images.
 
@@ -72,6 +78,7 @@ def metric(
         name: of the metric.
         runs: by seed; the one run of a protocol that does not repeat is called "".
         held: see :func:`interval`.
+        at: its coordinates.
         main: see `densebench.results.schema.Metric`.
         info: whose classes are scored one by one; None: none are.
     """
@@ -82,6 +89,7 @@ def metric(
     classes = torch.stack([run.per_class for run in runs.values()]).mean(0)
     return Metric(
         name=name,
+        at=dict(at or {}),
         value=value,
         main=main,
         ci95=ci95,

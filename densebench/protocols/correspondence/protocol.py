@@ -42,10 +42,13 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
-from densebench.results.schema import Metric
+from densebench.results.schema import Metric, coordinate_text, metric_label
 
 SHOWN = 320
 """Height of the images in the picture, in pixels."""
+
+KINDS = ("pck", "pck_image")
+"""Over all points, and the mean over pairs."""
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):
@@ -58,9 +61,13 @@ class Correspondence(Protocol[CorrespondenceConfig]):
     presets = CorrespondenceConfig.presets
     seeded = False
     metrics = (
-        MetricInfo("pck@A", "%", True, "key points of all pairs found within A times the longer side of the box"),
-        MetricInfo("pck_image@A", "%", True, "mean over pairs of the same percentage within the pair"),
-        MetricInfo("pck@A/FACET", "%", True, "in a sweep: pck@A of the facet's best layer, chosen by the first A"),
+        MetricInfo(
+            "pck", "%", True, "key points of all pairs found within alpha times the longer side of the box", ("alpha",)
+        ),
+        MetricInfo("pck_image", "%", True, "mean over pairs of the same percentage within the pair", ("alpha",)),
+        MetricInfo(
+            "pck", "%", True, "in a sweep: of the facet's best layer, chosen by the first alpha", ("alpha", "facet")
+        ),
     )
     needs = frozenset({"keypoints"})
     reads_train = False
@@ -116,7 +123,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             "key_points_by_category": dict(zip(categories, counted[:, 0].tolist(), strict=True)),
             "pairs_from": "drawn" if listed_pairs(data.val) is None else "list of the dataset",
             "pck_of_guessing": {
-                _name(alpha): round(100 * float(value) / int(counted[:, 0].sum()), 4)
+                coordinate_text("alpha", alpha): round(100 * float(value) / int(counted[:, 0].sum()), 4)
                 for alpha, value in zip(config.alphas, chance, strict=True)
             },
         }
@@ -159,14 +166,16 @@ class Study:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per read."""
-        names = [_name(alpha) for alpha in self.config.alphas]
         return [
             {
                 "layer": read.layer,
                 "facet": read.facet,
                 "ablation": read.norm != self.config.norm,
-                **{f"pck@{name}": round(float(v), 4) for name, v in zip(names, self.overall[0, r], strict=True)},
-                **{f"pck_image@{name}": round(float(v), 4) for name, v in zip(names, self.overall[1, r], strict=True)},
+                **{
+                    metric_label(name, {"alpha": alpha}): round(float(self.overall[kind, r, a]), 4)
+                    for kind, name in enumerate(KINDS)
+                    for a, alpha in enumerate(self.config.alphas)
+                },
             }
             for r, read in enumerate(self.reads)
         ]
@@ -192,7 +201,7 @@ class Study:
 
     def artifacts(self) -> dict[str, bytes]:
         """Return the table and the chart of all layers (P-POS figure 15)."""
-        name = f"PCK@{_name(self.config.alphas[0])} per point [%]"
+        name = metric_label("PCK", {"alpha": self.config.alphas[0]}) + " per point [%]"
         panels = {name: sweeps.by_layer(self.reads, self.main, self.config.norm)}
         return {"reads.csv": sweeps.to_csv(self.rows()), "curves.png": figures.curves(panels, "layer")}
 
@@ -207,7 +216,8 @@ def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator
             value, held = float(study.overall[0, r, a]), f"the layer ({study.reads[r].layer + 1}/{study.depth})"
             ci95, ci_method = scoring.interval(value, left_out[:, r, a], held)
             yield Metric(
-                name=f"pck@{_name(alpha)}/{facet}",
+                name="pck",
+                at={"alpha": alpha, "facet": facet},
                 value=value,
                 main=a == 0,
                 ci95=ci95,
@@ -219,23 +229,19 @@ def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator
 def _metrics(config: CorrespondenceConfig, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
     overall, by_category = 100 * pck.overall(), 100 * pck.by_category()
     left_out = 100 * pck.left_out()
-    for kind, name in enumerate(("pck", "pck_image")):
+    for kind, name in enumerate(KINDS):
         for a, alpha in enumerate(config.alphas):
             value = float(overall[kind, a])
             ci95, ci_method = scoring.interval(value, left_out[:, kind, a], "categories")
             yield Metric(
-                name=f"{name}@{_name(alpha)}",
+                name=name,
+                at={"alpha": alpha},
                 value=value,
                 main=kind == 0 and a == 0,
                 ci95=ci95,
                 ci_method=ci_method,
                 per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, kind, a], strict=True)},
             )
-
-
-def _name(alpha: float) -> str:
-    """Return alpha with two decimals, more where they would say another number."""
-    return f"{alpha:.2f}" if round(alpha, 2) == alpha else f"{alpha:g}"
 
 
 def _picture(config: CorrespondenceConfig, matches: list[Match], read: int, data: DenseDataset) -> bytes:

@@ -54,7 +54,7 @@ class Depth(Protocol[DepthConfig]):
     version = 2
     config = DepthConfig
     presets = DepthConfig.presets
-    metrics = described(NAMES, "@linearN")
+    metrics = described(NAMES, ("head",))
     needs = frozenset({"depth"})
     shrink_hint = "Take fewer images per step with --set depth.batch=N, or fewer depth.learning_rates."
 
@@ -118,7 +118,7 @@ class Depth(Protocol[DepthConfig]):
             rows = ["image", "truth", *(f"linear {n}" for n in read)]
             pictures = {"depth.png": figures.depths(scores.examples, rows)} if scores.examples else {}
         return Measurement(
-            metrics=tuple(scores.metrics(NAMES, {f"linear{n}": f"@linear{n}" for n in read}, "heads")),
+            metrics=tuple(scores.metrics(NAMES, {f"linear{n}": {"head": f"linear{n}"} for n in read}, "heads")),
             facts={
                 "layers": {f"linear{n}": list(layers_read(n, backbone.info.depth)) for n in read},
                 "norm": config.norm,

@@ -42,6 +42,9 @@ from densebench.protocols.protocol import (
 )
 from densebench.results.schema import Metric
 
+AT = ("fraction",)
+"""Coordinates of the metrics: the share of the training images in memory, "1" or "1/8"."""
+
 
 class Hummingbird(Protocol[HummingbirdConfig]):
     """In-context segmentation by dense nearest-neighbour retrieval."""
@@ -52,9 +55,9 @@ class Hummingbird(Protocol[HummingbirdConfig]):
     config = HummingbirdConfig
     presets = HummingbirdConfig.presets
     metrics = (
-        MetricInfo("miou@F", "%", True, "mIoU with the predicted classes as they are, memory of a fraction F"),
-        MetricInfo("miou_hungarian@F", "%", True, "the same after matching predictions to classes, as HBIRD reports"),
-        MetricInfo("miou_present@F", "%", True, "mean over the classes that occur in the validation masks"),
+        MetricInfo("miou", "%", True, "mIoU with the predicted classes as they are, by share of images in memory", AT),
+        MetricInfo("miou_hungarian", "%", True, "the same after matching predictions to classes, as HBIRD reports", AT),
+        MetricInfo("miou_present", "%", True, "mean over the classes that occur in the validation masks", AT),
     )
     shrink_hint = "Take fewer rows with --set hummingbird.memory_size=N, or a smaller hummingbird.input_size."
 
@@ -155,9 +158,10 @@ def _metrics(factor: int, runs: dict[str, _Scores], info: DatasetInfo) -> Iterat
     for name in ("miou", "miou_hungarian", "miou_present"):
         is_main = name == "miou"
         yield scoring.metric(
-            f"{name}@1" if factor == 1 else f"{name}@1/{factor}",
+            name,
             {seed: scores.readings[name] for seed, scores in runs.items()},
             "matching and memory",
+            at={"fraction": "1" if factor == 1 else f"1/{factor}"},
             main=is_main,
             info=info if is_main else None,
         )

@@ -93,7 +93,7 @@ class InContextDepth(Protocol[InContextDepthConfig]):
             shown = scores.examples
             pictures = {"depth.png": figures.depths(shown, ["image", "truth", "retrieved"])} if shown else {}
         return Measurement(
-            metrics=tuple(scores.metrics(MAIN, {"prediction": ""}, "memory")),
+            metrics=tuple(scores.metrics(MAIN, {"prediction": {}}, "memory")),
             facts={
                 "bank": {**bank.facts, "recall": scores.recall},
                 "max_depth": config.max_depth,

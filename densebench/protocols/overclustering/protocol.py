@@ -52,7 +52,11 @@ class Overclustering(Protocol[OverclusteringConfig]):
     seeded = False
     metrics = (
         MetricInfo(
-            "miou@K=N", "%", True, "mIoU with N clusters: Hungarian if N is the number of classes, else by precision"
+            "miou",
+            "%",
+            True,
+            "mIoU with so many clusters: Hungarian if they are as many as classes, else by precision",
+            at=("clusters",),
         ),
     )
     reads_train = False
@@ -106,7 +110,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
                 if fit.k == k
             }
             held = "clusters and matching"
-            metrics.append(scoring.metric(f"miou@K={k}", found, held, main=True, info=data.info))
+            metrics.append(scoring.metric("miou", found, held, at={"clusters": k}, main=True, info=data.info))
         return Measurement(
             metrics=tuple(metrics),
             facts={

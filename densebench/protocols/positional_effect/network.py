@@ -17,7 +17,7 @@ from densebench.protocols.positional_effect.clusters import Assigned, Positions,
 from densebench.protocols.positional_effect.pictures import pictures_of
 from densebench.protocols.positional_effect.study import Study, miou_interval
 from densebench.protocols.protocol import Data, Estimate, Measurement, by_class
-from densebench.results.schema import Metric
+from densebench.results.schema import Coordinate, Metric
 
 if TYPE_CHECKING:
     from densebench.protocols.positional_effect.config import PositionalEffectConfig
@@ -113,9 +113,11 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
 def _metrics(study: Study, data: Data) -> Iterator[Metric]:
     for facet, i in study.best.items():
         score, depth = study.scores[i], f"{study.reads[i].layer + 1}/{study.depth}"
+        at: dict[str, Coordinate] = {"facet": facet}
         ci95, ci_method = miou_interval(score, f"clusters, matching and layer ({depth})")
         yield Metric(
-            name=f"miou@{facet}",
+            name="miou",
+            at=at,
             value=score.miou,
             main=True,
             ci95=ci95,
@@ -123,6 +125,6 @@ def _metrics(study: Study, data: Data) -> Iterator[Metric]:
             per_class=by_class(data.info, score.ious),
         )
         nmi = score.information.nmi
-        yield Metric(name=f"nmi@{facet}", value=nmi, unit="1", higher_is_better=False, main=True)
-        yield Metric(name=f"nmi_excess@{facet}", value=nmi - study.truth.nmi, unit="1", higher_is_better=False)
+        yield Metric(name="nmi", at=at, value=nmi, unit="1", higher_is_better=False, main=True)
+        yield Metric(name="nmi_excess", at=at, value=nmi - study.truth.nmi, unit="1", higher_is_better=False)
     yield Metric(name="nmi_ground_truth", value=study.truth.nmi, unit="1", higher_is_better=False)

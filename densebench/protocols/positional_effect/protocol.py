@@ -60,9 +60,9 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
         MetricInfo("nmi_excess", "1", False, "nmi minus nmi_ground_truth"),
         MetricInfo("mi", "nat", False, "mutual information of position and cluster"),
         MetricInfo("miou", "%", True, "mIoU of the clusters after one global matching"),
-        MetricInfo("miou@FACET", "%", True, "in a sweep: of the facet's best layer, chosen by this number"),
-        MetricInfo("nmi@FACET", "1", False, "in a sweep: nmi of that layer"),
-        MetricInfo("nmi_excess@FACET", "1", False, "in a sweep: nmi_excess of that layer"),
+        MetricInfo("miou", "%", True, "in a sweep: of the facet's best layer, chosen by this number", at=("facet",)),
+        MetricInfo("nmi", "1", False, "in a sweep: nmi of that layer", at=("facet",)),
+        MetricInfo("nmi_excess", "1", False, "in a sweep: nmi_excess of that layer", at=("facet",)),
     )
     shrink_hint = "Set fewer positional_effect.layers or .facets, a smaller .input_size or .batch, or a larger .cell."
 
