@@ -76,14 +76,14 @@ def test_a_record_of_another_cell_is_not_kept_as_the_result_of_this_one(cli):  #
     assert cli.run("--protocol", ONE, *FAST).returncode == 0
     (path,) = paths(cli.folder)
     good = json.loads(path.read_text())
-    other, schema = "is the record of another cell", "is no record of schema 1"
+    other, schema = "is the record of another cell", "is no record of schema 2"
     for change, said in (
         ({"data": {**good["data"], "limit": 100}}, other),  # as --limit 100 of six images left it
         ({"model": {**good["model"], "name": "another"}}, f"{other}, another / hummingbird"),
         ({"protocol": {**good["protocol"], "name": "depth"}}, other),
         ({"data": {**good["data"], "name": "ade20k"}}, other),
         ({"score_hash": "0" * 16}, other),
-        ({"schema_version": 2}, schema),
+        ({"schema_version": 3}, schema),
         ({"metrics": [good["metrics"][0]] * 2}, schema),
     ):
         path.write_text(json.dumps({**good, **change}))
@@ -94,6 +94,18 @@ def test_a_record_of_another_cell_is_not_kept_as_the_result_of_this_one(cli):  #
         assert [again[name] for name in ("metrics", "data", "score_hash")] == [
             good[name] for name in ("metrics", "data", "score_hash")
         ]
+
+
+def test_a_finished_record_of_schema_1_is_kept(cli):  # noqa: F811
+    assert cli.run("--protocol", ONE, *FAST).returncode == 0
+    (path,) = paths(cli.folder)
+    written = json.loads(path.read_text())
+    for metric in written["metrics"]:
+        assert metric["at"] == {"fraction": "1"}
+        metric["name"] += f"@{metric.pop('at')['fraction']}"
+    path.write_text(old := json.dumps({**written, "schema_version": 1}))
+    assert "nothing to do: all 1 results" in cli.run("--protocol", ONE, *FAST).stderr
+    assert path.read_text() == old
 
 
 def test_rows_are_there_after_every_cell_and_files_come_back(cli, monkeypatch):  # noqa: F811
