@@ -1,19 +1,14 @@
 """Reading in worker processes: one loader for all that never waits for ever and says what became of a worker.
 
-Workers end with the process that started them. Batches come through shared memory where that has room, else through
-pipes (a container's /dev/shm holds 64 MB by default).
+Workers end with the process that started them. How batches come from them: `sending.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
-import io
-import logging
 import multiprocessing.connection
 import os
-import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from densebench.core.errors import LoaderError, UsageError
+from densebench.views import sending
 
 LIMIT = 600.0
 """Seconds that a batch may take before its workers count as hanging; DENSEBENCH_LOADER_TIMEOUT is another limit."""
 POLL = 5.0
 """Seconds after which workers are looked at while a batch is waited for."""
-SHARED = "/dev/shm"
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
 
@@ -68,7 +63,7 @@ def load(
         watched,
         batch_sampler=keys,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_Sent(collate, workers) if workers else collate,
+        collate_fn=sending.Sent(collate, workers) if workers else collate,
         pin_memory=pin_memory,
         timeout=POLL if workers else 0,
         worker_init_fn=_start_worker if workers else None,
@@ -94,7 +89,7 @@ def load(
                 if time.monotonic() - since >= limit:
                     raise LoaderError(watch.hangs(limit)) from error
                 continue
-            yield _unpacked(batch)
+            yield sending.unpacked(batch)
             since = time.monotonic()
     finally:
         watch.close(now=not exhausted and not pin_memory)
@@ -135,87 +130,6 @@ class _Watched(Dataset[Any]):
         if worker is not None and self.opened is not None:
             self.opened[worker.id] = key[-1] if isinstance(key, tuple) else key
         return self.items[key]
-
-
-class _Piped:
-    """A batch as bytes, which go through a pipe."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-
-class _Sent:
-    """Collates in a worker; without room in shared memory for what all workers may have on the way, the batch is bytes.
-
-    Every batch is measured: images of one dataset need not be of one size.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any], workers: int) -> None:
-        self.collate, self.workers = collate, workers
-
-    def __call__(self, items: list[Any]) -> Any:
-        batch = self.collate(items)
-        # two batches per worker are fetched ahead, one is being written, and one read
-        if free_shared_memory() > 4 * self.workers * shared_bytes(batch):
-            return batch
-        return _Piped(_as_bytes(batch))
-
-
-class _Meter(pickle.Pickler):
-    """Notes the storages of tensors, which is what goes through shared memory."""
-
-    found: dict[int, int]
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return NotImplemented
-        storage = value.untyped_storage()
-        self.found[storage.data_ptr()] = storage.nbytes()
-        return int, ()
-
-
-def shared_bytes(batch: Any) -> int:
-    """Return how many bytes of shared memory the tensors of a batch take on their way, wherever in it they are."""
-    meter = _Meter(io.BytesIO(), protocol=pickle.HIGHEST_PROTOCOL)
-    meter.found = {}
-    meter.dump(batch)
-    return sum(meter.found.values())
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles tensors by their values, which torch would put into shared memory or a file."""
-
-    def reducer_override(self, value: Any) -> Any:
-        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
-
-
-def _as_bytes(batch: Any) -> bytes:
-    out = io.BytesIO()
-    _Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(batch)
-    return out.getvalue()
-
-
-@functools.cache
-def _say_pipes() -> None:
-    logging.getLogger(__name__).warning(
-        f"{SHARED} has little room: images come through pipes, which takes more time. In docker: --shm-size=2g."
-    )
-
-
-def _unpacked(batch: Any) -> Any:
-    if not isinstance(batch, _Piped):
-        return batch
-    _say_pipes()
-    return pickle.loads(batch.content)
-
-
-def free_shared_memory() -> int:
-    """Return the bytes that are free in shared memory, 0 where there is none."""
-    try:
-        found = os.statvfs(SHARED)
-    except OSError:
-        return 0
-    return found.f_bavail * found.f_frsize
 
 
 class _Watch:

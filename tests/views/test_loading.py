@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from densebench.core.errors import LoaderError, UsageError
-from densebench.views import loading
+from densebench.views import loading, sending
 from densebench.views.loading import explain, load
 
 IDS = [f"image{i}" for i in range(8)]
@@ -49,8 +49,8 @@ def test_any_number_of_workers_gives_the_same_batches():
 
 
 def test_without_shared_memory_the_same_batches_come_through_pipes(monkeypatch, caplog):
-    monkeypatch.setattr(loading, "free_shared_memory", lambda: 100)
-    loading._say_pipes.cache_clear()
+    monkeypatch.setattr(sending, "free_shared_memory", lambda: 100)
+    sending._say_pipes.cache_clear()
     assert stacked(KEYS) == stacked(KEYS, workers=0)
     assert [record.message for record in caplog.records if "--shm-size" in record.message]
 
@@ -64,22 +64,22 @@ class Growing(Dataset):
 
 def test_each_batch_is_measured_for_images_of_one_dataset_may_differ_in_size(monkeypatch):
     sent = []
-    monkeypatch.setattr(loading, "free_shared_memory", lambda: 8_000_000)
-    monkeypatch.setattr(loading, "_unpacked", lambda batch: sent.append(type(batch)) or batch)
+    monkeypatch.setattr(sending, "free_shared_memory", lambda: 8_000_000)
+    monkeypatch.setattr(sending, "unpacked", lambda batch: sent.append(type(batch)) or batch)
     list(load(Growing(), KEYS, 2, torch.stack, ids=IDS))
-    assert sent == [torch.Tensor, torch.Tensor, loading._Piped, loading._Piped]
+    assert sent == [torch.Tensor, torch.Tensor, sending._Piped, sending._Piped]
 
 
 def test_what_a_batch_takes_of_shared_memory_is_counted_once_and_wherever_it_is():
     whole = torch.zeros(10, 10)
     batch = Crop([whole, whole[:2]], {"labels": torch.zeros(3, dtype=torch.uint8)}, np.zeros(1000))
-    assert loading.shared_bytes(batch) == 400 + 3  # a part travels as its whole; what is no tensor goes elsewhere
-    assert loading.shared_bytes((1, "a")) == 0
+    assert sending.shared_bytes(batch) == 400 + 3  # a part travels as its whole; what is no tensor goes elsewhere
+    assert sending.shared_bytes((1, "a")) == 0
 
 
 def test_tensors_in_pipes_keep_type_shape_and_can_be_written(monkeypatch):
     batch = {"half": torch.randn(2, 3).half(), "flags": torch.tensor([True, False]), "rest": [None, "a"]}
-    back = loading._unpacked(loading._Piped(loading._as_bytes(batch)))
+    back = sending.unpacked(sending._Piped(sending._as_bytes(batch)))
     assert torch.equal(back["half"], batch["half"])
     assert back["half"].dtype == torch.float16
     back["flags"][0] = False
