@@ -89,6 +89,7 @@ class Results:
         False
     )
     yes: Annotated[bool, arg(help="Begin a plan of more than an hour that --dataset was not given for.")] = False
+    plots: Annotated[bool, arg(help="Draw all plots again too, as `densebench leaderboard` does.")] = False
     json: Annotated[bool, arg(help="Print records as JSON instead of a table.")] = False
     quiet: Quiet = False
     debug: Debug = False
@@ -146,10 +147,12 @@ class Run:
             for _, error in outcome.failed:
                 print(error.trace, file=sys.stderr)
         if outcome.records and not self.results.dry_run:
-            from densebench.leaderboard import is_current, write_leaderboard
+            from densebench.leaderboard import TABLES, is_current, write_leaderboard
 
-            if not is_current(self.results.out):
+            if self.results.plots:
                 write_leaderboard(self.results.out)
+            elif not is_current(self.results.out):
+                write_leaderboard(self.results.out, TABLES)
         if not outcome.failed:
             return 0
         misused = all(isinstance(error, UsageError) for _, error in outcome.failed)

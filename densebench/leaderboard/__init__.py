@@ -19,6 +19,8 @@ from densebench.results.schema import Record
 from densebench.results.store import slug
 
 FORMATS = ("csv", "md", "json", "png")
+TABLES = ("csv", "md")
+"""What `run` writes by itself."""
 ROWS = "leaderboard.csv"
 
 
@@ -97,7 +99,7 @@ def write_rows(results: str | Path) -> None:
 
 
 def is_current(results: str | Path) -> bool:
-    """Whether the files that `run` writes by default are there, and newer than every record."""
+    """Whether the tables are there, and newer than every record."""
     results = Path(results)
     made = [results / ROWS, results / "leaderboard.md"]  # the last one written
     if not all(path.exists() for path in made):
@@ -147,6 +149,7 @@ def _study(
 
 __all__ = [
     "FORMATS",
+    "TABLES",
     "PublishedRow",
     "Row",
     "Selection",

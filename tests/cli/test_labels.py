@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 
 from densebench.protocols.overclustering.protocol import Overclustering
 from tests.cli.test_run import cli  # noqa: F401  (a fixture)
@@ -121,7 +120,6 @@ def test_rows_are_there_after_every_cell_and_files_come_back(cli, monkeypatch): 
     done = cli.run("--protocol", ONE, *FAST)  # nothing to do but the files that were not written
     assert "nothing to do" in done.stderr
     assert (cli.folder / "results" / "leaderboard.md").exists()
-    shutil.rmtree(cli.folder / "results" / "plots")
     (cli.folder / "results" / "leaderboard.csv").unlink()
     cli.run("--protocol", ONE, *FAST)
     assert lines(cli.folder)

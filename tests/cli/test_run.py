@@ -83,7 +83,8 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
     assert set(found) == SERVED
     assert all(name in first.stdout for name in ("miou@1", "miou@K=21", "nmi"))
     assert (cli.folder / "results" / "leaderboard.csv").read_text().count("\n") > 5
-    assert list((cli.folder / "results" / "plots").glob("*.png"))
+    assert "### hummingbird" in (cli.folder / "results" / "leaderboard.md").read_text()
+    assert not (cli.folder / "results" / "plots").exists()
     for name, record in found.items():
         assert record["cost"]["seconds"]["total"] > 0
         assert record["cost"]["peak_memory_bytes"] > 1e7
@@ -97,6 +98,10 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
     assert second.returncode == 0
     assert f"nothing to do: all {len(SERVED)} results" in second.stderr
     assert second.stdout == first.stdout
+    assert cli.run("--plots").returncode == 0
+    names = {path.name for path in (cli.folder / "results" / "plots").glob("*.png")}
+    assert len(names) >= len(SERVED)
+    assert all(f"](plots/{name})" in (cli.folder / "results" / "leaderboard.md").read_text() for name in names)
     assert before == {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
 
 
