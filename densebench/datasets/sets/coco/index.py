@@ -1,7 +1,7 @@
 """COCO's annotation files as arrays: read once, kept in the cache, shared by workers through the page cache.
 
 `instances_train2017.json` is 450 MB of text and several times that as Python objects; as arrays on disk it costs a
-worker only what it looks at.
+worker only what it looks at. Outlines are drawn once, by pycocotools, and kept as its compressed run lengths.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import os
-import reprlib
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,16 +22,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from densebench.core.errors import DatasetError
 from densebench.core.paths import cache_dir, file_digest, file_state, temporary_name
 from densebench.core.regular import parse_json
 from densebench.datasets.io.archives import read_bytes, split
 from densebench.datasets.io.id_lists import repeated
-from densebench.datasets.sets.coco.polygons import polygons_mask, ring_area, runs_mask
+from densebench.datasets.sets.coco.outlines import area, drawn, image_size, number
 
 Arrays = Mapping[str, NDArray[Any]]
-VERSION = 2
+VERSION = 3
 SUMS = "sums.json"
 """What was written, beside the arrays: type, shape and CRC-32 of each."""
 LARGEST_ID = 200
@@ -80,7 +80,7 @@ def read_segments(path: Path) -> Segments:
 
 @dataclass(frozen=True)
 class Instances:
-    """Outlines of the things in each image, in the order they are to be drawn."""
+    """Masks of the things in each image, in the order they are to be drawn."""
 
     images: Sequence[str]
     arrays: Arrays
@@ -88,44 +88,38 @@ class Instances:
     def categories(self, index: int) -> NDArray[np.uint8]:
         """Draw the category ids of one image, (H, W), 0 = nothing: crowds first, then large before small."""
         a = self.arrays
-        height, width = (int(v) for v in a["sizes"][index])
-        size = (height, width)
-        found = np.zeros(size, dtype=np.uint8)
+        size = a["sizes"][index].tolist()
+        found = np.zeros(size, dtype=np.uint8, order="F")  # as the masks are
         for i in range(*a["starts"][index : index + 2].tolist()):
-            rings = range(*a["rings"][i : i + 2].tolist())
-            parts = [a["numbers"][slice(*a["points"][ring : ring + 2].tolist())] for ring in rings]
-            mask = runs_mask(parts[0], size) if a["runs"][i] else polygons_mask(parts, size)
-            found[mask] = a["kinds"][i]
-        return found
+            runs = a["runs"][slice(*a["ends"][i : i + 2].tolist())].tobytes()
+            found[coco_mask.decode({"size": size, "counts": runs}).view(bool)] = a["kinds"][i]
+        return np.ascontiguousarray(found)
 
 
 def read_instances(path: Path) -> Instances:
-    """Return the outlines of an instances JSON; raises DatasetError for another file."""
+    """Return the things of an instances JSON; raises DatasetError for another file."""
 
     def build(state: dict[str, Any]) -> Arrays:
         images = sorted(state["images"], key=lambda image: image["file_name"])
         _refuse_repeated(Path(image["file_name"]).stem for image in images)
         _refuse_repeated(f"id {image['id']}" for image in images)
-        sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+        sizes = {image["id"]: image_size(image) for image in images}
         mine: dict[Any, list[dict[str, Any]]] = {id_: [] for id_ in sizes}
         for annotation in state["annotations"]:
             if annotation["image_id"] not in mine:
                 raise ValueError(_of_no_image(annotation, mine))
             mine[annotation["image_id"]].append(annotation)
-        outlines = {id_: [(a, _outlines(a, sizes[id_])) for a in each] for id_, each in mine.items()}
-        for drawn in outlines.values():
-            drawn.sort(key=lambda pair: (-bool(pair[0].get("iscrowd")), -_area(*pair)))
-        flat = [pair for image in images for pair in outlines[image["id"]]]
-        rings = [ring for _, outline in flat for ring in outline]
+        masks = {id_: [(a, drawn(a, sizes[id_])) for a in each] for id_, each in mine.items()}
+        for each in masks.values():
+            each.sort(key=lambda pair: (-bool(pair[0].get("iscrowd")), -area(*pair)))
+        flat = [pair for image in images for pair in masks[image["id"]]]
         return {
             "images": np.array([Path(image["file_name"]).stem for image in images]),
             "sizes": np.array([sizes[image["id"]] for image in images], dtype=np.int32).reshape(-1, 2),
             "starts": _starts(len(mine[image["id"]]) for image in images),
             "kinds": np.array([_category(a) for a, _ in flat], dtype=np.uint8),
-            "runs": np.array([isinstance(a["segmentation"], dict) for a, _ in flat], dtype=bool),
-            "rings": _starts(len(outline) for _, outline in flat),
-            "points": _starts(map(len, rings)),
-            "numbers": np.array([number for ring in rings for number in ring], dtype=np.float64),
+            "ends": _starts(len(mask["counts"]) for _, mask in flat),
+            "runs": np.frombuffer(b"".join(mask["counts"] for _, mask in flat), dtype=np.uint8),
         }
 
     arrays = _remembered(path, "instances", build)
@@ -149,7 +143,7 @@ def _category(annotation: Mapping[str, Any]) -> int:
     category = annotation["category_id"]
     if type(category) is not int or not 0 < category <= LARGEST_ID:
         raise ValueError(
-            f"annotation {_number(annotation)} has category_id {category!r}; COCO has integers from 1 to "
+            f"annotation {number(annotation)} has category_id {category!r}; COCO has integers from 1 to "
             f"{LARGEST_ID}, and other lists of classes (LVIS, Objects365, one's own) are not read as COCO"
         )
     return category
@@ -160,49 +154,13 @@ def _of_no_image(annotation: Mapping[str, Any], ids: Iterable[Any]) -> str:
     texts = f"; ids are {type(first).__name__} there and {type(annotation['image_id']).__name__} here"
     unlike = texts if first is not None and type(first) is not type(annotation["image_id"]) else ""
     image = annotation["image_id"]
-    return f"annotation {_number(annotation)} is of image {image!r}, which `images` does not list{unlike}"
-
-
-def _number(annotation: Mapping[str, Any]) -> Any:
-    return annotation.get("id", "without id")
+    return f"annotation {number(annotation)} is of image {image!r}, which `images` does not list{unlike}"
 
 
 def _refuse_repeated(names: Iterable[str]) -> None:
     twice = repeated(names)
     if twice:
         raise ValueError(f"{len(twice)} images are listed more than once (first: {twice[0]}); list each once")
-
-
-def _outlines(annotation: Mapping[str, Any], size: tuple[int, int]) -> list[list[float]]:
-    """Return the rings of an annotation, or its run lengths as the one; `size` is (H, W) of its image.
-
-    Raises ValueError for no outline, for run lengths that are compressed or of another size, and for no list of rings.
-    """
-    outline, which = annotation.get("segmentation"), f"annotation {_number(annotation)}"
-    if not outline:
-        raise ValueError(f"{which} has no segmentation; boxes alone cannot be drawn")
-    if isinstance(outline, dict):
-        if isinstance(outline["counts"], str):
-            raise ValueError(f"{which} has compressed run lengths, which COCO's own files do not")
-        if list(outline["size"]) != list(size):
-            raise ValueError(
-                f"{which} has run lengths of {outline['size']} for an image of {list(size)} (height, width)"
-            )
-        return [outline["counts"]]
-    if not all(isinstance(ring, list) for ring in outline):
-        raise ValueError(f"{which} has no list of polygons, but {reprlib.repr(outline)}; expected [[x, y, x, y, ...]]")
-    if any(len(ring) % 2 or any(isinstance(number, list) for number in ring) for ring in outline):
-        raise ValueError(f"{which} has a polygon that is not x and y by turns, as in [[x, y, x, y, ...]]")
-    return outline
-
-
-def _area(annotation: Mapping[str, Any], outline: Sequence[Sequence[float]]) -> float:
-    """Return the area that an annotation states, in pixels; exporters leave it out: then that inside its outline."""
-    if annotation.get("area") is not None:
-        return float(annotation["area"])
-    if isinstance(annotation["segmentation"], dict):
-        return float(sum(outline[0][1::2]))
-    return sum(ring_area(np.asarray(ring, dtype=np.float64)) for ring in outline)
 
 
 def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:

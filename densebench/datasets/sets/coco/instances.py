@@ -48,10 +48,7 @@ class CocoThingsInstances(Archived):
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Draw one label map, (H, W) with class ids and 255 = void."""
-        try:
-            return self.merge.lookup()[self._instances.categories(index)]
-        except ValueError as error:
-            raise DatasetError(f"{self._json} image {self.ids[index]}: {error}. Get the original file.") from None
+        return self.merge.lookup()[self._instances.categories(index)]
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the image of one sample; the masks of all are in one file."""
