@@ -1,30 +1,52 @@
 """densebench: how good are a vision encoder's dense features?
 
-The public names are imported on first use, so that `import densebench` costs nothing.
+Everything that an author of a backbone, a dataset or a protocol needs is here; it is imported on first use, so that
+`import densebench` costs nothing.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "Backbone": "densebench.model_zoo.backbone",
-    "BackboneInfo": "densebench.model_zoo.backbone",
-    "DenseDataset": "densebench.datasets.dataset",
-    "DatasetInfo": "densebench.datasets.dataset",
-    "Protocol": "densebench.protocols.protocol",
-    "load_dataset": "densebench.datasets",
-    "load_model": "densebench.model_zoo",
-    "register_model": "densebench.model_zoo",
-    "run": "densebench.runner.grid",
+_HOMES = {
+    "datasets": ("load_dataset", "register_dataset"),
+    "datasets.dataset": ("DatasetInfo", "DenseDataset"),
+    "features.spec": ("FeatureSpec",),
+    "model_zoo": ("load_model", "register_model"),
+    "model_zoo.backbone": ("Backbone", "BackboneInfo"),
+    "protocols": ("register_protocol",),
+    "protocols.protocol": ("Context", "Data", "Estimate", "Measurement", "MetricInfo", "Preset", "Protocol"),
+    "results.schema": ("Metric",),
+    "runner": ("run",),
+    "views.squash": ("Labels",),
 }
+_PUBLIC = {name: f"densebench.{home}" for home, names in _HOMES.items() for name in names}
 
-__all__ = ["Backbone", "BackboneInfo", "DatasetInfo", "DenseDataset", "Protocol", "__version__"]
-__all__ += ["load_dataset", "load_model", "register_model", "run"]
+if TYPE_CHECKING:
+    from densebench.datasets import load_dataset, register_dataset
+    from densebench.datasets.dataset import DatasetInfo, DenseDataset
+    from densebench.features.spec import FeatureSpec
+    from densebench.model_zoo import load_model, register_model
+    from densebench.model_zoo.backbone import Backbone, BackboneInfo
+    from densebench.protocols import register_protocol
+    from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
+    from densebench.results.schema import Metric
+    from densebench.runner import run
+    from densebench.views.squash import Labels
+
+__all__ = [
+    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec", "Labels",
+    "Measurement", "Metric", "MetricInfo", "Preset", "Protocol", "__version__", "load_dataset", "load_model",
+    "register_dataset", "register_model", "register_protocol", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'densebench' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Results, split_names
+from densebench.cli.options import DataRoot, Debug, Device, Names, Quiet, Results
 from densebench.cli.train import print_cost
 from densebench.core.config import split_pair
 from densebench.core.errors import UsageError
+from densebench.core.lists import split_names
 from densebench.core.text import say
 
 

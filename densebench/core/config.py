@@ -168,6 +168,14 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
 
 
+def as_json(config: Any) -> dict[str, Any]:
+    """Return the fields of a config as JSON holds them, nested ones too."""
+    from pydantic import TypeAdapter
+
+    found: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return found
+
+
 def score_fields(config: Any) -> dict[str, Any]:
     """Return the fields that can change a score."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("score", True)}

@@ -57,14 +57,27 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
         self._plugins_read = False
 
-    def add(self, name: str, target: str | T, summary: str = "", config: str = "") -> None:
-        """Register `target` ("module:attribute", or the object itself) under `name`; the latest wins."""
-        if isinstance(target, str):
-            self._entries[name] = Entry(name, target, summary, config)
-            self._loaded.pop(name, None)
-        else:
-            self._entries[name] = Entry(name, f"{getattr(target, '__module__', '?')}:{name}", summary)
+    def add(self, name: str, target: str | T, summary: str = "", config: str = "", *, replace: bool = False) -> None:
+        """Register `target` ("module:attribute", or the object itself) under `name`.
+
+        Raises UsageError for a name that another thing has, unless it is to be replaced, and for an object that lacks
+        what everything of its kind has.
+        """
+        where = target if isinstance(target, str) else f"{getattr(target, '__module__', '?')}:{name}"
+        taken = self._entries.get(name)
+        if taken is not None and taken.target != where and not replace:
+            raise UsageError(f"the {self.kind} {name!r} is registered already: {taken.target}. Choose another name.")
+        if not isinstance(target, str) and (lacking := self._lacking(target)):
+            raise UsageError(f"{reprlib.repr(target)} cannot be the {self.kind} {name!r}: {lacking}.")
+        self._entries[name] = Entry(name, where, summary, config)
+        self._loaded.pop(name, None)
+        if not isinstance(target, str):
             self._loaded[name] = target
+
+    def _lacking(self, found: object) -> str:
+        """Return in words what a thing lacks to be of this kind, "" where nothing."""
+        missing = [name for name in self.needs if not hasattr(found, name)]
+        return f"it has no {', '.join(missing)}, as every {self.kind} has" if missing else ""
 
     def __getitem__(self, name: str) -> T:
         """Return what is registered under a name; raises UsageError for none, PluginError where its import fails."""
@@ -86,9 +99,8 @@ class Registry(Generic[T]):
         module, _, attribute = entry.target.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-            lacking = [name for name in self.needs if not hasattr(found, name)]
-            if lacking:
-                raise TypeError(f"{reprlib.repr(found)} has no {', '.join(lacking)}, as every {self.kind} has")
+            if lacking := self._lacking(found):
+                raise TypeError(f"{reprlib.repr(found)}: {lacking}")
             return found
         except DensebenchError:
             raise

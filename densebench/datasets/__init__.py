@@ -22,6 +22,11 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dense
     return DATASETS[resolve_dataset(name)](data_root(root), split)
 
 
+def register_dataset(name: str, dataset: type[DenseDataset] | str, summary: str = "") -> None:
+    """Make a dataset class (or "module:Class") known under a name; raises UsageError for one that is taken."""
+    DATASETS.add(name, dataset, summary)
+
+
 def resolve_dataset(spec: str) -> str:
     """Return the registered name of a dataset; one of the user's own (FILE.toml, FILE.py:Class) is registered first.
 
@@ -34,4 +39,4 @@ def resolve_dataset(spec: str) -> str:
     return spec
 
 
-__all__ = ["DATASETS", "load_dataset", "resolve_dataset"]
+__all__ = ["DATASETS", "load_dataset", "register_dataset", "resolve_dataset"]

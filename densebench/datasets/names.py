@@ -62,5 +62,5 @@ def register_own(found: type[DenseDataset], spec: str) -> str:
     if name in DATASETS and os.path.realpath(DATASETS[name].source) != os.path.realpath(source):
         raise UsageError(f"{spec} is called {name!r}, which is another dataset's name; give it a name of its own.")
     found.source = source
-    DATASETS.add(name, found, f"from {spec}")
+    DATASETS.add(name, found, f"from {spec}", replace=True)  # its file may have changed
     return name

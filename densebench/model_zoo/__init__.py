@@ -50,7 +50,7 @@ def load_model(model: str | ModelSpec, weights: str | Path | None = None, seed: 
 
 
 def register_model(name: str, adapter: Callable[[], Backbone] | str, summary: str = "") -> None:
-    """Make an adapter class (or "module:Class") known under a name."""
+    """Make an adapter class (or "module:Class") known under a name; raises UsageError for one that is taken."""
     MODELS.add(name, adapter, summary)
 
 

@@ -31,4 +31,11 @@ for _name, _class, _summary in (
     _room = f"densebench.protocols.{_name.removesuffix('_cached')}"
     PROTOCOLS.add(_name, f"{_room}.protocol:{_class}", _summary, config=f"{_room}.config:{_class}Config")
 
-__all__ = ["PROTOCOLS"]
+
+def register_protocol(protocol: type[Protocol[Any]]) -> None:
+    """Make a protocol known under its name; raises UsageError for one that is taken, or for a class that is none."""
+    name = getattr(protocol, "name", "")
+    PROTOCOLS.add(name, protocol, getattr(protocol, "title", ""))
+
+
+__all__ = ["PROTOCOLS", "register_protocol"]

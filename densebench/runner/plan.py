@@ -1,104 +1,215 @@
-"""What a run will need, known before it starts: images, cache, memory, time."""
+"""What there is to do: the jobs of a request, what cannot be run and why, and what it will take."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from densebench.core.environment import available_memory
-from densebench.core.errors import UsageError
-from densebench.core.progress import duration
+from densebench.core.errors import DensebenchError, UsageError
+from densebench.core.progress import Progress, duration
+from densebench.datasets.dataset import data_root
+from densebench.datasets.layout import MissingError
+from densebench.datasets.names import DATASETS
+from densebench.features.source import FeatureSource
 from densebench.model_zoo import ModelSpec
-from densebench.model_zoo.backbone import BackboneInfo
-from densebench.protocols.protocol import Estimate, Protocol
-from densebench.results.schema import Metric, Record, setting_label
+from densebench.model_zoo.spec import same_name
+from densebench.protocols import PROTOCOLS
+from densebench.protocols.protocol import Data, Protocol
+from densebench.runner.failures import FOREIGN, as_known
+from densebench.runner.job import Job, cell_name, make_job, splits_of
+from densebench.runner.models import Models
+from densebench.runner.request import Request, no_such_preset
+from densebench.runner.splits import Splits
 
 ASK_ABOVE = 3600.0
 """Seconds of a plan that nobody gave datasets for, above which it is not begun unasked."""
 SMALL = 1e12
 """Operations of a plan that the machine's speed is not measured for: a minute or two even on a slow one."""
-SCORES = 6
-"""Scores that the line of a finished cell names."""
 SLOW = 1e10
 """Operations per second of a slow machine."""
 
 
-@dataclass
-class Cell:
-    """One measurement to make, with what is known of it before it runs."""
+class Failure(NamedTuple):
+    """A cell, or the model that all its cells lack, and why it could not be run."""
 
-    spec: ModelSpec
-    protocol: Protocol[Any]
-    dataset: str
-    preset: str = ""
-    config: Any = None
-    train_dataset: str = ""
-    """Where the training images come from, if not from `dataset` (domain shift)."""
-    estimate: Estimate | None = None
-    score_hash: str = ""
-    path: Path = Path()
-    flops: float = 0.0
-    """Arithmetic of the backbone and of the search, less what cells before it have done for it: rough."""
-    seconds: float = 0.0
-    """The time that takes on this machine."""
-    cache_bytes: int = 0
-    seed: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What departs from the preset."""
-    model: str = ""
-    """What the model is called: by its spec, and once it is built, by itself."""
-
-    def __post_init__(self) -> None:
-        self.model = self.model or self.spec.shown
-
-    @property
-    def data_name(self) -> str:
-        """The dataset, with the one trained on before it where that is another."""
-        return f"{self.train_dataset}->{self.dataset}" if self.train_dataset else self.dataset
-
-    @property
-    def setting(self) -> str:
-        """The preset with what departs from it."""
-        return setting_label(self.preset, self.settings)
-
-    def __str__(self) -> str:
-        seed = f" / seed {self.seed}" if self.seed else ""
-        return f"{self.model} / {self.protocol.name} / {self.data_name}{seed}"
+    what: str
+    error: DensebenchError
 
 
-def check_fits(cell: Cell) -> None:
-    """Raise UsageError for a cell whose bank will not fit into memory, with what to change."""
-    assert cell.estimate is not None
-    available = available_memory()
-    if available is not None and cell.estimate.bank_bytes > available:
-        raise UsageError(
-            f"{cell} needs {cell.estimate.bank_bytes / 1e9:.1f} GB of memory for its bank and {available / 1e9:.1f} GB "
-            f"are free. {cell.protocol.shrink_hint}"
+class Planned(NamedTuple):
+    """A job with the seconds that it will take, roughly."""
+
+    job: Job
+    seconds: float
+
+
+class Planner:
+    """Looks at models and data, and makes jobs; what cannot be run goes into `failed` or `skipped`."""
+
+    def __init__(self, request: Request, models: Models, splits: Splits, progress: Progress) -> None:
+        self.request, self.models, self.splits, self.progress = request, models, splits, progress
+        self.failed: list[Failure] = []
+        self.skipped: list[str] = []
+        """What `all` left out, a sentence each."""
+        self._absent: dict[str, None] = {}
+        self._called: dict[str, str] = {}
+        self.protocols = self._protocols()
+
+    def _protocols(self) -> list[Protocol[Any]]:
+        """Return the protocols asked for; raises UsageError for settings that one cannot have."""
+        request, found, known = self.request, list[Protocol[Any]](), set[str]()
+        names = PROTOCOLS.names() if request.everything else PROTOCOLS.match(request.protocol)
+        for name in names:
+            try:
+                protocol = PROTOCOLS[name]()
+            except FOREIGN as error:
+                if not request.everything:
+                    raise as_known(error) from None
+                self._skip(f"{name}: {as_known(error)}")
+                continue
+            known.update(protocol.presets)
+            if request.everything and request.preset and request.preset not in protocol.presets:
+                self._skip(f"{name}: has no preset {request.preset!r}")
+                continue
+            self._configured(protocol)
+            found.append(protocol)
+        if not found:
+            raise no_such_preset(request.preset, known)
+        return found
+
+    def _configured(self, protocol: Protocol[Any]) -> Any:
+        """Return a config of a protocol as asked for, before it is known which dataset's preset it is."""
+        preset = self.request.preset or next(iter(protocol.presets))
+        return protocol.configure(preset, self.request.settings.get(protocol.name))
+
+    def jobs(self, spec: ModelSpec) -> Iterator[Job]:
+        """Yield the jobs of a model, which is built for that; the first that has any is held."""
+        try:
+            source = self._build(spec)
+        except FOREIGN as error:
+            self.failed.append(Failure(spec.shown, as_known(error)))
+            for protocol in self.protocols:
+                self._datasets(protocol)  # notes what is not here
+            return
+        name = source.info.name
+        for protocol in self.protocols:
+            try:
+                lacking = protocol.unfit(self._configured(protocol), source.info)
+            except FOREIGN as error:
+                self.failed.append(Failure(f"{name} / {protocol.name}", as_known(error)))
+                continue
+            if lacking and self.request.everything:
+                self._skip(lacking)
+                continue
+            for dataset, seed in itertools.product(self._datasets(protocol), self._seeds(protocol)):
+                try:
+                    if lacking:
+                        raise UsageError(lacking)
+                    yield make_job(self.request, spec, source, protocol, dataset, seed, self.splits)
+                except FOREIGN as error:
+                    cell = cell_name(name, protocol.name, dataset, seed)
+                    known = as_known(error, spec.text, source.backbone, protocol.shrink_hint)
+                    self.failed.append(Failure(cell, known))
+
+    def _build(self, spec: ModelSpec) -> FeatureSource:
+        """Build a model and say what there is to say of its weights; raises UsageError for the name of another."""
+        source = self.models.build(spec)
+        name, digest = source.info.name, source.weights_digest
+        if self._called.setdefault(name, digest) != digest:
+            raise same_name(name)
+        for line in source.info.notes.get("loading", ()):
+            self.progress.say(line)
+        self.models.hold(spec, source)
+        return source
+
+    def _seeds(self, protocol: Protocol[Any]) -> Sequence[int]:
+        """Return the seeds that a protocol is run with: one where they change nothing."""
+        if protocol.seeded or len(self.request.seed) < 2:
+            return self.request.seed
+        self._skip(f"{protocol.name} with more than one --seed: it changes nothing there, seeds are among its settings")
+        return self.request.seed[:1]
+
+    def _datasets(self, protocol: Protocol[Any]) -> list[str]:
+        """Return the datasets asked for, or all that are ready and have the ground truth the protocol needs.
+
+        With `all` protocols, those that a dataset asked for cannot serve are skipped; a protocol asked for is refused.
+        """
+        if self.request.dataset:
+            asked = list(self.request.dataset)
+            return [name for name in asked if self._serves(protocol, name)] if self.request.everything else asked
+        ready = [name for name in DATASETS.names() if self._ready(protocol, name)]
+        return ready or [name for name in ("scenes",) if not protocol.unserved(DATASETS[name].info)]
+
+    def _serves(self, protocol: Protocol[Any], name: str) -> bool:
+        """Return whether a dataset has the ground truth of a protocol, and note what it lacks."""
+        try:
+            lacking = protocol.unserved(DATASETS[name].info)
+        except FOREIGN:  # its cell says so
+            return True
+        if lacking:
+            self._skip(lacking)
+        return not lacking
+
+    def _ready(self, protocol: Protocol[Any], name: str) -> bool:
+        """Return whether a dataset that nobody asked for can be read here, and note why not."""
+        try:
+            info = DATASETS[name].info
+            if info.variant_of or info.embedded or protocol.unserved(info):
+                return False
+            splits = splits_of(protocol, name, self.request.train_dataset)
+            data = self.splits.data(splits)
+            if isinstance(self.splits.data(splits[-1:]), MissingError):
+                self._absent[name] = None
+            elif isinstance(data, DensebenchError):
+                self._skip(str(data))
+            return isinstance(data, Data)
+        except FOREIGN as error:  # of a plugin
+            self._skip(str(as_known(error)))
+            return False
+
+    def _skip(self, line: str) -> None:
+        if line not in self.skipped:
+            self.skipped.append(line)
+
+    def note_absent(self) -> None:
+        """Put one line on all datasets that are not here before what else was skipped."""
+        if not self._absent:
+            return
+        root = data_root(self.request.data_root)
+        where = f"below {root}" if root else "no data root is given: --data-root DIR or DENSEBENCH_DATA"
+        self.skipped.insert(
+            0,
+            f"{len(self._absent)} dataset{' is' if len(self._absent) == 1 else 's are'} not here ({where}): "
+            f"{', '.join(self._absent)}; `densebench data where NAME` says how to get one",
         )
 
 
-def count_flops(cell: Cell, backbone: BackboneInfo, done: set[Any]) -> None:
-    """Fill in what a cell takes; feature passes that are kept and `done` by earlier cells are not counted again."""
-    assert cell.estimate is not None
-    cell.flops = cell.estimate.search_flops
-    for split, (spec, n_images) in cell.estimate.features.items():
-        height, width = spec.grid(backbone)
-        once = (cell.model, (cell.train_dataset if split == "train" else "") or cell.dataset, split, spec, n_images)
-        if split not in cell.estimate.uncached:
+def with_seconds(jobs: Sequence[Job], device: str, cached: bool) -> list[Planned]:
+    """Return jobs with what each takes on this machine, measured where they are more than small.
+
+    A feature pass is counted once where the cache keeps it for later jobs.
+    """
+    done: set[Any] = set()
+    flops = [_flops(job, done if cached else set()) for job in jobs]
+    rate = SLOW if sum(flops) < SMALL else measured_flops(device)
+    return [Planned(job, each / rate) for job, each in zip(jobs, flops, strict=True)]
+
+
+def _flops(job: Job, done: set[Any]) -> float:
+    """Return the arithmetic of a job: search and backbone, without the feature passes in `done`, which it adds to."""
+    flops = job.estimate.search_flops
+    for split, (spec, n_images) in job.estimate.features.items():
+        height, width = spec.grid(job.info)
+        data = (job.train_dataset if split == "train" else "") or job.dataset
+        once = (job.model, data, split, spec, n_images)
+        if split not in job.estimate.uncached:
             if once in done:
                 continue
             done.add(once)
-        cell.flops += n_images * backbone.token_flops(height * width + backbone.prefix)
-
-
-def estimate_seconds(cells: Sequence[Cell], device: str) -> None:
-    """Fill in the seconds of a plan, from this machine's measured speed where it is more than small."""
-    rate = SLOW if sum(cell.flops for cell in cells) < SMALL else measured_flops(device)
-    for cell in cells:
-        cell.seconds = cell.flops / rate
+        flops += n_images * job.info.token_flops(height * width + job.info.prefix)
+    return flops
 
 
 def measured_flops(device: str) -> float:
@@ -115,43 +226,26 @@ def measured_flops(device: str) -> float:
     return max(rates) / 3
 
 
-def plan_lines(cells: Sequence[Cell]) -> list[str]:
-    """Return a plan as text: a line per cell, and the total."""
-    models, datasets = ({getattr(cell, name) for cell in cells} for name in ("model", "data_name"))
-    total = f"{_count(len(models), 'model')}, {_count(len(datasets), 'dataset')}"
-    lines = [plan_line(cell) for cell in cells]
-    return [*lines, f"total: {_count(len(cells), 'cell')} ({total}), about {duration(sum(c.seconds for c in cells))}"]
+def plan_lines(plan: Sequence[Planned]) -> list[str]:
+    """Return a plan as text: a line per job, and the total."""
+    models, datasets = ({getattr(job, name) for job, _ in plan} for name in ("model", "data_name"))
+    total = f"{count(len(models), 'model')}, {count(len(datasets), 'dataset')}"
+    seconds = duration(sum(seconds for _, seconds in plan))
+    return [*map(_plan_line, plan), f"total: {count(len(plan), 'cell')} ({total}), about {seconds}"]
 
 
-def _count(n: int, what: str) -> str:
+def count(n: int, what: str) -> str:
+    """Return "1 cell", "2 cells"."""
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def plan_line(cell: Cell) -> str:
-    """Return one line of a plan: what a cell will read, hold and take."""
-    assert cell.estimate is not None
+def _plan_line(planned: Planned) -> str:
+    """Return one line of a plan: what a job will read, hold and take."""
+    job, seconds = planned
     reads = ", ".join(
-        f"{n} {split} images at {spec.size[0]}x{spec.size[1]}" for split, (spec, n) in cell.estimate.features.items()
+        f"{n} {split} images at {spec.size[0]}x{spec.size[1]}" for split, (spec, n) in job.estimate.features.items()
     )
     return (
-        f"  {cell} ({cell.setting}): {reads}; cache {cell.cache_bytes / 1e9:.2f} GB, "
-        f"memory {cell.estimate.bank_bytes / 1e9:.2f} GB, about {duration(cell.seconds)}"
+        f"  {job} ({job.setting}): {reads}; cache {job.cache_bytes / 1e9:.2f} GB, "
+        f"memory {job.estimate.bank_bytes / 1e9:.2f} GB, about {duration(seconds)}"
     )
-
-
-def finished_line(cell: Cell, record: Record) -> str:
-    """Return one line on a cell that is done: its scores with 95 % intervals, seconds, record and pictures."""
-    scores = [_score(metric) for metric in record.metrics if metric.main]
-    if len(scores) > SCORES:
-        scores[SCORES:] = [f"and {len(scores) - SCORES} more"]
-    pictures = sum(name.endswith(".png") for name in record.artifacts)
-    beside = f", {_count(pictures, 'picture')} in {cell.path.with_suffix('')}" if pictures else ""
-    return f"{record.title}: {', '.join(scores)}; {duration(record.cost.seconds['total'])}; {cell.path}{beside}"
-
-
-def _score(metric: Metric) -> str:
-    decimals = 1 if metric.unit in ("%", "px") else 3
-    text = f"{metric.label} {metric.value:.{decimals}f}" + f" {metric.unit}" * (metric.unit != "1")
-    if metric.ci95 is None:
-        return text
-    return f"{text} [{metric.ci95[0]:.{decimals}f}, {metric.ci95[1]:.{decimals}f}]"

@@ -85,7 +85,7 @@ def test_what_nobody_foresaw_says_where_and_keeps_its_traceback_for_debug(cli, m
     done = cli.run("--protocol", "hummingbird", "--debug")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert ", called from densebench/runner/grid.py:" in line
+    assert ", called from runner/grid.py:" in line
     assert line.endswith("odd; --debug shows the traceback, please report it.")
     assert "Traceback (most recent call last)" in done.stderr
     assert "raise error" in done.stderr

@@ -10,12 +10,13 @@ import typing
 import pytest
 
 from densebench import cli
+from densebench.cli.settings_page import meanings
 
 VERBS = list(cli.VERBS.items())
 
 
 def options(kind) -> typing.Iterator[tuple[str, object]]:
-    """Yield (name, type with annotations) of every option of a verb, those of its groups and verbs below included."""
+    """Yield (name, (type with annotations, words below it)) of every option of a verb, of its groups and verbs."""
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
@@ -23,7 +24,7 @@ def options(kind) -> typing.Iterator[tuple[str, object]]:
         for group in groups:
             yield from options(group)
         if not groups:
-            yield f"{kind.__name__}.{field.name}", hint
+            yield f"{kind.__name__}.{field.name}", (hint, meanings(kind).get(field.name))
 
 
 def plain(hint) -> list[type]:
@@ -34,9 +35,15 @@ def plain(hint) -> list[type]:
     return [hint] if isinstance(hint, type) else [found for part in parts for found in plain(part)]
 
 
-def helps(hint) -> list[str]:
+def helps(asked) -> list[str]:
+    """Return the words of an option: below its field, or in its type."""
+    hint, below = asked
+    return [below] if below else words_in(hint)
+
+
+def words_in(hint) -> list[str]:
     found = [each.help for each in getattr(hint, "__metadata__", ()) if getattr(each, "help", None)]
-    return found + [text for part in typing.get_args(hint) for text in helps(part)]
+    return found + [text for part in typing.get_args(hint) for text in words_in(part)]
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS)

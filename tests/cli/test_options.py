@@ -5,7 +5,7 @@ import timm
 import torch
 
 from densebench.cli import main
-from densebench.cli.options import split_names
+from densebench.core.lists import split_names
 
 
 def test_names_are_parted_at_commas_that_no_file_has(tmp_path):

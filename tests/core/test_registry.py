@@ -108,3 +108,15 @@ def test_light_verbs_load_neither_torch_nor_timm(arguments):
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_taken_name_and_a_thing_of_another_kind_are_refused():
+    registry = make()
+    with pytest.raises(UsageError, match="the protocol 'hummingbird' is registered already: collections:OrderedDict"):
+        registry.add("hummingbird", "collections:Counter")
+    registry.add("hummingbird", "collections:OrderedDict")  # the same again is no other
+    registry.add("hummingbird", "collections:Counter", replace=True)
+    assert registry["hummingbird"].__name__ == "Counter"
+    typed: Registry[type] = Registry("dataset", group="densebench.test", needs=("info",))
+    with pytest.raises(UsageError, match="cannot be the dataset 'odd': it has no info, as every dataset has"):
+        typed.add("odd", dict)

@@ -19,7 +19,8 @@ from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.files.cards import ArchitectureBlock, read_card
 from densebench.model_zoo.files.fetch import weights_dir
-from densebench.runner.grid import Request, run
+from densebench.runner.grid import run_request
+from densebench.runner.request import Request
 from tests import toys
 
 TINY = "vit_tiny_patch16_224"
@@ -184,10 +185,10 @@ def test_one_broken_card_stops_neither_other_models_nor_the_listing(tmp_path):
     toys.write_voc(tmp_path / "data")
     quick = {"input_size": 32, "fractions": (1,), "examples": 0}
     request = Request(
-        models=["bad", "good"], protocols=["hummingbird"], datasets=["voc"], data_root=tmp_path / "data",
+        model=["bad", "good"], protocol=["hummingbird"], dataset=["voc"], data_root=tmp_path / "data",
         settings={"hummingbird": quick}, workers=0, out=tmp_path / "results",
     )  # fmt: skip
-    done = run(request)
+    done = run_request(request)
     assert [record.model.name for record in done.done] == ["good"]
     ((cell, error),) = done.failed
     assert cell == "bad"

@@ -1,6 +1,7 @@
 """Features that say nothing, as collapsed or half-precision training leaves them: a number, or a sentence."""
 
-from densebench.runner.grid import Request, run
+from densebench.runner.grid import run_request
+from densebench.runner.request import Request
 from tests import toys
 
 DEGENERATE = """
@@ -34,10 +35,10 @@ def test_degenerate_features_give_a_number_where_there_is_one_and_a_sentence_whe
         "hummingbird": {"input_size": 32, "fractions": (1,), "examples": 0},
         "overclustering": {"input_size": 32, "clusters": (9,), "seeds": (0,), "n_redo": 1},
     }
-    done = run(
+    done = run_request(
         Request(
-            models=[f"mine.py:{name}" for name in names], protocols=list(settings), settings=settings,
-            datasets=["voc"], data_root="data", workers=0,
+            model=[f"mine.py:{name}" for name in names], protocol=list(settings), settings=settings,
+            dataset=["voc"], data_root="data", workers=0,
         )
     )  # fmt: skip
     found = {(r.model.name, r.protocol.name): [m.value for m in r.metrics] for r in done.done}

@@ -15,7 +15,8 @@ from densebench.model_zoo import MODELS, load_model, parse_models, parse_spec, r
 from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.spec import weights_in
 from densebench.results.store import ResultStore, slug
-from densebench.runner.grid import Request, run
+from densebench.runner.grid import run_request
+from densebench.runner.request import Request
 from tests import toys
 from tests.cli.test_run import Command, records
 
@@ -127,18 +128,18 @@ def test_the_name_is_in_the_record_its_file_and_the_table(cli):
     save_file(state, cli.folder / "100.safetensors")
     quick = {"input_size": 64, "fractions": (1,), "examples": 0}
     request = Request(
-        models=split_models(
+        model=split_models(
             f"ep100=timm/{TINY}@100.safetensors,mine.py:ColorBackbone,second=mine.py:ColorBackbone,mine.py:Heir"
         ),
-        protocols=["hummingbird"], datasets=["voc"], data_root="data", settings={"hummingbird": quick}, workers=0,
+        protocol=["hummingbird"], dataset=["voc"], data_root="data", settings={"hummingbird": quick}, workers=0,
     )  # fmt: skip
-    done = run(request)
+    done = run_request(request)
     found = list((cli.folder / "results/records/voc/hummingbird").glob("*.json"))
     # the name of a class that inherits its info would be another's
     named = ["ep100", "color", "second", "Heir"]
     assert [record.model.name for record in done.done] == named
     assert {path.name.partition("--")[0] for path in found} == set(named)
-    assert [record.model.name for record in run(request).kept] == named
+    assert [record.model.name for record in run_request(request).kept] == named
 
 
 def test_two_classes_of_one_name_fail_in_words_and_the_first_is_measured(cli):

@@ -15,7 +15,8 @@ from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.files.checkpoint import arrange_own, read
 from densebench.model_zoo.files.published import Published
 from densebench.model_zoo.files.wrappers import enter, find_network, sentence
-from densebench.runner.grid import Request, run
+from densebench.runner.grid import run_request
+from densebench.runner.request import Request
 from tests import toys
 from tests.model_zoo.layouts import dino, dinov2, fill, prefixed
 from tests.model_zoo.test_checkpoint import DEPTH, GRID, WIDTH, entry
@@ -171,11 +172,11 @@ def test_what_was_taken_and_whose_preprocessing_it_gets_is_in_the_record_and_on_
     toys.write_voc(tmp_path / "data")
     quick = {"input_size": 32, "fractions": (1,), "examples": 0}
     request = Request(
-        models=[f"a=timm/{TINY}@{tiny}/ema.pth", f"b=timm/{TINY}.augreg_in21k@{tiny}/plain.safetensors"],
-        protocols=["hummingbird"], datasets=["voc"], data_root=tmp_path / "data",
+        model=[f"a=timm/{TINY}@{tiny}/ema.pth", f"b=timm/{TINY}.augreg_in21k@{tiny}/plain.safetensors"],
+        protocol=["hummingbird"], dataset=["voc"], data_root=tmp_path / "data",
         settings={"hummingbird": quick}, workers=0, out=tmp_path / "results",
     )  # fmt: skip
-    first, second = run(request).done
+    first, second = run_request(request).done
     took = "ema.pth: took the weights under 'state_dict_ema'; left out @state_dict."
     whose = f"ema.pth: mean 0.5, 0.5, 0.5, deviation 0.5, 0.5, 0.5 and bicubic resampling are those of timm/{TINY} ("
     said = capsys.readouterr().err
