@@ -7,7 +7,7 @@ Everything that an author of a backbone, a dataset or a protocol needs is here; 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from densebench.core.package import __version__
 
 _HOMES = {
     "datasets": ("load_dataset", "register_dataset"),

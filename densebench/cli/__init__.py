@@ -24,6 +24,7 @@ from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
 from densebench.core import process
 from densebench.core.errors import DensebenchError
+from densebench.core.package import __version__
 
 VERBS = {
     "run": Run,
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run the verb, exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
-        import densebench
-
-        print(densebench.__version__)
+        print(__version__)
         sys.exit(0)
     verb = tyro.cli(
         _verbs(arguments[0] if arguments else ""),

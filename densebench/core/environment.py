@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-import densebench
 from densebench.core.errors import UsageError
+from densebench.core.package import PACKAGE, __version__
 
 
 def pick_device(asked: str) -> str:
@@ -30,7 +30,7 @@ def pick_device(asked: str) -> str:
 
 def environment(device: str) -> dict[str, str]:
     """Return versions, git commit and hardware, as text."""
-    found = {"densebench": densebench.__version__, "python": platform.python_version()}
+    found = {"densebench": __version__, "python": platform.python_version()}
     for package in ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu", "scann"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
@@ -44,7 +44,7 @@ def environment(device: str) -> dict[str, str]:
 
 def _git() -> dict[str, str]:
     """Return commit and state of the checkout the package runs from; nothing for an installed package."""
-    root = Path(densebench.__file__).parents[1]
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return {}
     with contextlib.suppress(OSError, subprocess.SubprocessError):

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import torch
 
-import densebench
 from densebench.core.errors import DatasetError, DensebenchError, ModelError, StorageError, UnexpectedError
+from densebench.core.package import PACKAGE
 from densebench.model_zoo.adapters.user import adapter_error
 from densebench.model_zoo.backbone import Backbone
 from densebench.protocols.protocol import Data, Measurement
 from densebench.views.loading import explain
-
-PACKAGE = Path(densebench.__file__).parent
 
 FOREIGN = (Exception, SystemExit)
 """What code that is not ours may end a cell with: all but Ctrl-C and signals."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import densebench
+from densebench.core.package import PACKAGE
 from densebench.core.paths import file_digest
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Read
 
@@ -68,7 +68,7 @@ def file_of(backbone: Backbone) -> Path | None:
 def is_ours(backbone: Backbone) -> bool:
     """Tell whether this package defines an adapter's class: all its weights are registered then."""
     file = file_of(backbone)
-    return file is not None and Path(densebench.__file__).parent in file.parents
+    return file is not None and PACKAGE in file.parents
 
 
 def identified(backbone: Backbone) -> Backbone:
