@@ -200,7 +200,7 @@ def test_a_finished_cell_is_one_line_with_scores_time_and_paths(cli):  # noqa: F
     score = records(cli.folder)["hummingbird"]["metrics"][0]
     low, high = score["ci95"]
     assert line.startswith("color / hummingbird / voc (6 of 1449, ")
-    assert f"): {score['name']} {score['value']:.1f} % [{low:.1f}, {high:.1f}]; " in line
+    assert f"): {score['name']}@{score['at']['fraction']} {score['value']:.1f} % [{low:.1f}, {high:.1f}]; " in line
     assert f"; {path.relative_to(cli.folder)}, " in line
     assert line.endswith(f"in {path.relative_to(cli.folder).with_suffix('')}")
 
