@@ -31,6 +31,8 @@ def run(*, progress: Progress | None = None, dry_run: bool = False, **asked: Any
     <Outcome: 1 new>
     >>> outcome.records[0].protocol.label
     'embedded + fractions=[1], input_size=64'
+    >>> outcome.frame().metric.tolist()
+    ['miou@1', 'miou_hungarian@1', 'miou_present@1']
     """
     from densebench.runner.grid import run_request
     from densebench.runner.request import make_request

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from densebench.core.environment import PeakMemory
 from densebench.core.errors import StorageError, UsageError
@@ -29,6 +30,9 @@ from densebench.runner.plan import Failure, Planned, Planner, with_seconds
 from densebench.runner.records import finished_line, record_of
 from densebench.runner.request import Request, checked
 from densebench.runner.splits import Splits
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POLL = 1.0
 """Seconds between looks at cells that other processes compute."""
@@ -53,6 +57,12 @@ class Outcome:
     def records(self) -> list[Record]:
         """All records of the request."""
         return [*self.kept, *self.done]
+
+    def frame(self, wide: bool = False) -> pd.DataFrame:
+        """Return the records as a DataFrame: see `densebench.frame`."""
+        from densebench.results.frame import frame
+
+        return frame(self.records, wide)
 
     def __repr__(self) -> str:
         counts = ((len(self.done), "new"), (len(self.kept), "kept"), (len(self.failed), "failed"))
