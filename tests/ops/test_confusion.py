@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from densebench.ops.confusion import (
     ConfusionMatrix,
@@ -77,6 +78,22 @@ def test_absent_classes():
 def test_absent_but_predicted_class_is_not_skipped():
     scored = counts(torch.tensor([[6, 2], [0, 0]]))
     assert iou(*scored, absent="skip").tolist() == [6 / 8, 0]
+
+
+@pytest.mark.parametrize("n_classes", [2, 21])
+def test_streamed_scores_are_those_of_torchmetrics(n_classes):
+    generator = torch.Generator().manual_seed(n_classes)
+    ours = ConfusionMatrix(n_classes, n_classes)
+    theirs = MulticlassJaccardIndex(n_classes, average=None, ignore_index=255)
+    table = MulticlassConfusionMatrix(n_classes, ignore_index=255)
+    for size in ((2, 30, 40), (1, 7, 9)):
+        target = torch.randint(0, n_classes, size, generator=generator)
+        pred = torch.where(torch.rand(size, generator=generator) < 0.6, target, n_classes - 1 - target)
+        target[torch.rand(size, generator=generator) < 0.1] = 255
+        for metric in (ours, theirs, table):
+            metric.update(pred, target)
+    assert torch.equal(ours.table, table.compute())
+    torch.testing.assert_close(iou(*ours.compute()).float(), theirs.compute())
 
 
 def test_surplus_ids_are_false_negatives_only():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchmetrics.functional.regression import mean_absolute_percentage_error, mean_squared_error
 
 from densebench.ops import depth
 from densebench.ops.depth import ERRORS
@@ -25,6 +26,16 @@ def test_errors_by_hand():
     assert found["rmse_log"] == pytest.approx(math.log(2) / math.sqrt(2))
     assert found["silog"] == pytest.approx(100 * math.log(2) / 2)  # the deviation of (log 2, 0)
     assert (found["a1"], found["a2"], found["a3"]) == (0.5, 0.5, 0.5)  # a factor of 2 is above 1.25^3 = 1.95
+
+
+def test_errors_are_those_of_torchmetrics():
+    pred, target = 0.1 + 9 * torch.rand(2, 30, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) < 0.7
+    found = dict(zip(ERRORS, depth.depth_errors(pred, target, valid), strict=True))
+    p, t = pred[valid], target[valid]
+    torch.testing.assert_close(found["abs_rel"], mean_absolute_percentage_error(p, t))
+    torch.testing.assert_close(found["rmse"], mean_squared_error(p, t, squared=False))
+    torch.testing.assert_close(found["rmse_log"], mean_squared_error(p.log(), t.log(), squared=False))
 
 
 def test_thresholds_are_strict_and_work_both_ways():
