@@ -3,8 +3,8 @@
 A file lands under its final name only after its length and, where known, its SHA-256 are right; until then it is
 `NAME.part`, and a connection that breaks is taken up where it broke (HTTP Range, guarded by the server's validator).
 
-torch.hub and pooch begin again after every break, and with a resuming downloader of one's own, pooch would take over the
-comparison of a digest and a rename: five lines here. huggingface_hub resumes, but from its own hub alone; weights and
+torch.hub and pooch begin again after every break; with a resuming downloader of one's own, what is left to pooch is to
+compare a digest and to rename, five lines here. huggingface_hub resumes, but from its own hub alone; weights and
 datasets of this field lie on many kinds of servers. So this is the standard library's HTTP client.
 """
 
