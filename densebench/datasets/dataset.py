@@ -61,6 +61,8 @@ class DatasetInfo:
     """A colour per class, for pictures."""
     splits: Mapping[str, int]
     """Published number of images per split; a copy on disk may hold fewer."""
+    family: str = ""
+    """Whose published recipes hold for it, such as "coco" for all sets of COCO's images; "" = nobody's."""
     train: str = "train"
     """The split that memory banks and heads are made from."""
     val: str = "val"

@@ -11,10 +11,12 @@ from torch import nn
 
 from densebench.core.errors import DatasetError, FeatureError, UsageError
 from densebench.core.progress import Progress
+from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
+from densebench.model_zoo import load_model
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels, resize_maps
 from densebench.protocols.linear_segmentation.heads import Plan, train
@@ -332,3 +334,13 @@ def test_the_backbone_is_left_alone(plain):
     assert backbone.weights_digest() == before
     assert all(p.grad is None for p in backbone.parameters())
     assert isinstance(backbone.scale, nn.Parameter)
+
+
+def test_recipes_go_by_family_and_not_by_the_name_of_a_dataset():
+    protocol, info = LinearSegmentation(), DATASETS["coco_things"].info
+    backbone = load_model("pico").info
+    asked = protocol.configure("paper", {"input_size": 224, "loaders": "neco"})
+    published = protocol.resolve(asked, backbone, info)
+    assert (published.train_share, published.drop_last) == (0.1, True)
+    own = protocol.resolve(asked, backbone, dataclasses.replace(info, name="coco_mini", family=""))
+    assert (own.train_share, own.drop_last) == (1.0, False)

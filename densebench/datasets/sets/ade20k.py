@@ -62,6 +62,7 @@ class ADE20K(FileDataset):
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="ade20k",
+        family="ade20k",
         title="ADE20K, 150 classes and other",
         classes=("other", *CLASSES),
         palette=((0, 0, 0), *PALETTE),

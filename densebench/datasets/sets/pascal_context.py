@@ -48,6 +48,7 @@ class PascalContext(FileDataset):
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="pascal_context",
+        family="pascal_context",
         title="Pascal Context, 59 classes and background",
         classes=("background", *CLASSES),
         palette=voc_palette(60),

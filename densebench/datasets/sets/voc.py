@@ -31,6 +31,7 @@ class VOC(FileDataset):
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="voc",
+        family="voc",
         title="PASCAL VOC 2012",
         classes=CLASSES,
         palette=voc_palette(len(CLASSES)),

@@ -33,7 +33,7 @@ WORDS: Mapping[type, str] = {str: "text", list: "list", dict: "table"}
 class Subset(View):
     """What a TOML file with `base` describes; `subset` makes the class, with the file's `info`.
 
-    An instance has the `info` of the dataset that it shows, as every view has.
+    An instance has the `info` of the dataset that it shows, under its own name.
     """
 
     of: ClassVar[str]
@@ -55,6 +55,8 @@ class Subset(View):
                 f"{unknown[0]}); expected ids such as {base.ids[0]}."
             )
         super().__init__(base, tuple(sorted(where[id_] for id_ in ids)))
+        own = type(self).info
+        self.info = replace(base.info, name=own.name, title=own.title, variant_of=own.variant_of)  # type: ignore[misc]
 
     def digest(self) -> str:
         """Return a digest of the dataset's and the ids; a split that is not listed keeps the dataset's."""

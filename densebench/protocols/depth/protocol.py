@@ -81,7 +81,7 @@ class Depth(Protocol[DepthConfig]):
             norm=norm,
             class_token=has_token if config.class_token is None else config.class_token,
             crop=config.crop or _default_crop(backbone, data),
-            nyu_crops="nyu" in (data.name, data.variant_of) if config.nyu_crops is None else config.nyu_crops,
+            nyu_crops=data.family == "nyu" if config.nyu_crops is None else config.nyu_crops,
         )
 
     def estimate(self, config: DepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:

@@ -75,11 +75,11 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
         """Fill in what depends on backbone and dataset."""
         slides = config.pipeline == "slide"
         defaults = SLIDE if slides else SQUASH
-        if slides and data.name.startswith(SHORT):
+        if slides and data.family in SHORT:
             defaults = {**defaults, "steps": 80_000}
         if config.steps is not None or config.epochs is not None:
             defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
-        share = 0.1 if data.name.startswith("coco") and not slides else 1.0
+        share = 0.1 if data.family == "coco" and not slides else 1.0
         defaults = {"train_share": share, **defaults}
         any_size = config.input_size or data.input_size or 512  # windows are padded
         size = any_size if slides else input_size(config.input_size, 448, backbone, data)

@@ -88,11 +88,10 @@ class LinearHeadProtocol(Protocol[C]):
 
     def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:
         """Fill in the input size and what depends on the dataset."""
-        family = data.name.split("_")[0]  # coco_things and coco_stuff are COCO
         loaders = NECO_LOADERS if config.loaders == "neco" else {}
-        shuffle, drop_last = loaders.get(family, (True, False))
+        shuffle, drop_last = loaders.get(data.family, (True, False))
         defaults: dict[str, Any] = {
-            "train_share": 0.1 if family == "coco" else 1.0,
+            "train_share": 0.1 if data.family == "coco" else 1.0,
             "shuffle": shuffle,
             "drop_last": drop_last,
         }

@@ -23,6 +23,7 @@ class COCO(Archived):
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="coco",
+        family="coco",
         title="COCO 2017, images to train on",
         classes=(),
         palette=(),

@@ -38,6 +38,7 @@ def merged_info(name: str, title: str, merge: ClassMerge, how_to_get: str) -> Da
     """Return the facts of COCO with these classes."""
     return DatasetInfo(
         name=name,
+        family="coco",
         title=title,
         classes=merge.classes,
         palette=voc_palette(len(merge.classes) + 1)[1:],

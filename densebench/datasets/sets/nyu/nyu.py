@@ -55,6 +55,7 @@ class NYU(Archived):
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="nyu",
+        family="nyu",
         title="NYU Depth v2",
         classes=(),
         palette=(),
