@@ -21,7 +21,6 @@ TWINS = {"faiss-cpu": "faiss", "faiss-gpu": "faiss"}
 """Modules of distributions that exclude each other."""
 COMMANDS = {"pytest-xdist": "pytest -n", "ruff": "ruff check", "mypy": "mypy", "import-linter": "lint-imports"}
 """How the Makefile uses distributions that no line imports."""
-PLANNED = {"pandas"}  # `densebench.frame`
 
 
 @cache
@@ -72,7 +71,7 @@ EXTRAS = sorted(set(PROJECT["optional-dependencies"]) - {"dev"})
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_nothing_is_declared_that_the_package_does_not_import(extra: str) -> None:
     used = imported("densebench")
-    modules = modules_of(declared(*[extra] if extra else []) - PLANNED)
+    modules = modules_of(declared(*[extra] if extra else []))
     assert [name for name, brought in modules.items() if not brought & set(used)] == []
 
 
