@@ -43,10 +43,10 @@ def measure(protocol_name: str, n_val: int, cache: str) -> None:
     config = protocol.configure("paper", SETTINGS[protocol_name])
     config = protocol.resolve(config, backbone.info, data.info)
     source = FeatureSource(backbone, cache=FeatureCache(Path(cache), 10**10))
-    protocol.run(config, backbone, data, Context(source, Progress(quiet=True)))
+    protocol.run(config, data, Context(source, Progress(quiet=True)))
     memory = PeakMemory()
     memory.reset()
-    protocol.run(config, backbone, data, Context(source, Progress(quiet=True)))
+    protocol.run(config, data, Context(source, Progress(quiet=True)))
     print(memory.read()[0])
 
 

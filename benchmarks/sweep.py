@@ -47,7 +47,7 @@ def main() -> None:
 
     def measure(preset: str, **settings: Any) -> Measurement:
         config = protocol.resolve(protocol.configure(preset, {**shared, **settings}), source.info, data.info)
-        return protocol.run(config, backbone, data, Context(source, Progress(quiet=True)))
+        return protocol.run(config, data, Context(source, Progress(quiet=True)))
 
     sweep = protocol.resolve(protocol.configure("sweep", shared), source.info, data.info)
     reads = reads_of(sweep, source.info)

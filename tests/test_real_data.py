@@ -144,7 +144,7 @@ def test_depth_heads_read_the_labelled_frames_of_nyu(shared_data):
     data = Data(load_dataset("seven_scenes", "train", shared_data), load_dataset("nyu", "labeled", shared_data))
     settings = {"steps": 1, "batch": 2, "learning_rates": (5e-3,)}
     config = protocol.resolve(protocol.configure("paper", settings), backbone.info, data.info)
-    result = protocol.run(config, backbone, data, Context(FeatureSource(backbone), Progress(quiet=True)))
+    result = protocol.run(config, data, Context(FeatureSource(backbone), Progress(quiet=True)))
     assert config.nyu_crops
     assert 0 < result.facts["constant"]["rmse"] < 10
     assert all(0 < metric.value < 10 for metric in result.metrics if metric.name.startswith("rmse"))

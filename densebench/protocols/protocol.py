@@ -84,7 +84,7 @@ class Estimate:
 
 @dataclass
 class Context:
-    """What the runner hands to a protocol beside the backbone and the data."""
+    """What the runner hands to a protocol beside the data: features of the backbone, progress, the seed, a folder."""
 
     features: FeatureSource
     progress: Progress
@@ -93,6 +93,11 @@ class Context:
     """Folder for what the cell needs to go on after a kill, not yet made; gone once there is a record. None: nothing is
     kept."""
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that is measured."""
+        return self.features.backbone
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -174,7 +179,7 @@ class Protocol(ABC, Generic[C]):
         """Return what a run of the resolved config will need."""
 
     @abstractmethod
-    def run(self, config: C, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: C, data: Data, context: Context) -> Measurement:
         """Measure."""
 
 

@@ -180,7 +180,7 @@ class _Run:
         memory.reset()
         start = time.perf_counter()
         notes = self.splits.look(job.data, job.protocol.needs, job.protocol.reads_train)
-        measurement = finite(job.protocol.run(job.config, source.backbone, job.data, context), job.data)
+        measurement = finite(job.protocol.run(job.config, job.data, context), job.data)
         measurement = replace(measurement, notes=(*measurement.notes, *notes))
         seconds = {**context.seconds, "total": time.perf_counter() - start}
         peak, gpu = memory.read()

@@ -81,7 +81,7 @@ def measure(backbone, data, tmp_path=None, batch_size=5, **settings):
     config = protocol.resolve(protocol.configure("paper", {"input_size": 64, **settings}), backbone.info, data.info)
     cache = FeatureCache(tmp_path, 10**8) if tmp_path else None
     context = Context(FeatureSource(backbone, cache=cache, batch_size=batch_size), Progress(quiet=True))
-    result = protocol.run(config, backbone, Data(data, data), context)
+    result = protocol.run(config, Data(data, data), context)
     return {m.label: m for m in result.metrics}, result, context
 
 

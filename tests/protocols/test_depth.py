@@ -83,7 +83,7 @@ def measure(backbone, data, preset="paper", seed=0, batch_size=3, workers=0, wor
     config = protocol.resolve(protocol.configure(preset, {**FAST, **settings}), backbone.info, data.info)
     source = FeatureSource(backbone, batch_size=batch_size, workers=workers)
     context = Context(source, progress or Progress(quiet=True), seed, workspace)
-    result = protocol.run(config, backbone, data, context)
+    result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 

@@ -79,7 +79,7 @@ def resolved(name, backbone, data, **settings):
 def measure(name, settings, backbone, data, cache=None, batch_size=3):
     protocol, config = resolved(name, backbone, data.info, **settings)
     context = Context(FeatureSource(backbone, cache=cache, batch_size=batch_size), Progress(quiet=True))
-    return protocol.run(config, backbone, data, context)
+    return protocol.run(config, data, context)
 
 
 def comparable(measurement):

@@ -117,7 +117,7 @@ def measure(backbone, data, workspace=None, precision="float32", batch_size=16, 
     progress.say = said.append
     source = FeatureSource(backbone, precision=precision, batch_size=batch_size)
     context = Context(source, progress, seed, workspace)
-    result = PROTOCOL.run(resolved(backbone, data, preset, **settings), backbone, data, context)
+    result = PROTOCOL.run(resolved(backbone, data, preset, **settings), data, context)
     return {m.label: m for m in result.metrics}, result, said
 
 

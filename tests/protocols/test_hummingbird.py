@@ -54,7 +54,7 @@ def context_of(backbone, seed=0, **settings):
 
 def measure(backbone, data, preset="paper", **settings):
     config = resolve(preset, type(backbone), data.val.info, **{**FAST, **settings})
-    result = Hummingbird().run(config, backbone, data, context_of(backbone, batch_size=3))
+    result = Hummingbird().run(config, data, context_of(backbone, batch_size=3))
     return {m.label: m.value for m in result.metrics}, result
 
 
@@ -250,12 +250,12 @@ def test_nothing_is_kept_of_validation_images(name, data, monkeypatch):
     context = context_of(backbone, batch_size=1)
     if name == "hummingbird":
         many = Data(data.train, data.val.select([i % len(data.val) for i in range(30)]))
-        Hummingbird().run(resolve(**FAST), backbone, many, context)
+        Hummingbird().run(resolve(**FAST), many, context)
     else:
         blocks = Data(Blocks(None, "train"), Blocks(None, "val").select([i % 10 for i in range(30)]))
         protocol = InContextDepth()
         config = protocol.configure("paper", {"examples": 0, "neighbours": 5, "augmentation_epochs": 0})
-        protocol.run(protocol.resolve(config, backbone.info, blocks.info), backbone, blocks, context)
+        protocol.run(protocol.resolve(config, backbone.info, blocks.info), blocks, context)
     assert [seen[i] for i in range(30)] == [1] * 30
     assert seen["bytes at 29"] == seen["bytes at 2"]
 

@@ -33,7 +33,7 @@ def measure(name, backbone, data, tmp_path, **settings):
     config = protocol.resolve(protocol.configure("paper", {**EXACT[name], **settings}), backbone.info, data.info)
     source = FeatureSource(backbone, cache=FeatureCache(tmp_path, 10**8), batch_size=5)
     context = Context(source, Progress(quiet=True))
-    result = protocol.run(config, backbone, data, context)
+    result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 
@@ -181,5 +181,5 @@ def test_scores_do_not_depend_on_the_batch_size(name, batch_size, data, tmp_path
         context = Context(FeatureSource(backbone, batch_size=size), Progress(quiet=True))
         if name == "positional_effect":
             config = dataclasses.replace(config, steps=20)
-        values.append([(m.label, m.value, m.ci95) for m in protocol.run(config, backbone, data, context).metrics])
+        values.append([(m.label, m.value, m.ci95) for m in protocol.run(config, data, context).metrics])
     assert values[0] == values[1]

@@ -73,7 +73,7 @@ def measure(protocol, backbone, data, cache=None, seed=0, batch_size=5, workers=
     cache = cache and FeatureCache(cache, 10**8)
     source = FeatureSource(backbone, cache=cache, batch_size=batch_size, workers=workers)
     context = Context(source, Progress(quiet=True), seed)
-    result = protocol.run(config, backbone, data, context)
+    result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 

@@ -114,7 +114,7 @@ def measure(backbone, data, preset="sweep", batch_size=5, seed=0, cache=None, **
     source = FeatureSource(backbone, cache=cache, batch_size=batch_size)
     config = protocol.resolve(protocol.configure(preset, {**SETTINGS, **settings}), source.info, data.info)
     context = Context(source, Progress(quiet=True), seed)
-    result = protocol.run(config, backbone, data, context)
+    result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 

@@ -160,7 +160,7 @@ def measure(backbone, data=DATA, cache=None, batch_size=5, preset="paper", **set
     config = protocol.resolve(given, backbone.info, data.info)
     source = FeatureSource(backbone, cache=FeatureCache(cache, 10**8) if cache else None, batch_size=batch_size)
     context = Context(source, Progress(quiet=True))
-    result = protocol.run(config, backbone, data, context)
+    result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 
@@ -234,7 +234,7 @@ def test_partly_cached_images_keep_their_attention(stand_in, tmp_path):
     config = protocol.resolve(protocol.configure("paper", SETTINGS), Noise.info, DATA.info)
     for _ in source.stream(DATA.train, FeatureSpec(size=(64, 64)), [3, 4, 11]):
         pass
-    result = protocol.run(config, source.backbone, DATA, Context(source, Progress(quiet=True)))
+    result = protocol.run(config, DATA, Context(source, Progress(quiet=True)))
     assert {m.label: m for m in result.metrics} == measure(Noise())[0]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import BackboneInfo, Facet, Read
 from densebench.ops import correspondence as ops
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.common.examples import spread
@@ -95,7 +95,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             search_flops=10.0 * n_pairs * (2 * height * width * backbone.width + 10 * math.prod(spec.size)) * n_reads,
         )
 
-    def run(self, config: CorrespondenceConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: CorrespondenceConfig, data: Data, context: Context) -> Measurement:
         """Match all pairs, block by block, and count what is right."""
         reads = reads_of(config, context.features.info)
         with context.stage("pairs"):

@@ -25,7 +25,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.features.spec import FeatureSpec
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.protocols.common.depth_scores import DepthScores, described
 from densebench.protocols.common.examples import spread
 from densebench.protocols.depth.config import BATCH, STEPS, DepthConfig
@@ -106,10 +106,10 @@ class Depth(Protocol[DepthConfig]):
             search_flops=each * (patches * plan.steps * plan.batch + most * len(data.val) / 3),
         )
 
-    def run(self, config: DepthConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: DepthConfig, data: Data, context: Context) -> Measurement:
         """Train the heads on the training split, keep the best learning rate of each, evaluate."""
         plan = Plan.of(config, data.train, context.seed)
-        encoder = Encoder(config, backbone, context)
+        encoder = Encoder(config, context.backbone, context)
         trained, constant, loss = train_heads(config, plan, encoder, data.train, context)
         chosen, searched = choose(config, plan, encoder, trained, data.train, context)
         read = [h.layers for h in chosen]
@@ -120,7 +120,7 @@ class Depth(Protocol[DepthConfig]):
         return Measurement(
             metrics=tuple(scores.metrics(NAMES, {f"linear{n}": {"head": f"linear{n}"} for n in read}, "heads")),
             facts={
-                "layers": {f"linear{n}": list(layers_read(n, backbone.info.depth)) for n in read},
+                "layers": {f"linear{n}": list(layers_read(n, context.backbone.info.depth)) for n in read},
                 "norm": config.norm,
                 "class_token": config.class_token,
                 "steps": plan.steps,

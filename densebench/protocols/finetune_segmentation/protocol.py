@@ -21,7 +21,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.features.spec import FeatureSpec
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols.common import scoring
 from densebench.protocols.finetune_segmentation.config import FinetuneSegmentationConfig
@@ -107,10 +107,10 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
             search_flops=back + second_windows,
         )
 
-    def run(self, config: FinetuneSegmentationConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: FinetuneSegmentationConfig, data: Data, context: Context) -> Measurement:
         """Train with every learning rate, scoring validation images on the way; report the best rate's last step."""
         plan = Plan.of(config, len(data.train), context.seed)
-        state = train(config, plan, backbone, data, context)
+        state = train(config, plan, context.backbone, data, context)
         assert state.kept is not None
         best = max(state.curve, key=lambda point: point["miou"])
         with context.stage("figures"):

@@ -25,7 +25,7 @@ from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset
 from densebench.datasets.io.id_lists import ids_of, read_lines, repeated
 from densebench.datasets.tools.checks import label_presence
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import retrieval, sampling
 from densebench.protocols.common import memory, scoring
 from densebench.protocols.common.memory import Content, Memory
@@ -84,19 +84,19 @@ class Hummingbird(Protocol[HummingbirdConfig]):
             search_flops=2.0 * backbone.width * len(data.val) * plans[0].patches * sum(p.rows for p in plans),
         )
 
-    def run(self, config: HummingbirdConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: HummingbirdConfig, data: Data, context: Context) -> Measurement:
         """Build a memory per fraction and seed, answer all validation patches from it, score."""
         metrics: list[Metric] = []
         banks: dict[str, Any] = {}
         pictures: dict[str, bytes] = {}
-        content = _content(config, backbone.info.patch, data.train.info.n_classes)
+        content = _content(config, context.backbone.info.patch, data.train.info.n_classes)
         for factor in config.fractions:
             runs: dict[str, _Scores] = {}
             for seed, indices in _subsets(config, factor, data.train, context):
                 with context.stage("memory"):
                     title = f"memory 1/{factor}"
-                    bank = memory.build(config, backbone.info, data.train, indices, content, context, title)
-                shown = ClassExamples(0 if banks else config.examples, bank, data, backbone.info.patch)
+                    bank = memory.build(config, context.backbone.info, data.train, indices, content, context, title)
+                shown = ClassExamples(0 if banks else config.examples, bank, data, context.backbone.info.patch)
                 scores = _score(config, bank, data, context, factor, shown)
                 runs["" if factor == 1 else str(seed)] = scores
                 banks[f"1/{factor}:{seed}"] = {**bank.facts, "recall": scores.recall}

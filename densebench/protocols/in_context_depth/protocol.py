@@ -26,7 +26,7 @@ from torch import Tensor
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling
 from densebench.protocols.common import memory
@@ -80,13 +80,13 @@ class InContextDepth(Protocol[InContextDepthConfig]):
             search_flops=2.0 * backbone.width * len(data.val) * filling.patches * filling.rows,
         )
 
-    def run(self, config: InContextDepthConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: InContextDepthConfig, data: Data, context: Context) -> Measurement:
         """Build the memory, answer all validation patches from it, average the errors over images."""
-        train, patch = DepthLabels(data.train), backbone.info.patch
+        train, patch = DepthLabels(data.train), context.backbone.info.patch
         with context.stage("memory"):
             every = list(range(len(train)))
             content = _content(config, patch)
-            bank = memory.build(config, backbone.info, train, every, content, context, "memory of depth")
+            bank = memory.build(config, context.backbone.info, train, every, content, context, "memory of depth")
             constant = _mean_depth(bank.labels, train)
         scores = _evaluate(config, bank, constant, patch, DepthLabels(data.val), context)
         with context.stage("figures"):

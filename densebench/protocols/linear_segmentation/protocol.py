@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
 from densebench.protocols.linear_segmentation.config import (
@@ -120,10 +120,12 @@ class LinearHeadProtocol(Protocol[C]):
         """Return what is held of the training images."""
         return 0
 
-    def run(self, config: C, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: C, data: Data, context: Context) -> Measurement:
         """Train the head, look at the validation images after every epoch, score the last head and the best one."""
         plan = Plan.of(self.name, config, len(data.train), context.seed)
-        head = heads.linear_head(backbone.info.width, data.info.n_classes, context.seed).to(context.features.device)
+        head = heads.linear_head(context.backbone.info.width, data.info.n_classes, context.seed).to(
+            context.features.device
+        )
         sgd = torch.optim.SGD(head.parameters(), lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
         curve: list[dict[str, Any]] = []
         best: tuple[float, int, nn.Conv2d] | None = None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import matching
 from densebench.ops.confusion import AbsentRule, confusion, counts
 from densebench.ops.jackknife import GroupSums
@@ -89,9 +89,9 @@ class Overclustering(Protocol[OverclusteringConfig]):
             search_flops=len(config.seeds) * flops,
         )
 
-    def run(self, config: OverclusteringConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: OverclusteringConfig, data: Data, context: Context) -> Measurement:
         """Three passes over the validation features: moments, training rows, contingency tables."""
-        height, width = config.spec.grid(backbone.info)
+        height, width = config.spec.grid(context.backbone.info)
         n_tokens = len(data.val) * height * width
         if n_tokens < max(_numbers(config)):
             raise UsageError(

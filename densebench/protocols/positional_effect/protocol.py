@@ -26,7 +26,7 @@ from torch import Tensor
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.common.sweeps import reads_of
@@ -51,7 +51,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     name = "positional_effect"
     title = "Positional effect"
-    version = 3
+    version = 4
     config = PositionalEffectConfig
     presets = PositionalEffectConfig.presets
     metrics = (
@@ -93,7 +93,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
             search_flops=6.0 * config.steps * config.batch * height * width * backbone.width * config.clusters,
         )
 
-    def run(self, config: PositionalEffectConfig, backbone: Backbone, data: Data, context: Context) -> Measurement:
+    def run(self, config: PositionalEffectConfig, data: Data, context: Context) -> Measurement:
         """Cluster the training split, assign every validation pixel, count positions."""
         reads = Reads(config, reads_of(config, context.features.info), context)
         centroids, losses = fit(reads, data.train)

@@ -25,7 +25,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.features.attention import check_attention
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import cbfe
 from densebench.ops.confusion import Counts, counts, mean_iou
 from densebench.protocols.common import scoring
@@ -145,11 +145,9 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             search_flops=lloyd + assign + attention,
         )
 
-    def run(
-        self, config: UnsupervisedSegmentationConfig, backbone: Backbone, data: Data, context: Context
-    ) -> Measurement:
+    def run(self, config: UnsupervisedSegmentationConfig, data: Data, context: Context) -> Measurement:
         """Pass over the features for moments, rows, attention, threshold, rows again, graph and tables, scores."""
-        check_attention(backbone)
+        check_attention(context.backbone)
         train, val = parts_of(config, data)
         images = images_of(config, (train, val), context)
         base = fit_base(images, (train, val))
