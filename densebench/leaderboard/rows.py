@@ -11,23 +11,27 @@ import io
 import json
 import math
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from densebench.core.errors import StorageError
 from densebench.core.text import plain
-from densebench.results.schema import Coordinate, Key, Record, metric_key, settings_text
+from densebench.results.frame import SHORT, record_lines
+from densebench.results.schema import Coordinate, Key, Record, metric_key
 from densebench.results.store import ResultStore
 
-SHORT = 12
-"""Characters kept of a weights digest."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 TAG = 8
 """Characters kept of a data digest."""
 FORMULA = ("=", "+", "-", "@")
 """How a text begins that a spreadsheet would compute."""
+
+NAMED, COMPARED = ["data", "protocol", "setting"], ["images", "trained", "version"]
+"""What a table is called, and what else its records have to share."""
 
 Table = tuple[str, str, str]
 """What rows of one table share: data, protocol, setting."""
@@ -147,38 +151,23 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
     newest; records that differ in the seed alone are one row with their mean, those that differ otherwise stay apart
     and say in `variant` in what. Records of --limit runs stay off unless `limited`.
     """
-    kept: dict[tuple[str, ...], Record] = {}
-    for record in records:
-        if not (record.complete or limited):
-            continue
-        key = (*_cell(record), record.score_hash, str(record.data.limit))
-        if key not in kept or _age(kept[key]) < _age(record):
-            kept[key] = record
-    chosen = sorted(kept.values(), key=_age)
-    details = _details(chosen)
-    rows = _over_seeds(chosen, details, zip(tables_apart(chosen), _variants(chosen, details), strict=True))
+    counted = [record for record in sorted(records, key=_age) if record.complete or limited]
+    newest = {(*_named(record), record.model.name, record.score_hash, record.data.limit): record for record in counted}
+    if not newest:
+        return []
+    rows = [_mean(runs) for runs in _over_seeds(sorted(newest.values(), key=_age))]
 
-    position: dict[tuple[Any, ...], int] = {}  # of a metric within its protocol
+    position: dict[tuple[Table, Key], int] = {}  # of a metric within its protocol
     for members in rows:
         for index, row in enumerate(members):
-            place = (*row.table, row.key)
-            position[place] = min(index, position.get(place, index))
+            position[row.table, row.key] = min(index, position.get((row.table, row.key), index))
 
-    ordered: list[tuple[Any, ...]] = []
-    for members in rows:
-        for row in members:
-            worst_last = -row.value if row.higher_is_better else row.value
-            ordered.append(
-                (
-                    row.table,
-                    (not row.main, position[*row.table, row.key], row.metric),
-                    (math.isnan(row.value), 0.0 if math.isnan(row.value) else worst_last),
-                    row.model,
-                    -len(ordered),  # the newest first
-                    row,
-                )
-            )
-    return [entry[-1] for entry in sorted(ordered, key=lambda entry: entry[:-1])]
+    def order(row: Row) -> tuple[Any, ...]:
+        worst_last = -row.value if row.higher_is_better else row.value
+        number = (True, 0.0) if math.isnan(row.value) else (False, worst_last)
+        return row.table, not row.main, position[row.table, row.key], row.metric, *number, row.model
+
+    return sorted((row for members in reversed(rows) for row in members), key=order)
 
 
 def tables_apart(records: Sequence[Record]) -> list[str]:
@@ -187,15 +176,10 @@ def tables_apart(records: Sequence[Record]) -> list[str]:
     Records of one data name and setting that saw other images, or are of another version of the protocol, cannot be
     compared; where all agree there is nothing to say.
     """
-    groups: dict[Table, list[list[str]]] = defaultdict(list)
-    for record in records:
-        groups[_named(record)].append(_compared(record))
-    texts = []
-    for record in records:
-        columns = zip(*groups[_named(record)], strict=True)
-        said = [text for text, column in zip(_compared(record), columns, strict=True) if len(set(column)) > 1]
-        texts.append(", ".join(said))
-    return texts
+    cells = _cells(records)
+    differ = cells.groupby(NAMED)[COMPARED].transform("nunique") > 1
+    said = cells[COMPARED].where(differ, "")
+    return [", ".join(filter(None, texts)) for texts in said.itertuples(index=False)]
 
 
 def tables_of(records: Sequence[Record]) -> list[Table]:
@@ -242,28 +226,33 @@ def tables(rows: Iterable[Row]) -> dict[Table, list[Row]]:
 
 def by_entry(rows: Iterable[Row]) -> list[dict[Key, Row]]:
     """Return the rows of one table as one {metric: row} per model and variant, best first by the first metric."""
-    entries: dict[tuple[str, str], dict[Key, Row]] = defaultdict(dict)
+    entries: dict[tuple[str, str], dict[Key, Row]] = {}
     for row in rows:
-        entries[row.label, row.score_hash][row.key] = row
+        entries.setdefault((row.label, row.score_hash), {})[row.key] = row
     return list(entries.values())
 
 
-def _over_seeds(
-    records: Sequence[Record], details: Sequence[Mapping[str, str]], said: Iterable[tuple[str, str]]
-) -> list[list[Row]]:
-    """Return the rows of each record, the oldest first; of those that differ in the seed alone their mean.
+def _over_seeds(records: Sequence[Record]) -> list[list[list[Row]]]:
+    """Return the rows of records, those that differ in the seed alone together; records and groups the oldest first.
 
     Of several records of one seed the newest takes part, and the others stand alone.
     """
-    groups: dict[str, dict[int, list[Row]]] = defaultdict(dict)
-    for record, settings, (apart, variant) in reversed(list(zip(records, details, said, strict=True))):
-        scored = {name: text for name, text in settings.items() if name != "examples"}
-        alike = [*_side_by_side(record), scored, record.model.mean, record.model.std]
-        key = json.dumps(alike, sort_keys=True)
-        while record.seed in groups[key]:
-            key += "'"
-        groups[key][record.seed] = _rows(record, apart, variant)
-    return [_mean([found[seed] for seed in sorted(found)]) for found in groups.values()][::-1]
+    variants, settings = _variants(records)
+    runs = _cells(records).assign(seed=[record.seed for record in records])
+    runs["alike"] = [
+        json.dumps(
+            [{k: v for k, v in own.items() if k != "examples"}, record.model.mean, record.model.std], sort_keys=True
+        )
+        for own, record in zip(settings, records, strict=True)
+    ]
+    rows = [
+        [Row(**line, records=1, apart=plain(apart), variant=plain(variant)) for line in record_lines(record)]
+        for record, apart, variant in zip(records, tables_apart(records), variants, strict=True)
+    ]
+    runs, alike = runs[::-1], [*NAMED, *COMPARED, "model", "alike"]
+    turns = runs.groupby([*alike, "seed"]).cumcount().rename("turn")  # 0 of the newest of a seed
+    groups = [members.sort_values("seed").index for _, members in runs.groupby([*alike, turns], sort=False)]
+    return [[rows[at] for at in group] for group in reversed(groups)]
 
 
 def _mean(runs: Sequence[Sequence[Row]]) -> list[Row]:
@@ -299,50 +288,6 @@ def _mean(runs: Sequence[Sequence[Row]]) -> list[Row]:
     return rows
 
 
-def _rows(record: Record, apart: str, variant: str) -> list[Row]:
-    train = record.data.train
-    shared: dict[str, Any] = {
-        "model": record.model.name or "(no name)",
-        "protocol": record.protocol.name,
-        "dataset": record.data.name,
-        "data": record.data.label,
-        "preset": record.protocol.preset,
-        "settings": settings_text(record.protocol.settings),
-        "n_images": record.data.val.n_images,
-        "n_published": record.data.val.n_published or None,
-        "n_train": train.n_images if train else None,
-        "n_train_published": (train.n_published or None) if train else None,
-        "score_hash": record.score_hash,
-        "date": record.created[:10],
-        "variant": variant,
-        "limit": record.data.limit,
-        "seed": record.seed,
-        "records": 1,
-        "weights_sha256": record.model.weights_sha256[:SHORT],
-        "protocol_version": record.protocol.version,
-        "densebench": record.environment.get("densebench", ""),
-        "apart": apart,
-    }
-    shared = {name: plain(value) if isinstance(value, str) else value for name, value in shared.items()}
-    return [
-        Row(
-            metric=plain(metric.label),
-            quantity=plain(metric.name),
-            at={plain(name): plain(at) if isinstance(at, str) else at for name, at in metric.at.items()},
-            value=metric.value,
-            unit=metric.unit,
-            ci95_low=metric.ci95[0] if metric.ci95 else None,
-            ci95_high=metric.ci95[1] if metric.ci95 else None,
-            seed_count=len(metric.seeds) or 1,
-            seed_sd=statistics.stdev(metric.seeds.values()) if len(metric.seeds) > 1 else None,
-            main=metric.main,
-            higher_is_better=metric.higher_is_better,
-            **shared,
-        )
-        for metric in record.metrics
-    ]
-
-
 def _table(data: str, protocol: str, setting: str, apart: str) -> Table:
     return data, protocol, f"{setting} ({apart})" if apart else setting
 
@@ -351,46 +296,48 @@ def _named(record: Record) -> Table:
     return record.data.label, record.protocol.name, record.protocol.label
 
 
-def _compared(record: Record) -> list[str]:
-    """Return in words what records of one table have to share."""
-    trained = f"trained on {record.data.train.digest[:TAG]}" if record.data.train else ""
-    return [f"images {record.data.val.digest[:TAG]}", trained, f"version {record.protocol.version}"]
+def _cells(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a line per record: what its table is called, what records of one table have to share, and the model."""
+    import pandas as pd
 
-
-def _cell(record: Record) -> tuple[str, str, str, str]:
-    return (*_named(record), record.model.name)
+    lines = [
+        (
+            *_named(record),
+            f"images {record.data.val.digest[:TAG]}",
+            f"trained on {record.data.train.digest[:TAG]}" if record.data.train else "",
+            f"version {record.protocol.version}",
+            record.model.name,
+        )
+        for record in records
+    ]
+    return pd.DataFrame(lines, columns=[*NAMED, *COMPARED, "model"])
 
 
 def _age(record: Record) -> tuple[str, str]:
     return record.created, record.model_dump_json()  # the second decides between equal times, in any reading order
 
 
-def _side_by_side(record: Record) -> tuple[str, ...]:
-    """Return what records of one model in one table share."""
-    return (*_cell(record), *_compared(record))
+def _variants(records: Sequence[Record]) -> tuple[list[str], list[dict[str, str]]]:
+    """Say for each record in what it differs from others of its model in its table, and return its settings.
 
+    As in "weights=ab01"; the seed is no difference. A record without others has no settings to be told from theirs.
+    """
+    import pandas as pd
 
-def _details(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Return the settings of each record; none of one that has no other of its model in its table to be told from."""
-    counts = Counter(_side_by_side(record) for record in records)
-    return [_settings(record) if counts[_side_by_side(record)] > 1 else {} for record in records]
-
-
-def _variants(records: Sequence[Record], details: Sequence[Mapping[str, str]]) -> list[str]:
-    """Say for each record in what it differs from others of its model in its table: "weights=ab01"; not in the seed."""
-    cells = defaultdict(list)
-    for record, settings in zip(records, details, strict=True):
-        cells[_side_by_side(record)].append(settings)
+    cells = _cells(records)
+    group = cells.groupby(list(cells)).ngroup()
+    several = group.duplicated(keep=False)
+    settings = [_settings(record) if told else {} for record, told in zip(records, several, strict=True)]
+    every = pd.DataFrame(settings, index=cells.index).fillna("-").sort_index(axis=1)
+    differ = every.groupby(group).transform("nunique") > 1
     texts = []
-    for record, settings in zip(records, details, strict=True):
-        others = cells[_side_by_side(record)]
-        names = sorted({name for other in others for name in other})
-        differing = [name for name in names if len({other.get(name, "-") for other in others}) > 1]
+    for own, differs in zip(every.to_dict("records"), differ.to_dict("records"), strict=True):
+        names = [str(name) for name, other in differs.items() if other]
         # what a split's features were asked for follows from the config, so it is named only where nothing else is
-        differing = [name for name in differing if not name.startswith("features.")] or differing
-        differing = [name for name in differing if name != "examples"] or differing  # pictures, not scores
-        texts.append(", ".join(f"{name}={settings.get(name, '-')}" for name in differing))
-    return texts
+        names = [name for name in names if not name.startswith("features.")] or names
+        names = [name for name in names if name != "examples"] or names  # pictures, not scores
+        texts.append(", ".join(f"{name}={own[name]}" for name in names))
+    return texts, settings
 
 
 def _settings(record: Record) -> dict[str, str]:
