@@ -14,7 +14,8 @@ from collections import defaultdict
 
 from scipy.stats import t
 
-from densebench.leaderboard.rows import Row, leaderboard_rows, select
+from densebench.leaderboard.row import Row
+from densebench.leaderboard.rows import leaderboard_rows, select
 
 
 def over_seeds(rows: list[Row]) -> str:

@@ -8,7 +8,9 @@ import pytest
 import densebench
 
 
-@pytest.mark.parametrize("module", ["densebench.runner", "densebench.datasets", "densebench.model_zoo"])
+@pytest.mark.parametrize(
+    "module", ["densebench.runner", "densebench.datasets", "densebench.model_zoo", "densebench.results.schema"]
+)
 def test_examples_of_docstrings_say_what_happens(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)

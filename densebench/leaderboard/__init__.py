@@ -1,7 +1,7 @@
 """The leaderboard: pure functions of result records, written as CSV, Markdown, JSON and pictures.
 
-`rows.py` makes flat rows of records; `markdown.py` and `plots.py` show rows; `layers.py` and `positional.py` show
-studies of whole networks; `published.py` holds what papers print.
+`rows.py` makes flat rows (`row.py`) of records; `markdown.py`, `console.py` and `plots.py` show rows; `layers.py` and
+`positional.py` show studies of whole networks; `published.py` holds what papers print.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from densebench.core.errors import StorageError, UsageError
 from densebench.core.paths import write_atomically
-from densebench.leaderboard.markdown import console_table, markdown
+from densebench.leaderboard.console import console_table
+from densebench.leaderboard.markdown import markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
-from densebench.leaderboard.rows import Row, Selection, Table, leaderboard_rows, select, tables, to_csv, to_json
+from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
+from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
 from densebench.results.store import slug
 

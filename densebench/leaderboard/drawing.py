@@ -17,8 +17,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from densebench.leaderboard.markdown import elide
-from densebench.leaderboard.rows import Row
+from densebench.leaderboard.cells import elide
+from densebench.leaderboard.row import Row
 
 DPI = 160
 INK, GREY, GRID = "#222222", "#6f6f6f", "#e4e4e4"

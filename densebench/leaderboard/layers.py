@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from densebench.core.text import plain
 from densebench.leaderboard import drawing
+from densebench.leaderboard.cells import elide, title
 from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, NAME_SIZE, Name, Style
-from densebench.leaderboard.markdown import elide, title
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
-from densebench.leaderboard.rows import Row, Table
+from densebench.leaderboard.row import Row, Table
 from densebench.results.schema import Record, metric_label
 
 Lines = dict[tuple[str, str], tuple[tuple[int, float], ...]]

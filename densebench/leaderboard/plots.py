@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from densebench.leaderboard import drawing, layers
+from densebench.leaderboard.cells import number, title
 from densebench.leaderboard.drawing import INK, LABEL_GAP, NAME_SIZE, Name, Style
-from densebench.leaderboard.markdown import number, title
 from densebench.leaderboard.published import PublishedRow
-from densebench.leaderboard.rows import Row, Table, by_entry, tables
+from densebench.leaderboard.row import Row, Table, by_entry, tables
 from densebench.results.schema import Key, Record
 from densebench.results.store import slug
 

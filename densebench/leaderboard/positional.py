@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from densebench.core.errors import UsageError
 from densebench.core.regular import read
 from densebench.core.text import plain
-from densebench.leaderboard.markdown import elide
-from densebench.leaderboard.rows import Table, tables_of
+from densebench.leaderboard.cells import elide
+from densebench.leaderboard.row import Table
+from densebench.leaderboard.rows import tables_of
 from densebench.results.schema import Record, settings_text
 from densebench.results.store import ResultStore
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from densebench.core.errors import UsageError
-from densebench.leaderboard.markdown import number
+from densebench.leaderboard.cells import number
 from densebench.results.schema import Metric, Record, settings_text
 from densebench.results.store import ResultStore
 

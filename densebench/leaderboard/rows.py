@@ -1,25 +1,23 @@
-"""Records as rows: one per metric and record, in one order, the same bytes for the same records.
+"""From records to rows: one per metric and record, in one order, the same for the same records.
 
-A row is flat, so tables, plots and the CSV file read nothing else. Records that are equal in everything but the seed
-are one row, their mean, with the rows of each behind it. `docs/results.md` explains each column.
+Records that are equal in everything but the seed are one row, their mean, with the rows of each behind it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densebench.core.errors import StorageError
 from densebench.core.text import plain
+from densebench.leaderboard.row import Row, Table, table_name
 from densebench.results.frame import SHORT, record_lines
-from densebench.results.schema import Coordinate, Key, Record, metric_key
+from densebench.results.schema import Key, Record
 from densebench.results.store import ResultStore
 
 if TYPE_CHECKING:
@@ -27,91 +25,9 @@ if TYPE_CHECKING:
 
 TAG = 8
 """Characters kept of a data digest."""
-FORMULA = ("=", "+", "-", "@")
-"""How a text begins that a spreadsheet would compute."""
 
 NAMED, COMPARED = ["data", "protocol", "setting"], ["images", "trained", "version"]
 """What a table is called, and what else its records have to share."""
-
-Table = tuple[str, str, str]
-"""What rows of one table share: data, protocol, setting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One metric of one record, or its mean over seeds; the fields are the columns of `leaderboard.csv`, in order."""
-
-    model: str
-    protocol: str
-    dataset: str
-    data: str
-    """The dataset, with how its splits are not whole: "voc (120 of 1449)"."""
-    preset: str
-    settings: str
-    """What departs from the preset: "input_size=224, neighbours=1"; mostly empty."""
-    metric: str
-    """What tables call it: "miou@1/8"."""
-    quantity: str
-    """Its name alone: "miou"."""
-    at: Mapping[str, Coordinate]
-    """Its coordinates, {"fraction": "1/8"}; each is a column of its own, `at_fraction`."""
-    value: float
-    unit: str
-    ci95_low: float | None
-    ci95_high: float | None
-    n_images: int
-    n_published: int | None
-    n_train: int | None
-    n_train_published: int | None
-    seed_count: int
-    seed_sd: float | None
-    """Standard deviation over the seeds: of the run where there are several, else of what the protocol repeats."""
-    score_hash: str
-    """Of all records where there are several, separated by commas."""
-    date: str
-    """Day the cell finished, UTC."""
-    main: bool
-    higher_is_better: bool
-    variant: str
-    """What else sets records of one model in one table apart: "weights=ab01"; mostly empty."""
-    limit: int | None
-    """Empty on a leaderboard but for --limited; a number in what `run` shows of a --limit run."""
-    seed: int | str
-    """Several, separated by commas, where the row is a mean."""
-    records: int
-    """How many records the row is of; those of a mean follow it."""
-    weights_sha256: str
-    protocol_version: int
-    densebench: str
-    apart: str = field(default="", metadata={"column": False})
-    """What sets the table apart from another of the same name: other images, another version of the protocol."""
-    members: tuple[Row, ...] = field(default=(), metadata={"column": False}, repr=False)
-    """The rows that this one is the mean of."""
-
-    @property
-    def key(self) -> Key:
-        """Which metric it is."""
-        return metric_key(self.quantity, self.at)
-
-    @property
-    def label(self) -> str:
-        """The model, with what sets it apart from its other records."""
-        return f"{self.model} ({self.variant})" if self.variant else self.model
-
-    @property
-    def setting(self) -> str:
-        """The preset and what departs from it: "paper + neighbours=1"."""
-        return f"{self.preset} + {self.settings}" if self.settings else self.preset
-
-    @property
-    def table(self) -> Table:
-        """Rows of the same images, protocol and setting belong in one table, and no others."""
-        return _table(self.data, self.protocol, self.setting, self.apart)
-
-    @property
-    def each(self) -> tuple[Row, ...]:
-        """The row of each record: this one, or those that it is the mean of."""
-        return self.members or (self,)
 
 
 @dataclass(frozen=True)
@@ -185,51 +101,9 @@ def tables_apart(records: Sequence[Record]) -> list[str]:
 def tables_of(records: Sequence[Record]) -> list[Table]:
     """Return the table of each record: that of its rows."""
     return [
-        _table(*map(plain, (*_named(record), apart)))
+        table_name(*map(plain, (*_named(record), apart)))
         for record, apart in zip(records, tables_apart(records), strict=True)
     ]
-
-
-def to_csv(rows: Iterable[Any]) -> str:
-    """Return rows (dataclasses of one type) as CSV text; numbers with six significant digits, None empty.
-
-    Rows behind a mean follow it. A coordinate is a column, there where any row has it. A text that a spreadsheet would
-    compute begins with an apostrophe.
-    """
-    listed = list(_with_members(rows))
-    coordinates = dict.fromkeys(f"at_{name}" for row in listed for name in getattr(row, "at", ()))
-    names = _columns(listed[0] if listed else Row)
-    if "at" in names:
-        names[names.index("at") : names.index("at") + 1] = coordinates
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for row in listed:
-        values = vars(row) | {f"at_{name}": value for name, value in getattr(row, "at", {}).items()}
-        writer.writerow([_text(values.get(name)) for name in names])
-    return out.getvalue()
-
-
-def to_json(rows: Iterable[Row]) -> str:
-    """Return rows as a JSON list of objects; a value that is not finite becomes null."""
-    listed = [{name: _finite(getattr(row, name)) for name in _columns(row)} for row in _with_members(rows)]
-    return json.dumps(listed, indent=1) + "\n"
-
-
-def tables(rows: Iterable[Row]) -> dict[Table, list[Row]]:
-    """Return rows grouped by (data, protocol, setting), in order of appearance."""
-    grouped: dict[Table, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row.table, []).append(row)
-    return grouped
-
-
-def by_entry(rows: Iterable[Row]) -> list[dict[Key, Row]]:
-    """Return the rows of one table as one {metric: row} per model and variant, best first by the first metric."""
-    entries: dict[tuple[str, str], dict[Key, Row]] = {}
-    for row in rows:
-        entries.setdefault((row.label, row.score_hash), {})[row.key] = row
-    return list(entries.values())
 
 
 def _over_seeds(records: Sequence[Record]) -> list[list[list[Row]]]:
@@ -286,10 +160,6 @@ def _mean(runs: Sequence[Sequence[Row]]) -> list[Row]:
             )
         )
     return rows
-
-
-def _table(data: str, protocol: str, setting: str, apart: str) -> Table:
-    return data, protocol, f"{setting} ({apart})" if apart else setting
 
 
 def _named(record: Record) -> Table:
@@ -369,27 +239,3 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _names(names: Iterable[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _columns(row: Any) -> list[str]:
-    return [each.name for each in fields(row) if each.metadata.get("column", True)]
-
-
-def _with_members(rows: Iterable[Any]) -> Iterator[Any]:
-    for row in rows:
-        yield row
-        yield from getattr(row, "members", ())
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -24,7 +24,7 @@ from densebench.leaderboard import (
 from densebench.leaderboard.drawing import Head, width_of
 from densebench.leaderboard.plots import figures
 from densebench.leaderboard.record import find_records, record_page
-from densebench.leaderboard.rows import tables
+from densebench.leaderboard.row import tables
 from densebench.results.schema import Metric
 from densebench.results.store import ResultStore
 

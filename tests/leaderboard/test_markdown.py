@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from densebench.leaderboard import console_table, leaderboard_rows, markdown, published_rows
-from densebench.leaderboard.markdown import elide, ties
+from densebench.leaderboard.cells import elide, ties
 from densebench.leaderboard.published import PublishedRow
 from densebench.results.schema import Metric
 

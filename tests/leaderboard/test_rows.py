@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 from densebench.leaderboard import leaderboard_rows, select, to_csv, to_json
-from densebench.leaderboard.rows import by_entry, tables
+from densebench.leaderboard.row import by_entry, tables
 from densebench.results.schema import Metric
 
 
