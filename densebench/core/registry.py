@@ -108,7 +108,7 @@ class Registry(Generic[T]):
             said = (str(error).splitlines() or [""])[0][:200]
             raise PluginError(
                 f"the {self.kind} {entry.name!r} ({entry.summary or entry.target}) cannot be imported from "
-                f"{entry.target}: {type(error).__name__}: {said}. Mend or uninstall what registers it."
+                f"{entry.target}: {type(error).__name__}: {said}. Fix or uninstall what registers it."
             ) from error
 
     def __contains__(self, name: object) -> bool:

@@ -85,7 +85,7 @@ def test_broken_plugins_cost_themselves_alone(plugins):
     assert "hummingbird" in run.stdout + run.stderr
     one = call("run", "--model", "pico", "--protocol", "raises", "--dataset", "scenes")
     assert (one.returncode, one.stderr.count("Traceback")) == (1, 0)
-    assert "cannot be imported from acme_raises:Thing: ValueError: it needs. Mend or uninstall" in one.stderr
+    assert "cannot be imported from acme_raises:Thing: ValueError: it needs. Fix or uninstall" in one.stderr
 
 
 def test_unknown_names_suggest_the_nearest():
