@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,15 @@ def test_every_public_name_is_there_and_listed():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Backbones'"):
         densebench.Backbones  # noqa: B018
+
+
+def test_the_notebook_of_the_readme_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(import densebench\n.*?)```", readme, re.S)
+    small = 'dataset="scenes", limit=4, workers=0, settings={"hummingbird": {"input_size": 64, "fractions": 1}}'
+    found = {}
+    exec(lines.replace('dataset="scenes"', small).replace("densebench.frame", "frame = densebench.frame"), found)
+    assert len(found["outcome"].records) == 1
+    assert len(found["outcome"].frame()) == len(found["outcome"].records[0].metrics)
+    assert list(found["frame"]["model"]) == ["pico"]

@@ -183,13 +183,6 @@ class Protocol(ABC, Generic[C]):
         """Measure."""
 
 
-def refuse_nonsense(protocol: str, expected: str, settings: Mapping[str, tuple[object, bool]]) -> None:
-    """Raise UsageError naming all settings, {field: (value, whether it makes sense)}, that do not."""
-    wrong = ", ".join(f"{protocol}.{field}={value}" for field, (value, sensible) in settings.items() if not sensible)
-    if wrong:
-        raise UsageError(f"{wrong}: expected {expected}.")
-
-
 def check_depths(protocol: str, least: float, most: float) -> None:
     """Raise UsageError for bounds of depth, in metres, that leave nothing between them."""
     if least >= most:

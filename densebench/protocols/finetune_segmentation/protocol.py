@@ -34,7 +34,6 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Protocol,
     input_size,
-    refuse_nonsense,
 )
 from densebench.results.schema import Metric
 from densebench.views.mmseg import LONG
@@ -146,15 +145,11 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
 
 def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
     """Raise UsageError for numbers that the backbone has no place for, and for steps beside epochs."""
-    width, heads = backbone.width, config.decoder_heads or 1
-    refuse_nonsense(
-        "finetune_segmentation",
-        f"heads that divide {width}, fewer than {backbone.depth} frozen blocks",
-        {
-            "freeze": (config.freeze, config.freeze < backbone.depth),
-            "decoder_heads": (heads, width % heads == 0),
-        },
-    )
+    width, heads, name = backbone.width, config.decoder_heads or 1, "finetune_segmentation"
+    if config.freeze >= backbone.depth:
+        raise UsageError(f"{name}.freeze={config.freeze}: expected fewer than the {backbone.depth} blocks there are.")
+    if width % heads:
+        raise UsageError(f"{name}.decoder_heads={heads}: expected a number that divides the width, {width}.")
     if config.steps is not None and config.epochs is not None:
         raise UsageError(
             f"finetune_segmentation.steps={config.steps} and epochs={config.epochs}: set one of them, not both."

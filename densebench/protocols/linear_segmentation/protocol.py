@@ -26,6 +26,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import BackboneInfo
@@ -54,7 +55,6 @@ from densebench.protocols.protocol import (
     MetricInfo,
     Protocol,
     input_size,
-    refuse_nonsense,
 )
 from densebench.views.order import load_views
 from densebench.views.segmentation import Mirror, SegmentationViews
@@ -182,12 +182,9 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
         self, config: LinearSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> LinearSegmentationConfig:
         """Fill in the input size and what depends on the dataset."""
-        scale, ratio = config.scale, config.ratio
-        refuse_nonsense(
-            self.name,
-            "a range from low to high",
-            {"scale": (scale, scale[0] <= scale[1]), "ratio": (ratio, ratio[0] <= ratio[1])},
-        )
+        for field, (low, high) in (("scale", config.scale), ("ratio", config.ratio)):
+            if low > high:
+                raise UsageError(f"{self.name}.{field}={(low, high)}: expected a range from low to high.")
         return super().resolve(config, backbone, data)
 
     def pairs_by_epoch(
