@@ -19,7 +19,7 @@ from tyro.conf import subcommand
 
 from densebench.cli.data import Data
 from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
-from densebench.cli.results import Results
+from densebench.cli.results import Records
 from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
 from densebench.core import process
@@ -36,7 +36,7 @@ VERBS = {
     "verify": Verify,
     "check-model": CheckModel,
     "data": Data,
-    "results": Results,
+    "results": Records,
 }
 
 

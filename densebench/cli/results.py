@@ -13,7 +13,7 @@ from densebench.cli.options import Debug
 
 
 @dataclass
-class Results:
+class Records:
     """Look after the records of a results folder. Exit 1 if any could not be.
 
     Examples:

@@ -32,7 +32,7 @@ PANELS_PER_ROW = 4
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LinePlot:
     """A quantity measured over its one coordinate."""
 
     name: str
@@ -44,7 +44,7 @@ class Sweep:
     log: bool = False
 
     def place(self, row: Row | PublishedRow) -> float | None:
-        """Return where a row stands on the axis, None where it does not belong to the sweep."""
+        """Return where a row stands on the axis, None where it does not belong to the plot."""
         if row.quantity != self.quantity or set(row.at) != {self.coordinate}:
             return None
         try:
@@ -53,10 +53,10 @@ class Sweep:
             return None
 
 
-SWEEPS = (
-    Sweep("memory", "miou", "fraction", "share of the training images in memory", log=True),
-    Sweep("clusters", "miou", "clusters", "number of clusters K"),
-    Sweep("alpha", "pck", "alpha", "alpha: distance allowed, as a share of the box's longer side", "PCK"),
+LINE_PLOTS = (
+    LinePlot("memory", "miou", "fraction", "share of the training images in memory", log=True),
+    LinePlot("clusters", "miou", "clusters", "number of clusters K"),
+    LinePlot("alpha", "pck", "alpha", "alpha: distance allowed, as a share of the box's longer side", "PCK"),
 )
 
 
@@ -72,7 +72,7 @@ def figures(
     records: Iterable[Record] = (),
     report: Callable[[str], None] | None = None,
 ) -> dict[Table, dict[str, Figure]]:
-    """Return the figures of each table (data, protocol, setting) by file name: bars, then a line plot per sweep.
+    """Return the figures of each table (data, protocol, setting) by file name: bars, then line plots.
 
     `records` are what the rows were made of; those that hold the scores of many layers add a line plot over layers.
     With `report`, a table that cannot be drawn is told of, and costs only its own figures.
@@ -103,10 +103,10 @@ def _figures(
     """Return the figures of one table by file name."""
     stem = slug("--".join(members[0].table))
     found = {stem: bars(members, looks)}
-    for sweep in SWEEPS:
-        figure = lines(members, sweep, looks, printed)
+    for plot in LINE_PLOTS:
+        figure = lines(members, plot, looks, printed)
         if figure is not None:
-            found[f"{stem}--{sweep.name}"] = figure
+            found[f"{stem}--{plot.name}"] = figure
     if studies:
         found[f"{stem}--layers"] = layers.figure(members, studies, looks)
     return found
@@ -141,16 +141,16 @@ def bars(members: Sequence[Row], looks: Mapping[str, Style]) -> Figure:
 
 
 def lines(
-    members: Sequence[Row], sweep: Sweep, looks: Mapping[str, Style], published: Sequence[PublishedRow] = ()
+    members: Sequence[Row], plot: LinePlot, looks: Mapping[str, Style], published: Sequence[PublishedRow] = ()
 ) -> Figure | None:
-    """Return one line per model over the sweep's setting; None where no model was measured at two settings.
+    """Return one line per model over the coordinate of the plot; None where no model was measured at two settings.
 
     Published values of the same dataset and preset are grey; the best of them are named.
     """
     ours = [
         _Line(label, points)
         for label, points in (
-            (next(iter(entry.values())).label, _points(entry.values(), sweep)) for entry in by_entry(members)
+            (next(iter(entry.values())).label, _points(entry.values(), plot)) for entry in by_entry(members)
         )
         if points
     ]
@@ -158,7 +158,7 @@ def lines(
         return None
     ours.sort(key=lambda line: -line.points[-1][1].value)
     settings = sorted({x for line in ours for x, _ in line.points})
-    theirs = _references(published, sweep, settings)
+    theirs = _references(published, plot, settings)
     named = theirs[:REFERENCES]
 
     names = [drawing.short(line.name) for line in (*ours, *named)]
@@ -168,9 +168,9 @@ def lines(
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.62 / width, 0.55 / height, 4.6 / width, 1 - (1.25 + above.extra) / height))
     drawing.grid(axes, "both")
-    if sweep.log:
+    if plot.log:
         axes.set_xscale("log")
-    texts = [str(Fraction(x).limit_denominator(10000)) if sweep.log else f"{x:g}" for x in settings]
+    texts = [str(Fraction(x).limit_denominator(10000)) if plot.log else f"{x:g}" for x in settings]
     axes.set_xticks(settings, texts)
     axes.minorticks_off()
 
@@ -187,8 +187,8 @@ def lines(
     low, high = min(limits), max(limits)
     margin = 0.06 * (high - low) or 1.0
     axes.set_ylim(max(low - margin, min(0.0, low)), high + margin)
-    axes.set_ylabel(f"{sweep.title} ({members[0].unit})", fontsize=9, color=INK)
-    axes.set_xlabel(sweep.axis, fontsize=9, color=INK)
+    axes.set_ylabel(f"{plot.title} ({members[0].unit})", fontsize=9, color=INK)
+    axes.set_xlabel(plot.axis, fontsize=9, color=INK)
     last = [(line, *line.points[-1]) for line in (*ours, *named)]
     drawing.names_beside(
         axes, [Name(line.name, x, row.value, looks[line.name] if line in ours else None) for line, x, row in last]
@@ -269,23 +269,23 @@ def _draw(axes: Axes, line: _Line, look: Style, *, crowded: bool) -> None:
         axes.vlines(places, low, high, color=look.color, linewidth=1.0, zorder=3)
 
 
-def _references(published: Sequence[PublishedRow], sweep: Sweep, settings: Sequence[float]) -> list[_Line]:
+def _references(published: Sequence[PublishedRow], plot: LinePlot, settings: Sequence[float]) -> list[_Line]:
     grouped: dict[tuple[str, str], list[PublishedRow]] = {}
     for row in published:
         grouped.setdefault((row.label, row.paper), []).append(row)
     found = []
     for (label, paper), members in grouped.items():
-        points = tuple(point for point in _points(members, sweep) if point[0] in settings)
+        points = tuple(point for point in _points(members, plot) if point[0] in settings)
         if points:
             found.append(_Line(f"{label} ({paper})" if label.split()[0] != paper else label, points))
     return sorted(found, key=lambda line: (-line.points[-1][1].value, line.name))
 
 
-def _points(rows: Iterable[Any], sweep: Sweep) -> tuple[tuple[float, Any], ...]:
-    """Return (setting, row) of the rows that belong to the sweep, in ascending order of the setting."""
+def _points(rows: Iterable[Any], plot: LinePlot) -> tuple[tuple[float, Any], ...]:
+    """Return (setting, row) of the rows that belong to the plot, in ascending order of the setting."""
     found: dict[float, Any] = {}
     for row in rows:
-        place = sweep.place(row)
+        place = plot.place(row)
         if place is not None and math.isfinite(row.value):
             found.setdefault(place, row)
     return tuple(sorted(found.items()))

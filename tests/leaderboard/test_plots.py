@@ -12,6 +12,8 @@ from densebench.leaderboard.drawing import LABEL_GAP, png, short, spread, styles
 from densebench.leaderboard.plots import figures
 from densebench.results.schema import Metric
 
+from .conftest import metric
+
 TABLE = ("voc", "hummingbird", "paper")
 STEM = "voc--hummingbird--paper"
 
@@ -173,3 +175,11 @@ def test_spread():
         assert min(np.diff(places), default=1.0) >= 0.08 - 1e-9
         assert min(places) >= -1e-9
         assert max(places) <= 1 + 1e-9
+
+
+def test_a_coordinate_that_is_no_number_is_no_place_on_an_axis(record):
+    metrics = [metric("miou", 50.0, fraction=part) for part in ("half", "all", "1/0")]
+    assert list(figures(leaderboard_rows([record(metrics=metrics)]))[TABLE]) == [STEM]
+    metrics = [metric("miou", v, fraction=part) for v, part in ((50.0, "1"), (40.0, "1/8"), (30.0, "half"))]
+    (axes,) = figures(leaderboard_rows([record(metrics=metrics)]))[TABLE][f"{STEM}--memory"].axes
+    assert list(axes.lines[0].get_ydata()) == [40.0, 50.0]

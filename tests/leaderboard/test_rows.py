@@ -7,9 +7,11 @@ import math
 import random
 from pathlib import Path
 
-from densebench.leaderboard import leaderboard_rows, select, to_csv, to_json
+from densebench.leaderboard import leaderboard_rows, markdown, select, to_csv, to_json
 from densebench.leaderboard.row import by_entry, tables
 from densebench.results.schema import Metric
+
+from .conftest import metric
 
 
 def test_one_row_per_metric_with_its_facts(record):
@@ -150,3 +152,24 @@ def test_select_keeps_limited_and_torn_apart(results: Path):
     assert "torn--paper--00.json" in selection.unreadable[0]
     assert {r.protocol.name for r in select(results, protocols=["overclustering"]).records} == {"overclustering"}
     assert {r.data.name for r in select(results, datasets=["scenes"]).records} == {"scenes"}
+
+
+def test_coordinates_are_columns_of_their_own_those_of_plugins_too(record):
+    metrics = [metric("miou", 5.0, fraction="1/8"), metric("hits", 6.0, threshold=3, strict=True), metric("nmi", 0.5)]
+    lines = list(csv.DictReader(io.StringIO(to_csv(leaderboard_rows([record(metrics=metrics)])))))
+    names = [name for name in lines[0] if name.startswith("at_")]
+    assert [(line["metric"], line["quantity"], *map(line.get, names)) for line in lines] == [
+        ("miou@1/8", "miou", "1/8", "", ""),
+        ("hits@threshold=3/strict=True", "hits", "", "3", "true"),
+        ("nmi", "nmi", "", "", ""),
+    ]
+    assert json.loads(to_json(leaderboard_rows([record(metrics=metrics)])))[1]["at"] == {"threshold": 3, "strict": True}
+
+
+def test_metrics_are_told_apart_by_coordinates_not_by_what_they_are_called(record):
+    metrics = [metric("miou", 50.0, fraction="1"), metric("miou", 40.0, head="1")]
+    rows = leaderboard_rows([record("a", metrics), record("b", metrics, score_hash="b")])
+    assert [row.metric for row in rows] == ["miou@1"] * 4
+    (first, _) = by_entry(rows)
+    assert [(dict(row.at), row.value) for row in first.values()] == [({"fraction": "1"}, 50.0), ({"head": "1"}, 40.0)]
+    assert "| a | 50.0 ± 1.0 | 40.0 ± 1.0 |" in markdown(rows).replace("**", "").replace(" ≈", "")
