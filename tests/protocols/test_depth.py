@@ -196,7 +196,7 @@ def test_four_layers_end_the_quarters():
 
 
 def test_defaults_follow_backbone_and_dataset():
-    protocol, nyu = Depth(), dataclasses.replace(Ramps.info, name="nyu", input_size=None)
+    protocol, nyu = Depth(), dataclasses.replace(Ramps.info, name="nyu", family="nyu", input_size=None)
     twelve = dataclasses.replace(TrueDepth.info, depth=12, patch=14)
     config = protocol.resolve(protocol.configure(), twelve, nyu)
     assert (config.heads, config.norm, config.class_token) == ((1, 4), False, True)
@@ -215,7 +215,7 @@ def test_defaults_follow_backbone_and_dataset():
 
 def test_nyu_is_cropped_as_published(data):
     class Kinect(Ramps):
-        info = dataclasses.replace(Ramps.info, name="nyu", input_size=None)
+        info = dataclasses.replace(Ramps.info, name="nyu", family="nyu", input_size=None)
 
         def depth(self, index):
             depth = np.full((480, 640), 2.0, np.float32)

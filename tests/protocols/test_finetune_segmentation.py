@@ -444,11 +444,11 @@ def test_published_settings(data):
     assert (neco.input_size, neco.stride, neco.epochs, neco.steps, neco.batch) == (512, 480, None, 80_000, 8)
     assert neco.learning_rates == (8e-5, 3e-5, 1e-5, 8e-6)
     assert (neco.optimiser, neco.schedule, neco.final_rate, neco.decoder_heads) == ("adam", "poly", 0.1, 6)
-    coco = dataclasses.replace(VOC.info, name="coco_things")
+    coco = dataclasses.replace(VOC.info, name="coco_things", family="coco")
     tenth = PROTOCOL.resolve(PROTOCOL.configure("paper"), small, coco)
     assert len(Plan.of(tenth, 118_287).images) == 11_828
     assert PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, coco).train_share == 1
-    ade = dataclasses.replace(VOC.info, name="ade20k")
+    ade = dataclasses.replace(VOC.info, name="ade20k", family="ade20k")
     assert PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, ade).steps == 160_000
     assert PROTOCOL.resolve(PROTOCOL.configure("segmenter", {"epochs": 3}), small, ade).steps is None
 

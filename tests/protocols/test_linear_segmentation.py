@@ -224,7 +224,7 @@ def test_void_is_not_trained_on_and_not_scored(plain):
 
 def plan(n_images=10, seed=0, name="plain", preset="paper", **settings):
     protocol = LinearSegmentation()
-    info = dataclasses.replace(INFO, name=name)
+    info = dataclasses.replace(INFO, name=name, family=name.split("_")[0])
     config = protocol.resolve(protocol.configure(preset, settings), toys.ColorBackbone.info, info)
     return Plan.of("linear_segmentation", config, n_images, seed)
 
