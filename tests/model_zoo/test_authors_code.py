@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.catalog import ENTRIES
-from densebench.model_zoo.catalog.entry import vit
 from tests.model_zoo.layouts import clip, dino, dinov3, fill, linear, radio, sam
 
 WIDTH, DEPTH, HEADS, GRID = 48, 2, 3, 4
@@ -18,8 +17,13 @@ WIDTH, DEPTH, HEADS, GRID = 48, 2, 3, 4
 
 def loaded(monkeypatch, tmp_path, like, timm, state, **kwargs):
     """Load a file as an entry of the catalogue, at the size of a toy."""
-    small = vit(timm, 16 * GRID, img_size=16 * GRID, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, **kwargs)
-    monkeypatch.setitem(ENTRIES, "tiny", dataclasses.replace(ENTRIES[like], name="tiny", architecture=small))
+    return load_tiny(monkeypatch, tmp_path, like, timm, 16 * GRID, state, img_size=16 * GRID, **kwargs)
+
+
+def load_tiny(monkeypatch, tmp_path, like, timm, size, state, **kwargs):
+    kwargs |= {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    net = dataclasses.replace(ENTRIES[like].architecture, timm=timm, native_size=size, kwargs=kwargs)
+    monkeypatch.setitem(ENTRIES, "tiny", dataclasses.replace(ENTRIES[like], name="tiny", architecture=net))
     torch.save(state, tmp_path / "w.pth")
     return load_model("tiny", tmp_path / "w.pth")
 
@@ -147,10 +151,7 @@ def test_radio(size, monkeypatch, tmp_path):
     """Positions: bilinear from 128 x 128 to a square as wide as the longer side, corners on corners, then cut."""
     state = fill(radio(WIDTH, DEPTH, True), "cpu")
     own = {name.removeprefix("radio_model.model."): value for name, value in state.items()}
-    small = vit("naflexvit_base_patch16_radio_v3", 512, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS)
-    monkeypatch.setitem(ENTRIES, "tiny", dataclasses.replace(ENTRIES["radio_vitb16"], name="tiny", architecture=small))
-    torch.save(state, tmp_path / "w.pth")
-    backbone = load_model("tiny", tmp_path / "w.pth")
+    backbone = load_tiny(monkeypatch, tmp_path, "radio_vitb16", "naflexvit_base_patch16_radio_v3", 512, state)
     assert "radio_model.summary_idxs" in backbone.info.notes["left out"]
     images = torch.rand(2, 3, *size)
     norm, lin = parts(own, 1e-6)

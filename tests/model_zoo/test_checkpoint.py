@@ -17,7 +17,6 @@ from densebench.model_zoo import load_model
 from densebench.model_zoo.adapters.positions import OffsetBackbone, resample
 from densebench.model_zoo.adapters.timm_nets import create
 from densebench.model_zoo.catalog import ENTRIES, Published
-from densebench.model_zoo.catalog.entry import vit
 from densebench.model_zoo.files.checkpoint import arrange, fit, grid_of, read
 from tests.methods import toy
 from tests.model_zoo.layouts import dino, dinov2, fill, optimiser, prefixed
@@ -36,10 +35,12 @@ def entry(
     **kwargs,
 ):
     """Put a tiny model into the catalogue, with the rules of DINOv2 unless told otherwise."""
+    like = ENTRIES["dinov2_vits14"]
+    net = {"timm": timm, "native_size": 14 * GRID, "positions": positions, "kwargs": {**BODY, **kwargs}}
     made = dataclasses.replace(
-        ENTRIES["dinov2_vits14"],
+        like,
         name=name,
-        architecture=vit(timm, 14 * GRID, positions, **{**BODY, **kwargs}),
+        architecture=dataclasses.replace(like.architecture, **net),
         prefix=prefix,
         file=file or Published(layout="dinov2", drop=("mask_token",), page="https://example.org"),
     )
