@@ -56,13 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(__version__)
         sys.exit(0)
-    verb = tyro.cli(
-        _verbs(arguments[0] if arguments else ""),
-        prog="densebench",
-        description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-    )
+    try:
+        verb = tyro.cli(
+            _verbs(arguments[0] if arguments else ""),
+            prog="densebench",
+            description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+    except DensebenchError as error:  # of a value that an option's own parser refuses
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     sys.exit(_guarded(verb))
 
 
