@@ -33,8 +33,8 @@ def main() -> None:
     import torch
 
     from densebench.ops.clustering import permutation_head
+    from densebench.ops.faiss_calls import faiss_installed
     from densebench.ops.lloyd import lloyd
-    from densebench.ops.search import faiss_installed
 
     table = torch.from_numpy(np.load(args.rows)).float() if args.rows else clouds(args.n, args.dim, args.spread)
     print(f"{args.n_iter} iterations, {args.threads} threads, {args.rounds} rounds, {args.clock} clock")
@@ -70,7 +70,7 @@ def clouds(n: int, dim: int, spread: float):
 
 def with_faiss(x, start, n_iter: int) -> float:
     """Return the objective of ``faiss.Kmeans`` from the same start."""
-    from densebench.ops.search import load_faiss
+    from densebench.ops.faiss_calls import load_faiss
 
     model = load_faiss().Kmeans(x.shape[1], len(start), niter=n_iter, min_points_per_centroid=1)
     return float(model.train(x.numpy(), init_centroids=start.numpy()))

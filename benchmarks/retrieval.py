@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 384])
     parser.add_argument("--neighbours", type=int, default=30)
     parser.add_argument("--centres", type=int, default=300, help="0: keys without structure")
-    parser.add_argument("--device", default="cpu", help="of the torch path")
+    parser.add_argument("--device", default="cpu", help="of torch and faiss")
     return parser.parse_args()
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     set_threads(args.threads)
     import torch
 
+    from densebench.ops.faiss_calls import why_not
     from densebench.ops.retrieval import ExactIndex, ScannIndex, normalise_keys, recall_at_k
-    from densebench.ops.search import faiss_installed
 
     print(
         f"{args.keys} keys, {args.queries} queries, k={args.neighbours}, {args.threads} threads, {args.rounds} rounds"
@@ -41,9 +41,10 @@ def main() -> None:
         torch.manual_seed(0)
         keys, queries = (cloud(n, dim, args.centres) for n in (args.keys, args.queries))
         keys = normalise_keys(keys)
-        indexes = {"torch": ExactIndex(keys.to(args.device), "torch")}
-        if faiss_installed():
-            indexes["faiss"] = ExactIndex(keys, "faiss")
+        here = keys.to(args.device)
+        indexes = {"torch": ExactIndex(here, "torch")}
+        if not why_not(here.device):
+            indexes["faiss"] = ExactIndex(here, "faiss")
         try:
             indexes["scann"] = ScannIndex(keys, args.neighbours)
         except ImportError:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ASKED = ("import_module", "find_spec", "importorskip", "__import__")
 """Functions that take the name of a module."""
-TWINS = {"faiss-cpu": "faiss", "faiss-gpu": "faiss"}
+TWINS = {"faiss-cpu": "faiss", "faiss-gpu-cuvs": "faiss"}
 """Modules of distributions that exclude each other."""
 COMMANDS = {"pytest-xdist": "pytest -n", "ruff": "ruff check", "mypy": "mypy", "import-linter": "lint-imports"}
 """How the Makefile uses distributions that no line imports."""

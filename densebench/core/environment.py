@@ -31,7 +31,8 @@ def pick_device(asked: str) -> str:
 def environment(device: str) -> dict[str, str]:
     """Return versions, git commit and hardware, as text."""
     found = {"densebench": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu", "scann"):
+    libraries = ("torch", "torchvision", "timm", "numpy", "pillow", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "scann")
+    for package in libraries:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     found["device"] = device

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densebench.ops import faiss_calls
 from densebench.ops.lloyd import assign as assign
-from densebench.ops.lloyd import lloyd
+from densebench.ops.lloyd import assign_with_faiss, lloyd
 from densebench.ops.precision import widen
-from densebench.ops.search import load_faiss
 
 REDO_STRIDE = 15486557  # by how much faiss moves the seed from one restart to the next
 
@@ -138,7 +138,8 @@ def kmeans(
         n_iter: Lloyd iterations per restart.
         n_redo: restarts; the one with the best objective wins, the first of those within a part in 1e9.
         backend: ``auto`` is torch, which stays on the device and, by skipping distances, is faster than faiss on a CPU
-            too (``benchmarks/kmeans.py``); faiss computes on the CPU.
+            too (``benchmarks/kmeans.py``). faiss's own iterations read rows on the host, so for rows on a GPU faiss
+            finds the nearest centroids there and the rest is the torch backend's.
         spherical: normalise the centroids after each iteration.
         max_points_per_centroid: faiss's default 256; the published overclustering keeps it.
     """
@@ -150,20 +151,30 @@ def kmeans(
     train = widen(x if rows is None else x[rows.to(x.device)])
     if not bool(train.isfinite().all()):
         raise ValueError("k-means got rows that are not finite")
-    if backend in ("auto", "torch"):
-        seeds = [seed + 1 + redo * REDO_STRIDE for redo in range(n_redo)]
-        starts = (train[permutation_head(len(train), k, each).to(x.device)] for each in seeds)
-        sign, best = 1 if spherical else -1, None
-        for centroids, objective in (lloyd(train, start, n_iter, spherical) for start in starts):
-            if best is None or sign * (objective - best[1]) > 1e-9 * abs(best[1]):
-                best = centroids, objective
-        assert best is not None
-        centroids, objective = best
-        return centroids, KMeansInfo(objective, len(train), "torch")
-    if backend != "faiss":
+    if backend not in ("auto", "faiss", "torch"):
         raise ValueError(f"backend is 'auto', 'faiss' or 'torch', got {backend!r}")
-    faiss = load_faiss()
-    model = faiss.Kmeans(
+    name = "faiss" if backend == "faiss" else "torch"
+    if name == "faiss":
+        if reason := faiss_calls.why_not(train.device):
+            raise ImportError(f"k-means by faiss: {reason}, or use torch")
+        train = train.float().contiguous()
+        if not faiss_calls.on_gpu(train.device):
+            return _faiss_kmeans(train, k, seed, n_iter, n_redo, spherical, max_points_per_centroid)
+    find = assign_with_faiss if name == "faiss" else None
+    seeds = [seed + 1 + redo * REDO_STRIDE for redo in range(n_redo)]
+    starts = (train[permutation_head(len(train), k, each).to(x.device)] for each in seeds)
+    sign, best = 1 if spherical else -1, None
+    for centroids, objective in (lloyd(train, start, n_iter, spherical, find=find) for start in starts):
+        if best is None or sign * (objective - best[1]) > 1e-9 * abs(best[1]):
+            best = centroids, objective
+    assert best is not None
+    return best[0], KMeansInfo(best[1], len(train), name)
+
+
+def _faiss_kmeans(
+    train: Tensor, k: int, seed: int, n_iter: int, n_redo: int, spherical: bool, max_points_per_centroid: int
+) -> tuple[Tensor, KMeansInfo]:
+    model = faiss_calls.load_faiss().Kmeans(
         train.shape[1],
         k,
         niter=n_iter,
@@ -174,9 +185,8 @@ def kmeans(
         min_points_per_centroid=1,  # only silences a warning
         max_points_per_centroid=max_points_per_centroid,
     )
-    objective = float(model.train(train.float().contiguous().cpu().numpy()))
-    centroids = torch.from_numpy(np.array(model.centroids)).to(x.device)
-    return centroids, KMeansInfo(objective, len(train), "faiss")
+    objective = float(model.train(train.numpy()))
+    return torch.from_numpy(np.array(model.centroids)), KMeansInfo(objective, len(train), "faiss")
 
 
 def kmeans_training_rows(n_rows: int, k: int, seed: int, max_points_per_centroid: int = 256) -> Tensor | None:

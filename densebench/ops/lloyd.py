@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densebench.ops import ties
+from densebench.ops import faiss_calls, ties
 
 SPLIT_EPSILON = 1 / 1024  # by how much faiss pushes the halves of a split cluster apart
 GROUP_SIZE = 25  # centroids that share a bound: fewer prune more but make the matrix products thin
@@ -31,7 +31,12 @@ Each = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]  # a
 
 
 def lloyd(
-    x: Tensor, centroids: Tensor, n_iter: int, spherical: bool = False, prune: bool | None = None
+    x: Tensor,
+    centroids: Tensor,
+    n_iter: int,
+    spherical: bool = False,
+    prune: bool | None = None,
+    find: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, float]:
     """Return the centroids (K, D) after at most ``n_iter`` iterations from ``centroids``, and the last objective.
 
@@ -41,18 +46,25 @@ def lloyd(
         n_iter: iterations, at least 1; they end early once no row changes its cluster.
         spherical: normalise the centroids before each iteration and at the end.
         prune: skip distances that cannot matter. It changes time only; ``None`` does so where it saves time.
+        find: used instead of :func:`assign`, with all distances.
 
     The objective is the sum over rows of the squared distance to the nearest centroid (spherical: of the dot product
     with it) at the last assignment. Sums of clusters are kept in float64 and updated by the rows that move only.
     """
     if prune is None:
-        prune = x.device.type == "cpu" and len(centroids) >= MIN_CLUSTERS
+        prune = find is None and x.device.type == "cpu" and len(centroids) >= MIN_CLUSTERS
     with _crew(prune) as each:
-        return _iterate(x, centroids, n_iter, spherical, prune, each)
+        return _iterate(x, centroids, n_iter, spherical, prune, each, find or assign)
 
 
 def _iterate(
-    x: Tensor, centroids: Tensor, n_iter: int, spherical: bool, prune: bool, each: Each
+    x: Tensor,
+    centroids: Tensor,
+    n_iter: int,
+    spherical: bool,
+    prune: bool,
+    each: Each,
+    find: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, float]:
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
     members = used = bounds = None
@@ -68,7 +80,7 @@ def _iterate(
         elif prune:
             nearest = torch.cat(list(each(partial(assign, centroids=centroids), x.split(ROWS))))
         else:
-            nearest = assign(x, centroids)
+            nearest = find(x, centroids)
         moved = torch.arange(len(x), device=x.device) if members is None else (nearest != members).nonzero().squeeze(1)
         if not len(moved):
             break  # converged: further iterations would repeat this one
@@ -109,6 +121,22 @@ def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
     for rows in unsure.split(max(chunk, 4096)):
         exact = torch.addmm(-squares / 2, x[rows].double(), wide.T)
         nearest[rows] = ties.first_greatest(exact, scale[rows, None])
+    return nearest
+
+
+def assign_with_faiss(x: Tensor, centroids: Tensor) -> Tensor:
+    """Return what :func:`assign` returns, of contiguous float32 rows on one device, by faiss's search.
+
+    Squared distances that are more than twice their rounding error and a step apart are in order; the rule decides the
+    rest. The error of |x|^2 + |c|^2 - 2 x.c is at most (D + 4) u (|x| + |c|)^2, see `_Bounds`.
+    """
+    if len(centroids) == 1:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    squares, found = faiss_calls.knn(centroids.contiguous(), x, 2, "l2")
+    reach = (torch.linalg.vector_norm(x, dim=1) + torch.linalg.vector_norm(centroids, dim=1).max()).square()
+    nearest = found[:, 0].clone()
+    unsure = (squares[:, 1] - squares[:, 0] <= ties.margin(reach, x.shape[1], x.dtype)).nonzero().squeeze(1)
+    nearest[unsure] = assign(x[unsure], centroids)
     return nearest
 
 

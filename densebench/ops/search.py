@@ -1,20 +1,19 @@
 """Nearest neighbours among keys: exact on two backends, approximate with ScaNN as open-hummingbird-eval sets it.
 
-The torch backend needs nothing installed and runs where the tensors are; faiss is for the CPU. Both are exact, and
-near ties are decided by the rule of :mod:`densebench.ops.ties`, so that both find the same keys in the same order,
-whatever the blocks, the threads and the processor; of scores, the last digit may differ.
+Both run where the tensors are; torch needs nothing installed, faiss what :mod:`densebench.ops.faiss_calls` says. Both
+are exact, and near ties are decided by the rule of :mod:`densebench.ops.ties`, so that both find the same keys in the
+same order, whatever the blocks, the threads and the processor; of scores, the last digit may differ.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densebench.ops import ties
+from densebench.ops import faiss_calls, ties
 from densebench.ops.precision import widen
 from densebench.ops.topk import blockwise_topk
 
@@ -56,14 +55,15 @@ class ExactIndex:
         keys: floating; float16 and bfloat16 are widened block by block (torch) or once (faiss).
         backend: ``auto`` is faiss for keys on a CPU if installed, otherwise torch. Measured on a CPU per thread,
             faiss took 0.89 (128 dimensions) and 0.94 (384) of torch's time, and it suffers less when other
-            programs compete for the cores; ``benchmarks/retrieval.py`` measures it again.
+            programs compete for the cores; ``benchmarks/retrieval.py`` measures it again. On a GPU nothing was
+            measured, so it is torch there.
         metric: ``ip``, the dot product with the query as it is, or ``l2``, the squared Euclidean distance.
         query_block: of the torch backend, see :func:`densebench.ops.topk.blockwise_topk`.
         key_block: likewise.
 
     Raises:
         ValueError: keys that are empty, not (N, D), or not finite; an unknown backend or metric.
-        ImportError: faiss was asked for and is not installed.
+        ImportError: faiss was asked for and cannot search where the keys are.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class ExactIndex:
             raise ValueError(f"metric is 'ip' or 'l2', got {metric!r}")
         _require_finite(keys, "keys")
         self.backend: str = choose_backend(backend, keys.device)
-        self.metric, self.query_block, self.key_block = metric, query_block, key_block
+        self.metric: Metric = metric
+        self.query_block, self.key_block = query_block, key_block
         self.keys = keys.float().contiguous() if self.backend == "faiss" else keys
         halves = _half_norms(keys)
         self._longest = float((2 * halves.max()).sqrt())
@@ -160,11 +161,8 @@ class ExactIndex:
         return Neighbours(self._as_scores(best, queries), indices)
 
     def _with_faiss(self, queries: Tensor, k: int) -> Neighbours:
-        faiss = load_faiss()
-        metric = faiss.METRIC_INNER_PRODUCT if self.metric == "ip" else faiss.METRIC_L2
-        scores, indices = faiss.knn(queries.float().contiguous().numpy(), self.keys.numpy(), k, metric=metric)
-        scores = scores if self.metric == "ip" else -scores
-        return Neighbours(torch.from_numpy(scores), torch.from_numpy(indices))
+        scores, indices = faiss_calls.knn(self.keys, queries.float().contiguous(), k, self.metric)
+        return Neighbours(scores if self.metric == "ip" else -scores, indices)
 
 
 class ScannIndex:
@@ -268,33 +266,16 @@ def choose_backend(backend: Backend, device: torch.device) -> str:
     """Return ``torch`` or ``faiss`` for keys on ``device``.
 
     Raises:
-        ValueError: faiss was asked for keys that are not on the CPU, or the name is unknown.
-        ImportError: faiss was asked for and is not installed.
+        ValueError: the name is unknown.
+        ImportError: faiss was asked for and cannot search there.
     """
-    installed = faiss_installed()
     if backend == "auto":
-        return "faiss" if installed and device.type == "cpu" else "torch"
-    if backend == "faiss":
-        if not installed:
-            raise ImportError("backend='faiss' needs faiss: pip install 'densebench[cpu]', or use backend='torch'")
-        if device.type != "cpu":
-            raise ValueError(f"the faiss backend searches on the CPU; the keys are on {device}: use backend='torch'")
-    elif backend != "torch":
+        return "faiss" if device.type == "cpu" and faiss_calls.faiss_installed() else "torch"
+    if backend not in ("torch", "faiss"):
         raise ValueError(f"backend is 'auto', 'torch' or 'faiss', got {backend!r}")
+    if backend == "faiss" and (reason := faiss_calls.why_not(device)):
+        raise ImportError(f"backend='faiss': {reason}, or use backend='torch'")
     return backend
-
-
-def faiss_installed() -> bool:
-    """Return whether faiss can be imported, without importing it."""
-    return importlib.util.find_spec("faiss") is not None
-
-
-def load_faiss() -> Any:
-    """Return the faiss module, set to as many threads as torch uses."""
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    return faiss
 
 
 def shrink_tree(n_keys: int, leaves: int, leaves_to_search: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from densebench.core.errors import UsageError
-from densebench.ops.search import faiss_installed
+from densebench.ops import faiss_calls
 from densebench.verify.golden import Finding, Golden, GoldenError, read_arrays
 from densebench.verify.kinds import find_kind, missing_arrays
 
@@ -65,15 +65,13 @@ def pick_backends(asked: str, device: str) -> tuple[str, ...]:
         UsageError: there is no such device, or the backend asked for is not installed or does not run on it.
     """
     try:
-        on_cpu = torch.device(device).type == "cpu"
+        reason = faiss_calls.why_not(torch.device(device))
     except RuntimeError as error:
         raise UsageError(f"--device {device}: torch knows no such device. Use auto, cpu or cuda.") from error
     if asked == "all":
-        return ("torch", "faiss") if on_cpu and faiss_installed() else ("torch",)
-    if asked == "faiss" and not on_cpu:
-        raise UsageError(f"--backend faiss searches on the CPU, not on {device}. Use --backend torch or --device cpu.")
-    if asked == "faiss" and not faiss_installed():
-        raise UsageError("--backend faiss: faiss is not installed. pip install 'densebench[cpu]', or --backend torch.")
+        return ("torch",) if reason else ("torch", "faiss")
+    if asked == "faiss" and reason:
+        raise UsageError(f"--backend faiss: {reason}, or use --backend torch.")
     return (asked,)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from densebench.cli import main
-from densebench.ops.search import faiss_installed
+from densebench.ops.faiss_calls import faiss_installed
 from densebench.verify.folder import SHIPPED
 
 
@@ -128,7 +128,7 @@ def test_devices_that_are_not_there_are_refused(verify, monkeypatch):
 
 
 def test_faiss_is_refused_where_it_cannot_search(verify, monkeypatch):
-    monkeypatch.setattr("densebench.verify.folder.faiss_installed", lambda: False)
+    monkeypatch.setattr("densebench.ops.faiss_calls.faiss_installed", lambda: False)
     code, _, err = verify("--backend", "faiss")
     assert code == 2
     assert "not installed" in err

@@ -12,8 +12,8 @@ from densebench.ops.clustering import (
     permutation_head,
 )
 from densebench.ops.confusion import confusion
+from densebench.ops.faiss_calls import faiss_installed
 from densebench.ops.matching import hungarian
-from densebench.ops.search import faiss_installed
 
 needs_faiss = pytest.mark.skipif(not faiss_installed(), reason="compares with faiss")
 BACKENDS = ["torch", pytest.param("faiss", marks=needs_faiss)]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from densebench.ops import lloyd as module
 from densebench.ops.clustering import permutation_head
+from densebench.ops.faiss_calls import faiss_installed
 from densebench.ops.lloyd import _Bounds, _group, assign, lloyd
-from densebench.ops.search import faiss_installed
 
 
 @pytest.fixture(autouse=True)

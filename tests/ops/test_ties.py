@@ -4,12 +4,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densebench.ops import clustering, correspondence, lloyd, matching, probe, retrieval, search, ties, topk
+from densebench.ops import (
+    clustering,
+    correspondence,
+    faiss_calls,
+    lloyd,
+    matching,
+    probe,
+    retrieval,
+    search,
+    ties,
+    topk,
+)
 from densebench.ops.cbfe import attention_mask
 
 BACKENDS = [
     "torch",
-    pytest.param("faiss", marks=pytest.mark.skipif(not search.faiss_installed(), reason="faiss is not installed")),
+    pytest.param("faiss", marks=pytest.mark.skipif(not faiss_calls.faiss_installed(), reason="faiss is not installed")),
 ]
 
 

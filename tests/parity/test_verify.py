@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from densebench.ops.search import faiss_installed
+from densebench.ops.faiss_calls import faiss_installed
 from densebench.verify.folder import NO_CHECK, SHIPPED, FileReport, list_files, pick_backends, verify_file
 from densebench.verify.golden import FLOAT32_SLACK, Golden, read_arrays
 from densebench.verify.kinds import KINDS, find_kind

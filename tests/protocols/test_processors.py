@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from densebench.ops.correspondence import match
+from densebench.ops.faiss_calls import faiss_installed
 from densebench.ops.lloyd import assign
 from densebench.ops.retrieval import upsample_argmax
-from densebench.ops.search import ExactIndex, faiss_installed
+from densebench.ops.search import ExactIndex
 from tests import toys
 from tests.protocols.test_correspondence import Parts, measure
 

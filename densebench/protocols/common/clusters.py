@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from densebench.ops import clustering
+from densebench.ops import clustering, faiss_calls
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common.kmeans_config import KMeansConfig
 from densebench.protocols.protocol import Context
@@ -85,11 +85,14 @@ def fit_clusters(
     drawn = [clustering.kmeans_training_rows(n_rows, run.k, run.seed, most) for run in runs]
     wanted = [torch.arange(n_rows) if some is None else some for some in drawn]
     union = torch.cat(wanted).unique()
-    points = torch.empty(len(union), dims)
+    # the rows are clustered on the CPU, where distances are skipped, unless faiss is to search a GPU and can
+    device = context.features.device
+    at = device if config.kmeans == "faiss" and not faiss_calls.why_not(device) else torch.device("cpu")
+    points = torch.empty(len(union), dims, device=at)
     seen = filled = 0
     for tokens, index in rows:
         inside = union[filled : int(torch.searchsorted(union, seen + len(index)))] - seen
-        points[filled : filled + len(inside)] = tokens[index[inside].to(tokens.device)].cpu()
+        points[filled : filled + len(inside)] = tokens[index[inside].to(tokens.device)].to(at)
         filled += len(inside)
         seen += len(index)
     wanted = [some[some < seen] for some in wanted]
@@ -98,7 +101,7 @@ def fit_clusters(
     for run, mine in context.progress.track(todo, "k-means", len(todo), unit="fits"):
         with context.stage("k-means"):
             centroids, info = clustering.kmeans(
-                points[torch.searchsorted(union, mine)],
+                points[torch.searchsorted(union, mine).to(at)],
                 run.k,
                 seed=run.seed,
                 n_iter=config.n_iter,

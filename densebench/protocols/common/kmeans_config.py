@@ -25,7 +25,8 @@ class KMeansConfig(FeatureConfig):
     """k-means trains on at most so many tokens per centroid, faiss's default, which the published code leaves on."""
     kmeans: Literal["auto", "faiss", "torch"] = "auto"
     """Which implementation; "auto" is torch. Both draw the same rows, starts and splits, but their rounding differs and
-    iterations amplify it, so it is part of the score hash."""
+    iterations amplify it, so it is part of the score hash. On a GPU faiss needs the extra `gpu`; without, it takes the
+    CPU."""
 
     @property
     def backend(self) -> Literal["faiss", "torch"]:

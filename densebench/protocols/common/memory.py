@@ -18,8 +18,8 @@ from densebench.core.errors import FeatureError, UsageError
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.spec import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
-from densebench.ops import retrieval, sampling
-from densebench.ops.search import SCANN_CENTRES
+from densebench.ops import faiss_calls, retrieval, sampling
+from densebench.ops.search import SCANN_CENTRES, SPARE
 from densebench.protocols.common.memory_config import RetrievalConfig
 from densebench.protocols.protocol import Context
 from densebench.views.augment import Augment
@@ -166,13 +166,13 @@ def build(
 ) -> Memory:
     """Collect features and labels of the memory images, sampled per image where the memory is bounded.
 
-    Raises UsageError for faiss anywhere but on the CPU, FeatureError with the image's id for a patch of length zero,
-    which has no direction to compare.
+    Raises UsageError where faiss is asked for and cannot search, FeatureError with the image's id for a patch of length
+    zero, which has no direction to compare.
     """
     filling = plan(config, backbone, len(indices))
     dtype, device = getattr(torch, config.memory_dtype), context.features.device
-    if config.backend == "faiss" and device.type != "cpu":
-        raise UsageError(f"backend=faiss searches on the CPU; on {device} use torch.")
+    if config.backend == "faiss" and (reason := faiss_calls.why_not(device, config.neighbours + SPARE)):
+        raise UsageError(f"backend=faiss: {reason}, or use backend=torch.")
     keys = torch.empty(filling.rows, backbone.width, dtype=dtype)
     labels = torch.empty(filling.rows, content.width, dtype=dtype)
     sampled = filling.per_image < filling.patches
