@@ -1,4 +1,4 @@
-"""Groups g and o: mutual information of positions and tokens, and the cosine k-means probe.
+"""Groups g and o: mutual information of positions and tokens, and the cosine k-means.
 
 Source of the vectors: the formulas of "Unsupervised Semantic Segmentation Facilitates Model Understanding" in float64;
 STEGO ``src/modules.py`` (``ClusterLookup``).
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densebench.ops.cosine_kmeans import CosineKMeans, assign_cosine, cosine_kmeans_step
 from densebench.ops.information import (
     PositionCounts,
     aggregate_map,
     attention_mutual_information,
     mutual_information,
 )
-from densebench.ops.probe import CosineKMeans, assign_cosine, cosine_kmeans_step
 from densebench.verify import ties
 from densebench.verify.golden import Finding, Golden, Kind
 
@@ -113,7 +113,7 @@ KINDS = (
     Kind("g_locality", "locality of attention", locality, "attention mi_head_averaged mi_per_head"),
     Kind(
         "o_cluster",
-        "cosine k-means probe",
+        "cosine k-means",
         cluster_probe,
         "features centroids loss assignment grad adam_lr loss_trace_*_steps centroids_after_*_steps upsampled_size "
         "upsampled_assignment",

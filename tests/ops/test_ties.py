@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from densebench.ops import (
     clustering,
     correspondence,
+    cosine_kmeans,
     faiss_calls,
     lloyd,
     matching,
-    probe,
     retrieval,
     search,
     ties,
@@ -201,7 +201,7 @@ def test_projected_rows_do_not_depend_on_the_batch():
 
 def test_cosine_clusters_fall_by_rule():
     centroids, x = randn(4, 24).repeat(2, 1), randn(40, 24, seed=1)
-    _, gradient = probe.cosine_kmeans_step(x, centroids)
+    _, gradient = cosine_kmeans.cosine_kmeans_step(x, centroids)
     assert not gradient[4:].any()
     assert bool((gradient[:4] != 0).any())
 

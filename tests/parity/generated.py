@@ -391,7 +391,7 @@ MAKERS = {
     "kernel losses": kernel_losses,
     "position information": positions,
     "locality of attention": locality,
-    "cosine k-means probe": cluster_probe,
+    "cosine k-means": cluster_probe,
     "cosine schedule": schedule,
     "resizing": resizing,
     "depth errors": depth_errors,

@@ -19,7 +19,7 @@ from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels, resize_maps
-from densebench.protocols.linear_segmentation.heads import Plan, train
+from densebench.protocols.linear_segmentation.linear_head import Plan, train
 from densebench.protocols.linear_segmentation.protocol import LinearSegmentation, LinearSegmentationCached
 from densebench.protocols.protocol import Context, Data
 from densebench.views.segmentation import Mirror, SegmentationViews

@@ -39,7 +39,7 @@ from densebench.protocols.linear_segmentation.config import (
     LinearSegmentationCachedConfig,
     LinearSegmentationConfig,
 )
-from densebench.protocols.linear_segmentation.heads import (
+from densebench.protocols.linear_segmentation.linear_head import (
     Pair,
     Plan,
     evaluate,

@@ -18,7 +18,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.features.spec import ReadBatch
 from densebench.model_zoo.backbone import BackboneInfo, Read
-from densebench.ops import clustering, information, matching, probe
+from densebench.ops import clustering, cosine_kmeans, information, matching
 from densebench.ops.confusion import (
     ConfusionMatrix,
     counts,
@@ -79,7 +79,8 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
                 seen.update(_rows(maps))
     info, device = context.features.info, context.features.device
     fits = [
-        probe.CosineKMeans(_initial(seen, config.clusters, info).to(device), config.learning_rate) for seen in moments
+        cosine_kmeans.CosineKMeans(_initial(seen, config.clusters, info).to(device), config.learning_rate)
+        for seen in moments
     ]
     losses: list[deque[Tensor]] = [deque(maxlen=100) for _ in fits]
     stream = reads.stream(data, order, "cosine k-means", batch_size=config.batch)
@@ -119,7 +120,7 @@ def _initial(moments: clustering.StreamingMoments, k: int, backbone: BackboneInf
             f"positional_effect.clusters={k} exceeds twice the width of {backbone.name} ({backbone.width}): "
             "there are no more principal directions to start from. Set fewer."
         )
-    directions = probe.principal_directions(moments, min(k, backbone.width))
+    directions = cosine_kmeans.principal_directions(moments, min(k, backbone.width))
     return torch.cat([directions, -directions])[:k]
 
 
@@ -249,7 +250,7 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
         kept: dict[int, list[Tensor]] = {i: [] for i, image in enumerate(batch.indices) if image in shown}
         for maps, means, tally in zip(batch.maps, centroids, found.tallies, strict=True):
             with context.stage("assign"):
-                clusters = probe.assign_cosine(maps.float(), means, size).cpu()
+                clusters = cosine_kmeans.assign_cosine(maps.float(), means, size).cpu()
             with context.stage("score"):
                 tally.update(batch.indices, clusters, labels)
             for i, those in kept.items():

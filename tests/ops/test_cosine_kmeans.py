@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from densebench.ops.clustering import StreamingMoments
-from densebench.ops.probe import CosineKMeans, assign_cosine, principal_directions
+from densebench.ops.cosine_kmeans import CosineKMeans, assign_cosine, principal_directions
 
 
 def test_principal_directions_are_those_of_centred_rows():

@@ -1,6 +1,6 @@
 """A linear segmentation head: its settings, which images it sees when, how it is trained and scored.
 
-`linear_segmentation.py` has the sources; the numerics are in `ops/heads.py`.
+`protocol.py` has the sources; the numerics are in `ops/heads.py`.
 """
 
 from __future__ import annotations

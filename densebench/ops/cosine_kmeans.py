@@ -1,4 +1,4 @@
-"""Cosine k-means with learned centroids, the clustering probe of unsupervised segmentation.
+"""Cosine k-means with learned centroids, as unsupervised segmentation uses it.
 
 Source: STEGO ``src/modules.py`` (``ClusterLookup``, alpha=None) and "Unsupervised Semantic Segmentation Facilitates
 Model Understanding", 2.1: centroids are parameters, Adam minimises the mean negative cosine to the nearest one.
