@@ -36,6 +36,8 @@ class PublishedRow:
     model: str
     backbone: str
     """Empty where the paper does not say."""
+    zoo_name: str = ""
+    """The catalogue's name of this very model; empty where it has none, or the paper leaves open which it is."""
     protocol: str
     dataset: str
     preset: str

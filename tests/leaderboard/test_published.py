@@ -9,6 +9,7 @@ import pytest
 from densebench.datasets import DATASETS
 from densebench.leaderboard import leaderboard_rows, markdown, published_rows
 from densebench.leaderboard.published import FILE
+from densebench.model_zoo.catalog import ENTRIES
 from densebench.protocols import PROTOCOLS
 from densebench.results.schema import Metric
 
@@ -166,6 +167,36 @@ def test_names_of_the_file_are_those_of_the_code():
     assert used == set(UNMATCHED), "listed for nothing"
 
 
+def test_models_of_the_catalogue_have_the_backbone_that_is_printed():
+    named = {(row.backbone, row.zoo_name) for row in published_rows() if row.zoo_name}
+    assert len(named) > 40
+    for backbone, name in named:
+        entry = ENTRIES[name]
+        size, _, patch = backbone.removeprefix("ViT-").partition("/")
+        assert f"_vit{size.lower()}" in name, (backbone, name)
+        assert patch in ("", str(entry.patch)), (backbone, name)
+
+
+@pytest.mark.parametrize(
+    ("paper", "label", "name"),
+    [
+        ("PaKA", "PaKA ViT-S/14", "paka_vits14"),
+        ("PaKA", "DINOv2R ViT-S/14", ""),  # so it also calls what it begins with, which has no registers
+        ("PaKA", "NeCo ViT-S/14", ""),  # trained anew there
+        ("PaKA", "iBOT ViT-B/16", ""),  # of block-wise or of random masks
+        ("NeCo", "NeCo ViT-S/14", "neco_vits14"),
+        ("NeCo", "CrOC ViT-S/16", ""),  # of ImageNet-1k, COCO or COCO+
+        ("DIP", "DINOv2R ViT-S/14", "dinov2r_vits14"),
+        ("DIP", "CLIP + DIP ViT-B/16", "dip_clip_vitb16"),
+        ("Positional effect", "DINOv2+reg ViT-B", "dinov2r_vitb14"),
+        ("Positional effect", "DINO ViT-B", ""),  # of which patch
+        ("open-hummingbird-eval", "DINOv2 ViT-G/14", "dinov2_vitg14"),
+    ],
+)
+def test_only_the_very_model_has_a_name_of_the_catalogue(paper, label, name):
+    assert {row.zoo_name for row in published_rows() if (row.paper, row.label) == (paper, label)} == {name}
+
+
 def test_both_copies_are_the_same():
     copy = Path(__file__).parents[2] / "results" / "published.csv"
     assert copy.read_bytes() == FILE.read_bytes()
@@ -265,6 +296,7 @@ def test_file_is_clean():
         "table",
         "model",
         "backbone",
+        "zoo_name",
         "protocol",
         "dataset",
         "preset",
