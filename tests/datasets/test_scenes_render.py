@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from densebench.core.errors import UsageError
 from densebench.datasets.scenes import KEYPOINTS, PARTS, RENDERER_VERSION, Scene, render
 from densebench.datasets.scenes.dataset import LENGTHS, Scenes, ScenesLarge
-from densebench.datasets.scenes.labels import CLASS_ID, CLASSES, FIRST_THING, IGNORE, PALETTE, PART_CLASS, PARTS_OF
+from densebench.datasets.scenes.labels import CLASS_ID, CLASSES, FIRST_THING, IGNORE, PALETTE, PARTS_OF
 from densebench.datasets.scenes.render import SPLITS, WANTS
 from densebench.datasets.scenes.sketch import Dice
 from densebench.datasets.scenes.stage import MAX_DEPTH, clip_near
@@ -104,7 +104,7 @@ def test_two_sizes_show_the_same_scene() -> None:
 
 
 def test_parts_belong_to_the_class_and_things_have_instances(scenes: list[Scene]) -> None:
-    owner = np.array(PART_CLASS)
+    owner = np.array([0, *(CLASS_ID[part.split("/")[0]] for part in PARTS[1:])])  # of each part id
     for scene in scenes:
         seen = scene.mask != IGNORE
         thing = seen & (scene.mask >= FIRST_THING)

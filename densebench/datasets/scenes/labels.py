@@ -50,8 +50,6 @@ PARTS: tuple[str, ...] = ("none", *(f"{cls}/{part}" for cls, parts in PARTS_OF.i
 """Global part names by part id; 0 is "none"."""
 
 PART_ID: dict[str, int] = {name: index for index, name in enumerate(PARTS)}
-PART_CLASS: tuple[int, ...] = (0, *(CLASS_ID[name.split("/")[0]] for name in PARTS[1:]))
-"""Class id that owns every part id (0 for "none")."""
 
 KEYPOINTS: dict[str, tuple[str, ...]] = {
     "house": ("door top", "door foot", "near ridge", "far ridge", "left foot", "right foot", "window"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
+from densebench.model_zoo.adapters.timm_nets import described, fill, made
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
 from densebench.model_zoo.families import ModelSpec
 
@@ -41,25 +42,17 @@ class StageBackbone(Backbone):
         if not -len(stages) <= stage < len(stages):
             found = ", ".join(f"{i}: {s['num_chs']} channels, stride {s['reduction']}" for i, s in enumerate(stages))
             raise UsageError(f"{name} has no stage {stage}; it has {found}.")
-        import timm.data
-
         self.stage = stage % len(stages)
         # dropped so that the digest, the memory and the parameter count are those of what is measured
         net.prune_intermediate_layers([self.stage], prune_norm=True, prune_head=True)
         self.net: Any = net  # timm's attributes are not typed
-        config = timm.data.resolve_model_data_config(net)
         declared: dict[str, Any] = {
+            **described(net),
             "name": name,
             "patch": int(stages[self.stage]["reduction"]),
             "width": int(stages[self.stage]["num_chs"]),
             "prefix": 0,
             "has_class_token": False,
-            "mean": tuple(config["mean"]),
-            "std": tuple(config["std"]),
-            "interpolation": config["interpolation"],
-            "native_size": int(config["input_size"][-1]),
-            "licence": str(net.pretrained_cfg.get("license", "")),
-            "citation": str(net.pretrained_cfg.get("origin_url", "")),
         }
         self.info = BackboneInfo(**{**declared, **info})
 
@@ -91,8 +84,6 @@ class StageBackbone(Backbone):
 
 def load(spec: ModelSpec) -> Backbone:
     """Build `NAME` or `NAME:STAGE` with hub weights, a local safetensors file, or random weights."""
-    from densebench.model_zoo.adapters.timm_nets import fill, made
-
     name, colon, stage = spec.name.partition(":")
     if colon and not stage.lstrip("-").isdigit():
         raise UsageError(f"{spec.text!r}: expected the number of a stage after the colon, such as timm/{name}:-1.")

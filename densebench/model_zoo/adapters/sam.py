@@ -7,6 +7,7 @@ windows. The neck after the blocks (256 channels) serves the mask decoder and is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters.timm_attention import project
+from densebench.model_zoo.adapters.timm_nets import described, fill, made
 from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.families import ModelSpec
 
@@ -23,11 +25,9 @@ class SamBackbone(OnePassBackbone):
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
         super().__init__()
-        import timm.data
-
         self.net: Any = net
-        config = timm.data.resolve_model_data_config(net)
-        self.info = BackboneInfo(
+        declared = dict(
+            described(net),
             name=name,
             patch=int(net.patch_embed.patch_size[0]),
             width=int(net.embed_dim),
@@ -35,15 +35,11 @@ class SamBackbone(OnePassBackbone):
             heads=int(net.blocks[0].attn.num_heads),
             prefix=0,
             has_class_token=False,
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=config["interpolation"],
-            native_size=int(config["input_size"][-1]),
             facets=FACETS,
             any_layer=True,
             attention=False,
-            **info,
         )
+        self.info = BackboneInfo(**{**declared, **info})
 
     def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass; there is no final norm."""
@@ -54,12 +50,10 @@ class SamBackbone(OnePassBackbone):
 
         unique, blocks = sorted({read.layer for read in reads}), self.net.blocks
         projected = {read.layer for read in reads if read.facet != "token"}
-        handles = [blocks[index].norm1.register_forward_hook(partial(keep, index)) for index in projected]
-        try:
+        with ExitStack() as hooks:
+            for index in projected:
+                hooks.enter_context(blocks[index].norm1.register_forward_hook(partial(keep, index)))
             maps = self.net.forward_intermediates(pixels, indices=unique, stop_early=True, intermediates_only=True)
-        finally:
-            for handle in handles:
-                handle.remove()
         tokens = {index: out.flatten(2).transpose(1, 2) for index, out in zip(unique, maps, strict=True)}
         return [
             tokens[layer] if facet == "token" else project(blocks[layer].attn, seen[layer], facet)
@@ -77,8 +71,6 @@ class SamBackbone(OnePassBackbone):
 def load(spec: ModelSpec, kwargs: Mapping[str, Any], **info: Any) -> Backbone:
     """Build timm's `samvit_*`, with arguments `kwargs`, with hub weights, a local file, or random weights."""
     import timm
-
-    from densebench.model_zoo.adapters.timm_nets import fill, made
 
     net = made(spec, partial(timm.create_model, spec.name, num_classes=0, **kwargs))
     return SamBackbone(net, spec.text, notes=fill(net, spec), **info)

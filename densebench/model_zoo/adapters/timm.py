@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters import cnn
 from densebench.model_zoo.adapters.timm_attention import attend, attention_modules, is_plain, project, readable_facets
-from densebench.model_zoo.adapters.timm_nets import FixedSizeError, build_free, check_known, fill, made
+from densebench.model_zoo.adapters.timm_nets import FixedSizeError, build_free, check_known, described, fill, made
 from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
 from densebench.model_zoo.families import ModelSpec
 
@@ -39,13 +40,11 @@ class TimmBackbone(OnePassBackbone):
                     f"{name} has no `{needed}`: it is not a plain ViT with patch tokens. "
                     "Run `densebench list models 'timm/*vit*'` for those that are."
                 )
-        import timm.data
-
         self.net: Any = net  # timm's attributes are not typed
-        config = timm.data.resolve_model_data_config(net)
         attentions = attention_modules(net)
         self.final, told = _final_norm(net)
         declared: dict[str, Any] = {
+            **described(net),
             "name": name,
             "patch": int(embeds.patch_size[0] if embeds is not net else net.patch_embed.feat_ratio()),
             "width": int(net.embed_dim),
@@ -53,15 +52,9 @@ class TimmBackbone(OnePassBackbone):
             "heads": int(attentions[0].num_heads) if attentions else 1,
             "prefix": int(net.num_prefix_tokens),
             "has_class_token": getattr(embeds, "cls_token", None) is not None,
-            "mean": tuple(config["mean"]),
-            "std": tuple(config["std"]),
-            "interpolation": config["interpolation"],
-            "native_size": int(config["input_size"][-1]),
             "facets": readable_facets(attentions, int(net.embed_dim)),
             "any_layer": True,
             "attention": bool(attentions) and all(is_plain(module) for module in attentions),
-            "licence": str(net.pretrained_cfg.get("license", "")),
-            "citation": str(net.pretrained_cfg.get("origin_url", "")),
         }
         self.info = BackboneInfo(**{**declared, **info, "notes": {"final norm": told, **info.get("notes", {})}})
 
@@ -118,8 +111,9 @@ class TimmBackbone(OnePassBackbone):
 
         blocks, prefix = self.net.blocks, self.info.prefix
         indices = sorted({*outputs, max([*outputs, *inputs])})
-        handles = [blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True) for i in inputs]
-        try:
+        with ExitStack() as hooks:
+            for i in inputs:
+                hooks.enter_context(blocks[i].attn.register_forward_pre_hook(partial(keep, i), with_kwargs=True))
             found = self.net.forward_intermediates(
                 pixels,
                 indices=indices,
@@ -129,9 +123,6 @@ class TimmBackbone(OnePassBackbone):
                 return_prefix_tokens=prefix > 0,
                 intermediates_only=True,
             )
-        finally:
-            for handle in handles:
-                handle.remove()
         tokens = [torch.cat([first, patches], dim=1) for patches, first in found] if prefix else found
         return dict(zip(indices, tokens, strict=True)), seen
 

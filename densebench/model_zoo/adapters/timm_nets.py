@@ -94,18 +94,31 @@ def fill(net: nn.Module, spec: ModelSpec) -> dict[str, Any]:
     return {"left out": left_out, "loading": tuple(said)}
 
 
+def described(net: Any) -> dict[str, Any]:
+    """Return what timm says of the preprocessing and the origin of a net's weights, as fields of `BackboneInfo`."""
+    import timm.data
+
+    config, weights = timm.data.resolve_model_data_config(net), net.pretrained_cfg
+    return {
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "interpolation": config["interpolation"],
+        "native_size": int(config["input_size"][-1]),
+        "licence": str(weights.get("license", "")),
+        "citation": str(weights.get("origin_url", "")),
+    }
+
+
 def _borrowed(net: Any, asked: str, where: str) -> str:
     """Return what to say where preprocessing is that of timm's default tag, and the file may be trained with another.
 
     Files of one architecture have the same names and shapes, whatever they were trained with: nothing in them tells.
     """
-    import timm.data
-
-    config = timm.data.resolve_model_data_config(net)
-    mean, std = (", ".join(f"{value:g}" for value in config[key]) for key in ("mean", "std"))
+    said = described(net)
+    mean, std = (", ".join(f"{value:g}" for value in said[key]) for key in ("mean", "std"))
     tag = net.pretrained_cfg.get("tag") or "no tag"
     return (
-        f"{where}: mean {mean}, deviation {std} and {config['interpolation']} resampling are those of {asked} "
+        f"{where}: mean {mean}, deviation {std} and {said['interpolation']} resampling are those of {asked} "
         f"({tag}), not read from the file. Where it was trained with others, name the tag that has them "
         f"({asked}.TAG; `densebench list models '{asked}.*'`) or a name of the catalogue."
     )

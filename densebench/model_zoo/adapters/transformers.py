@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -110,16 +111,12 @@ class HfBackbone(OnePassBackbone):
             tokens = output[0] if isinstance(output, tuple) else output
             found[key] = tokens.reshape(len(pixels), -1, self.info.width)
 
-        handles = []
-        try:
+        with ExitStack() as hooks:
             for index, facet in wanted:
                 module = self.blocks[index] if facet == "token" else _projection(self.blocks[index], facet)
                 if module is not None:
-                    handles.append(module.register_forward_hook(partial(keep, (index, facet))))
+                    hooks.enter_context(module.register_forward_hook(partial(keep, (index, facet))))
             return self.model(pixel_values=pixels, **self._more).last_hidden_state, found
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -211,13 +208,13 @@ def load(spec: ModelSpec) -> Backbone:
 
 def _refuse(config: Any, name: str) -> None:
     """Raise ModelError for a model type that is not known, before its weights are fetched."""
-    kind = (config.vision_config if config.model_type in WITH_TEXT else config).model_type
-    if kind not in CLASS_TOKENS:
+    tower = config.vision_config if config.model_type in WITH_TEXT else config
+    if tower.model_type not in CLASS_TOKENS:
         raise ModelError(
-            f"{name} is a {kind!r}; this adapter knows {', '.join(CLASS_TOKENS)}. Others may be there as timm/NAME or "
-            "open_clip/ARCH:TAG, or take an adapter of your own (docs/adapters.md)."
+            f"{name} is a {tower.model_type!r}; this adapter knows {', '.join(CLASS_TOKENS)}. Others may be there as "
+            "timm/NAME or open_clip/ARCH:TAG, or take an adapter of your own (docs/adapters.md)."
         )
-    refuse_oblong(config.vision_config if config.model_type in WITH_TEXT else config, name)
+    refuse_oblong(tower, name)
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from densebench.model_zoo.architecture import Architecture
 from densebench.model_zoo.files.published import Published
@@ -23,14 +24,14 @@ class Entry:
     data: str
     """What it was trained on, as its authors say."""
     objective: str
-    paradigm: str = ""
+    paradigm: Literal["", "supervised", "CL", "MIM"] = ""
     """What table 1 of P-POS calls the method: supervised, CL (contrast, self-distillation) or MIM (masked images)."""
     embedding: str = "learned"
     """What tells the patches their place."""
     file: Published | None = None
     make: str = ""
-    adapter: str = "timm"
-    """Which module of the model zoo wraps the net: timm, capi or sam."""
+    adapter: Literal["timm", "capi", "sam"] = "timm"
+    """Which module of `adapters` wraps the net."""
     notes: str = ""
 
     @property

@@ -64,7 +64,7 @@ class Kwargs(_Strict):
 
 
 class ArchitectureBlock(_Strict):
-    """The block `architecture` of a card: the fields of `densebench.model_zoo.zoo.Architecture`."""
+    """The block `architecture` of a card: the fields of `densebench.model_zoo.architecture.Architecture`."""
 
     # a name with its tag, as timm's registry has them: no `hf-hub:`, no `local-dir:`, no path
     timm: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)?$", max_length=100)]
