@@ -15,7 +15,7 @@ from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.tools import fetch
-from densebench.datasets.tools.export import export
+from tests.datasets.writers import export
 
 QUIET = Progress(quiet=True)
 FAILURE = Failure(DatasetError, "Put it there yourself.", "give another folder")

@@ -11,8 +11,8 @@ from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.export import export
 from densebench.datasets.tools.ground_truth import DOZEN, FEW, PALETTES, look
+from tests.datasets.writers import export
 
 QUIET = Progress(quiet=True)
 DEPTH = frozenset({"depth"})

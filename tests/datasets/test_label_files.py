@@ -13,7 +13,7 @@ from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import read_labels
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.tools.export import export
+from tests.datasets.writers import export
 
 COLOURS = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 

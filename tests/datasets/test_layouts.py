@@ -17,8 +17,9 @@ from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.sets.spair import CATEGORIES
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.export import LAYOUTS, export, export_splits
+from densebench.datasets.tools.export import stored_values
 from densebench.datasets.user.images import load_images
+from tests.datasets.writers import LAYOUTS, export, export_splits
 
 QUIET = Progress(quiet=True)
 SIZE = (48, 64)
@@ -426,11 +427,10 @@ def test_things_read_converted_masks_too(scenes, tmp_path):
     panoptic = load_dataset("coco_things", "val", tmp_path)
     folder = tmp_path / "coco" / "annotations" / "panoptic_annotations" / "semantic_segmentation_val2017"
     folder.mkdir(parents=True)
-    from densebench.datasets.tools.export import _stored
 
     masks = [panoptic.mask(i) for i in range(3)]
     for id_, mask in zip(panoptic.ids, masks, strict=True):
-        Image.fromarray(_stored(DATASETS["coco_things"])[mask]).save(folder / f"{id_}.png")
+        Image.fromarray(stored_values(DATASETS["coco_things"])[mask]).save(folder / f"{id_}.png")
     shutil.rmtree(tmp_path / "coco" / "annotations" / "panoptic_val2017")
     converted = load_dataset("coco_things", "val", tmp_path)
     assert converted.files(0)[1].parent == folder

@@ -13,8 +13,8 @@ from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.io.left_out import spelled_otherwise
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.export import export
 from densebench.datasets.user.images import load_images
+from tests.datasets.writers import export
 
 LISTED = {
     "ade20k": "ADEChallengeData2016/images/validation",

@@ -10,10 +10,10 @@ from densebench.cli import main
 from densebench.core.errors import UsageError
 from densebench.datasets import load_dataset
 from densebench.datasets.scenes.dataset import Scenes
-from densebench.datasets.tools.export import export
 from densebench.datasets.tools.sheet import sheet
 from densebench.datasets.user.images import load_images
 from tests import toys
+from tests.datasets.writers import export
 
 
 def call(*arguments):

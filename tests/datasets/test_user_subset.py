@@ -15,9 +15,9 @@ from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.pairs import listed_pairs
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.export import export
 from densebench.datasets.user.images import load_images
 from tests import toys
+from tests.datasets.writers import export
 
 TOML = """\
 name = "voc_few"
