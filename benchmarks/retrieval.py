@@ -31,7 +31,8 @@ def main() -> None:
     import torch
 
     from densebench.ops.faiss_calls import why_not
-    from densebench.ops.retrieval import ExactIndex, ScannIndex, normalise_keys, recall_at_k
+    from densebench.ops.retrieval import normalise_keys
+    from densebench.ops.search import ExactIndex, ScannIndex, recall_at_k
 
     print(
         f"{args.keys} keys, {args.queries} queries, k={args.neighbours}, {args.threads} threads, {args.rounds} rounds"

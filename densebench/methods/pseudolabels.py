@@ -39,7 +39,8 @@ from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, rea
 from densebench.methods.names import SEGMENTERS, Segmenter
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone
-from densebench.ops.clustering import KMeansInfo, assign, kmeans
+from densebench.ops.clustering import KMeansInfo, kmeans
+from densebench.ops.lloyd import assign
 from densebench.ops.resize import nearest_index
 from densebench.ops.search import search
 from densebench.views.loading import explained, load

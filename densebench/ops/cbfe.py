@@ -164,18 +164,13 @@ def foreground_iou(pred: Tensor, target: Tensor) -> Tensor:
     return intersection / torch.where(union > 0, union, torch.nan)
 
 
-def label_foreground(
-    labels: Tensor, background: Sequence[int] = (0,), void: Sequence[int] = (255,), with_boundary: bool = True
-) -> Tensor:
-    """Return the bool foreground of label maps, any shape: all that is not background.
+def label_foreground(labels: Tensor, with_boundary: bool = True) -> Tensor:
+    """Return the bool foreground of label maps, any shape: all that is not background, class 0.
 
-    ``with_boundary`` counts void pixels, VOC's object borders, as foreground, as LEO and NECO do when they choose the
-    threshold and when they score it (``eval_jac(..., with_boundary=True)``).
+    ``with_boundary`` counts void pixels (255), VOC's object borders, as foreground, as LEO and NECO do when they choose
+    the threshold and when they score it (``eval_jac(..., with_boundary=True)``).
     """
-    foreground = torch.ones_like(labels, dtype=torch.bool)
-    for label in (*background, *(() if with_boundary else void)):
-        foreground &= labels != label
-    return foreground
+    return labels != 0 if with_boundary else (labels != 0) & (labels != 255)
 
 
 class CoOccurrence:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from densebench.ops import faiss_calls
-from densebench.ops.lloyd import assign as assign
 from densebench.ops.lloyd import assign_with_faiss, lloyd
 from densebench.ops.precision import widen
 
@@ -53,25 +52,15 @@ class StreamingMoments:
         """Add rows (N, D)."""
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(f"expected rows of {len(self.mean)} dimensions, got {tuple(x.shape)}")
-        for part in x.split(chunk):
+        for part in x.split(chunk) if len(x) else ():
             rows = part.double()
             mean = rows.mean(0)
             rows = rows - mean
-            self._add(len(rows), mean.cpu(), (rows.T @ rows).cpu())
-
-    def merge(self, other: StreamingMoments) -> StreamingMoments:
-        """Add another worker's rows and return self."""
-        self._add(other.count, other.mean, other._scatter)
-        return self
-
-    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        if not count:
-            return
-        total = self.count + count
-        step = mean - self.mean
-        self._scatter += scatter + torch.outer(step, step) * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
+            total = self.count + len(rows)
+            step = mean.cpu() - self.mean
+            self._scatter += (rows.T @ rows).cpu() + torch.outer(step, step) * (self.count * len(rows) / total)
+            self.mean = self.mean + step * (len(rows) / total)
+            self.count = total
 
     @property
     def covariance(self) -> Tensor:

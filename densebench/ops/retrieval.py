@@ -13,29 +13,6 @@ from torch import Tensor
 
 from densebench.ops.precision import widen
 from densebench.ops.resize import resize_maps
-from densebench.ops.search import (
-    ExactIndex,
-    Index,
-    Neighbours,
-    ScannIndex,
-    make_index,
-    recall_at_k,
-    search,
-)
-
-__all__ = [
-    "ExactIndex",
-    "Index",
-    "Neighbours",
-    "ScannIndex",
-    "attend",
-    "attention",
-    "make_index",
-    "normalise_keys",
-    "recall_at_k",
-    "search",
-    "upsample_argmax",
-]
 
 TIE = 2.0**-18
 """Share of an image's largest value within which two classes of a pixel are tied: sixty-four roundings of float32. Maps

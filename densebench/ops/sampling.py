@@ -62,13 +62,13 @@ def soft_labels(
     return tally[..., :n_classes].to(dtype) / pixels
 
 
-def patch_scores(masks: Tensor, patch: int, n_classes: int, void: int = 255, void_to: int | None = 0) -> Tensor:
+def patch_scores(masks: Tensor, patch: int, n_classes: int, void: int = 255) -> Tensor:
     """Return how common the classes of each patch are in their image, (B, h, w) float32 >= 0.
 
     The score of a patch is the sum, over the classes it touches, of the number of patches of the image that touch
     the class. Low scores mark patches of rare classes, which sampling favours.
     """
-    return scores_of(soft_labels(masks, patch, n_classes, void, void_to))
+    return scores_of(soft_labels(masks, patch, n_classes, void))
 
 
 def scores_of(labels: Tensor) -> Tensor:
@@ -98,16 +98,14 @@ def sample_patches(scores: Tensor, k: int, noise: Tensor) -> Tensor:
     return torch.sort(keys, dim=1, stable=True).indices[:, :k]
 
 
-def patches_per_image(
-    memory_size: int, n_images: int, epochs: int = 1, n_patches: int | None = None, cap: bool = True
-) -> int:
+def patches_per_image(memory_size: int, n_images: int, epochs: int = 1, n_patches: int | None = None) -> int:
     """Return how many patches an image gives to a memory of ``memory_size`` rows, at least 1.
 
-    ``n_images * epochs`` images share the memory evenly; with ``cap`` no image is asked for more than its
-    ``n_patches`` patches (DIP does so; open-hummingbird-eval 2.0 does not, and fails on small subsets).
+    ``n_images * epochs`` images share the memory evenly; no image is asked for more than its ``n_patches`` patches
+    (DIP does so; open-hummingbird-eval 2.0 does not, and fails on small subsets).
     """
     share = max(1, memory_size // (n_images * epochs))
-    return min(share, n_patches) if cap and n_patches is not None else share
+    return share if n_patches is None else min(share, n_patches)
 
 
 def subset_size(n_images: int, factor: int, n_labels: int) -> int:

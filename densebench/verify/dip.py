@@ -15,8 +15,9 @@ from torch import Tensor
 from densebench.ops.confusion import confusion, counts, iou, mean_iou
 from densebench.ops.depth import ERRORS, depth_errors, histogram_bins, unpatchify
 from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
-from densebench.ops.retrieval import ExactIndex, attend, upsample_argmax
+from densebench.ops.retrieval import attend, upsample_argmax
 from densebench.ops.sampling import patch_scores, patchify_labels, soft_labels
+from densebench.ops.search import ExactIndex
 from densebench.verify import ties
 from densebench.verify.golden import Finding, Golden, Kind
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from densebench.ops.confusion import confusion, counts, iou, mean_iou
 from densebench.ops.matching import hungarian
-from densebench.ops.retrieval import ExactIndex, attend, normalise_keys, upsample_argmax
+from densebench.ops.retrieval import attend, normalise_keys, upsample_argmax
 from densebench.ops.sampling import patch_scores, patches_per_image, patchify_labels, sample_patches, soft_labels
+from densebench.ops.search import ExactIndex
 from densebench.verify import ties
 from densebench.verify.golden import Finding, Golden, Kind, holds
 

@@ -96,7 +96,6 @@ def test_borders_are_foreground_unless_told_otherwise():
     labels = torch.tensor([0, 3, 255])
     assert cbfe.label_foreground(labels).tolist() == [False, True, True]
     assert cbfe.label_foreground(labels, with_boundary=False).tolist() == [False, True, False]
-    assert cbfe.label_foreground(labels, background=(0, 3)).tolist() == [False, False, True]
 
 
 def slow_co_occurrence(clusters, k):

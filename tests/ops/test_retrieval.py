@@ -8,17 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densebench.ops import faiss_calls, retrieval, topk
-from densebench.ops.retrieval import (
-    ExactIndex,
-    attend,
-    attention,
-    make_index,
-    normalise_keys,
-    recall_at_k,
-    search,
-    upsample_argmax,
-)
-from densebench.ops.search import choose_backend, shrink_tree
+from densebench.ops.retrieval import attend, attention, normalise_keys, upsample_argmax
+from densebench.ops.search import ExactIndex, choose_backend, make_index, recall_at_k, search, shrink_tree
 
 BACKENDS = [
     "torch",

@@ -77,7 +77,6 @@ def test_share_of_the_memory():
     assert patches_per_image(10_240_000, 20_210, 2) == 253
     assert patches_per_image(10_240_000, 1320, 2) == 3878
     assert patches_per_image(10_240_000, 1320, 2, n_patches=1024) == 1024
-    assert patches_per_image(10_240_000, 1320, 2, n_patches=1024, cap=False) == 3878
     assert patches_per_image(10, 1000) == 1
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from densebench.ops import clustering, faiss_calls
+from densebench.ops.lloyd import assign
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common.kmeans_config import KMeansConfig
 from densebench.protocols.protocol import Context
@@ -51,7 +52,7 @@ class Fit:
 
     def maps(self, tokens: Tensor, grid: Sequence[int], size: int) -> Tensor:
         """Return the clusters (B, size, size), on the CPU, of tokens (B*h*w, d) of a grid (B, h, w)."""
-        return resize_labels(clustering.assign(tokens, self.centroids).view(*grid), size).cpu()
+        return resize_labels(assign(tokens, self.centroids).view(*grid), size).cpu()
 
 
 def fit_space(config: KMeansConfig, tokens: Iterable[Tensor], context: Context) -> Space:

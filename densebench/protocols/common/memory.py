@@ -19,7 +19,7 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.features.spec import Batch, FeatureSpec
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import faiss_calls, retrieval, sampling
-from densebench.ops.search import SCANN_CENTRES, SPARE
+from densebench.ops.search import SCANN_CENTRES, SPARE, ExactIndex, Index, Neighbours, make_index, recall_at_k
 from densebench.protocols.common.memory_config import RetrievalConfig
 from densebench.protocols.protocol import Context
 from densebench.views.augment import Augment
@@ -109,7 +109,7 @@ class Memory:
     """(N, L)."""
     chosen: Tensor | None
     """(N,) int32, the patch that each row is; None where every patch is kept."""
-    index: retrieval.Index
+    index: Index
 
     @property
     def facts(self) -> dict[str, object]:
@@ -122,11 +122,11 @@ class Memory:
             "backend": self.index.backend,
         }
 
-    def search(self, queries: Tensor) -> retrieval.Neighbours:
+    def search(self, queries: Tensor) -> Neighbours:
         """Return the nearest rows of queries (Q, D)."""
         return self.index.search(queries, self.config.neighbours)
 
-    def answer(self, queries: Tensor, found: retrieval.Neighbours, missing: float | None = None) -> Tensor:
+    def answer(self, queries: Tensor, found: Neighbours, missing: float | None = None) -> Tensor:
         """Return the labels (Q, L) that queries take over from the rows found, see `retrieval.attend`."""
         # scores of unit keys are cosines but for the query's norm; other keys have to be looked at again
         cosine = self.config.similarity == "cosine"
@@ -140,13 +140,12 @@ class Memory:
             missing=missing,
         )
 
-    def recall(self, queries: Tensor, found: retrieval.Neighbours) -> float:
+    def recall(self, queries: Tensor, found: Neighbours) -> float:
         """Return the share of the exact neighbours that an approximate search found."""
         if self.config.search == "exact":
             return 1.0
-        return retrieval.recall_at_k(
-            found.indices, retrieval.search(self.keys, queries, self.config.neighbours).indices
-        )
+        exact = ExactIndex(self.keys).search(queries, self.config.neighbours)
+        return recall_at_k(found.indices, exact.indices)
 
     def origin(self, row: int) -> Origin:
         """Return where a row comes from."""
@@ -209,7 +208,7 @@ def build(
     metric: Literal["ip", "l2"] = "ip" if config.similarity == "cosine" else "l2"
     # faiss would hold a float32 copy beside keys of half precision
     backend = "torch" if config.memory_dtype == "float16" and config.backend == "auto" else config.backend
-    index = retrieval.make_index(keys, config.search, backend, metric, config.neighbours)
+    index = make_index(keys, config.search, backend, metric, config.neighbours)
     return Memory(config, context.seed, filling, indices, keys, labels, places, index)
 
 
