@@ -94,16 +94,17 @@ def ask_for_timm(model: str, name: str) -> None:
     import torch
 
     found = timm.get_pretrained_cfg(name)
-    if found is not None and found.url and not found.hf_hub_id and offline():
+    if found is None:
+        return
+    by_hand = f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
+    if found.hf_hub_id:
+        ask_hub(model, found.hf_hub_id, by_hand, (found.hf_hub_filename,) if found.hf_hub_filename else HUB_FILES)
+    elif found.url and offline():
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(found.url).path).name
         if not file.exists():
             raise ModelError(
-                f"{model} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {found.url}. "
-                f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
+                f"{model} is not on this machine and DENSEBENCH_OFFLINE forbids fetching {found.url}. {by_hand}"
             )
-    if found is not None and found.hf_hub_id:
-        by_hand = f"Give a local file with --weights FILE, or ask for random weights with '{model}?random'."
-        ask_hub(model, found.hf_hub_id, by_hand, (found.hf_hub_filename,) if found.hf_hub_filename else HUB_FILES)
 
 
 def hub_address() -> str:
