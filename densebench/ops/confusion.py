@@ -148,14 +148,6 @@ class ConfusionMatrix:
         """Return the counts per class so far, see :func:`counts`."""
         return counts(self.table, mapping)
 
-    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Add another worker's table to this one and return self."""
-        mine, theirs = [(m.n_pred, m.n_target, set(m.ignore)) for m in (self, other)]
-        if mine != theirs:
-            raise ValueError(f"these tables count different things: {mine} and {theirs}")
-        self.table += other.table
-        return self
-
 
 def _as_tuple(ignore: int | tuple[int, ...]) -> tuple[int, ...]:
     return (ignore,) if isinstance(ignore, int) else tuple(ignore)

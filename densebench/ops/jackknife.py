@@ -58,14 +58,6 @@ class GroupSums:
         self.images[group] += 1
         self._sums[group] += table.to(self._sums)
 
-    def merge(self, other: GroupSums) -> GroupSums:
-        """Add the sums of other images (another worker's share) and return self."""
-        if (self._sums.shape, self._sums.dtype) != (other._sums.shape, other._sums.dtype):
-            raise ValueError("only sums of the same shape, groups and dtype can be merged")
-        self.images += other.images
-        self._sums += other._sums
-        return self
-
     def total(self) -> Tensor:
         """Return the sum over all images, of the announced shape."""
         return self._sums.sum(0)

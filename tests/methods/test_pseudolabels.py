@@ -173,7 +173,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(
     out = tmp_path / "broken"
     with monkeypatch.context() as patch:
         if stage == "segments":
-            SEGMENTERS.add("features", limited(merge_patches, 20))
+            SEGMENTERS.add("features", limited(merge_patches, 20), replace=True)
         else:
             patch.setattr(pseudolabels, "write_map", limited(write_map, 13))
         with pytest.raises(RuntimeError, match="power cut"):
@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_files(
         shard.write_bytes(content[:middle] + bytes(16) + content[middle + 16 :])
     calls[0] = 0
     counted = limited(merge_patches, 99)
-    SEGMENTERS.add("features", counted)
+    SEGMENTERS.add("features", counted, replace=True)
     result = make(out)
     assert calls[0] == (30 - 8 if stage == "segments" else 0)
     assert contents(out) == whole
@@ -204,7 +204,7 @@ def test_a_worker_that_is_killed_is_said(tmp_path: Path) -> None:
     def merge(*_: Any) -> Any:  # where torch happens to raise it
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
-    SEGMENTERS.add("features", merge)
+    SEGMENTERS.add("features", merge, replace=True)
     with pytest.raises(LoaderError, match="killed"):
         make(tmp_path / "labels")
 
