@@ -69,7 +69,7 @@ def record_page(path: Path, record: Record) -> str:
         ("Model", _pairs(record.model.model_dump())),
         ("Notes", record.notes),
         ("Facts", _pairs(record.facts)),
-        ("Files", [str(path.parent / name) for name in record.artifacts]),
+        ("Files", _files(path, record)),
         ("Environment", _pairs(record.environment)),
         ("Cost", _pairs(record.cost.model_dump())),
     ]
@@ -81,6 +81,14 @@ def record_page(path: Path, record: Record) -> str:
         elif listed:
             lines += listed
     return "\n".join(lines)
+
+
+def _files(path: Path, record: Record) -> Iterator[str]:
+    """Yield what lies beside a record, with the size of what it keeps of its images."""
+    for name in record.artifacts:
+        kept = record.statistics if record.statistics and record.statistics.file == name else None
+        what = f": {kept.n_bytes / 1e6:.3f} MB, what each image adds to the scores" if kept else ""
+        yield f"{path.parent / name}{what}"
 
 
 def _scores(metrics: Iterable[Metric]) -> Iterator[str]:

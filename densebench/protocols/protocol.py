@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from densebench.core.config import Preset as Preset
 from densebench.core.config import apply_overrides, default_preset, find_preset
 from densebench.core.errors import UsageError
+from densebench.results.counts import ImageStatistics
 from densebench.results.schema import Metric, metric_label
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Measurement:
     notes: tuple[str, ...] = ()
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
     """File name to content, such as {"aggregate.png": ...}."""
+    statistics: tuple[ImageStatistics, ...] = ()
+    """What each image adds to the metrics, one entry per metric and seed; kept beside the record."""
 
 
 class Protocol(ABC, Generic[C]):

@@ -131,6 +131,15 @@ class ProtocolRecord(_Strict):
         return setting_label(self.preset, self.settings)
 
 
+class StatisticsRecord(_Strict):
+    """What is kept of each image, so that records of the same images can be compared: see `counts.py`."""
+
+    file: str
+    """Path relative to the record's folder."""
+    n_bytes: int
+    sha256: str
+
+
 class Cost(_Strict):
     """What the cell took."""
 
@@ -160,6 +169,8 @@ class Record(_Strict):
     notes: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     """Pictures and tables, as paths relative to the record's folder."""
+    statistics: StatisticsRecord | None = None
+    """None where the protocol keeps nothing of single images, and in records of before."""
     environment: dict[str, str] = Field(default_factory=dict)
     cost: Cost
 

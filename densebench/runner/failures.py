@@ -92,4 +92,5 @@ def finite(measurement: Measurement, data: Data) -> Measurement:
         raise DatasetError(f"there is nothing in {val.info.name} {val.split} to compute {named} from. {then}")
     note = f"No value, for want of anything to compute it from: {named}."
     kept = tuple(metric for metric in measurement.metrics if math.isfinite(metric.value))
-    return replace(measurement, metrics=kept, notes=(*measurement.notes, note))
+    of_kept = tuple(entry for entry in measurement.statistics if entry.key in {metric.key for metric in kept})
+    return replace(measurement, metrics=kept, statistics=of_kept, notes=(*measurement.notes, note))

@@ -27,7 +27,7 @@ from densebench.runner.failures import FOREIGN, as_known, finite
 from densebench.runner.job import Job, check_fits
 from densebench.runner.models import Models
 from densebench.runner.plan import Failure, Planned, Planner, with_seconds
-from densebench.runner.records import finished_line, record_of
+from densebench.runner.records import artifacts_of, finished_line, record_of
 from densebench.runner.request import Request, checked
 from densebench.runner.splits import Splits
 
@@ -190,9 +190,8 @@ class _Run:
             peak_gpu_bytes=gpu,
             bank_bytes=job.estimate.bank_bytes,
         )
-        folder = self._path(job).stem
-        artifacts = {f"{folder}/{name}": content for name, content in measurement.artifacts.items()}
-        return record_of(job, source, measurement, tuple(artifacts), cost, self.splits), artifacts
+        artifacts = artifacts_of(measurement, job.data.val, self._path(job).stem)
+        return record_of(job, source, measurement, artifacts, cost, self.splits), artifacts
 
     def _path(self, job: Job) -> Path:
         return self.store.path(**job.place, score_hash=job.score_hash)

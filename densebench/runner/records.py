@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from densebench.core.config import as_json
@@ -12,6 +13,7 @@ from densebench.core.progress import duration
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.source import FeatureSource
 from densebench.protocols.protocol import Measurement
+from densebench.results import counts
 from densebench.results.schema import (
     Cost,
     DataRecord,
@@ -20,6 +22,7 @@ from densebench.results.schema import (
     ProtocolRecord,
     Record,
     SplitRecord,
+    StatisticsRecord,
 )
 from densebench.runner.job import Job
 from densebench.runner.plan import count
@@ -30,9 +33,14 @@ SCORES = 6
 
 
 def record_of(
-    job: Job, source: FeatureSource, measurement: Measurement, artifacts: Sequence[str], cost: Cost, splits: Splits
+    job: Job,
+    source: FeatureSource,
+    measurement: Measurement,
+    artifacts: Mapping[str, bytes],
+    cost: Cost,
+    splits: Splits,
 ) -> Record:
-    """Return everything that is known of a measurement."""
+    """Return everything that is known of a measurement; `artifacts` are those of :func:`artifacts_of`."""
     info, data, protocol = job.info, job.data, job.protocol
     return Record(
         score_hash=job.score_hash,
@@ -77,9 +85,25 @@ def record_of(
         facts=dict(measurement.facts),
         notes=(*measurement.notes, *splits.notes(job.splits), *info.notes.get("loading", ())),
         artifacts=tuple(artifacts),
+        statistics=_statistics(artifacts),
         environment=environment(str(source.device)),
         cost=cost,
     )
+
+
+def artifacts_of(measurement: Measurement, val: DenseDataset, folder: str) -> dict[str, bytes]:
+    """Return what lies beside the record, in a folder of this name: pictures, tables, and what is kept of images."""
+    files = {f"{folder}/{name}": content for name, content in measurement.artifacts.items()}
+    if measurement.statistics:
+        files[f"{folder}/{counts.NAME}"] = counts.to_npz(val.ids, measurement.statistics)
+    return files
+
+
+def _statistics(artifacts: Mapping[str, bytes]) -> StatisticsRecord | None:
+    for file, content in artifacts.items():
+        if file.endswith(f"/{counts.NAME}"):
+            return StatisticsRecord(file=file, n_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    return None
 
 
 def _split_record(data: DenseDataset) -> SplitRecord:

@@ -20,6 +20,7 @@ from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.ops import cbfe
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data, Estimate
+from densebench.results import counts
 
 NAMES = PROTOCOLS.names()
 SMALL = {
@@ -47,6 +48,10 @@ COORDINATES = {
     "head": r"linear\d",
 }
 """What coordinates of metrics may be."""
+WITHOUT_STATISTICS = {
+    ("finetune_segmentation", "miou_best"),  # of whichever look was the best
+    *(("positional_effect", name) for name in ("nmi", "nmi_ground_truth", "nmi_excess", "mi")),  # a map per image
+}
 VITS14 = BackboneInfo(
     name="vits14", patch=14, width=384, prefix=5, depth=12, heads=6, facets=FACETS, any_layer=True, attention=True
 )
@@ -87,6 +92,21 @@ def comparable(measurement):
     return json.dumps([metrics, dict(measurement.facts), measurement.notes])
 
 
+def check_statistics(name, measurement, data):
+    """What images add gives each metric again, from the file too; a metric without it is one that is named here."""
+    kept = counts.read_npz(counts.to_npz(data.val.ids, measurement.statistics))
+    assert kept.ids == tuple(data.val.ids)
+    for metric in measurement.metrics:
+        entries = kept.of(metric.name, metric.at)
+        if (name, metric.name) in WITHOUT_STATISTICS:
+            assert not entries
+            continue
+        assert {entry.seed for entry in entries} == (set(metric.seeds) or {""})
+        assert counts.value(entries) == pytest.approx(metric.value, rel=1e-9, abs=1e-9)
+        for entry in entries:
+            assert counts.value([entry]) == pytest.approx(metric.seeds.get(entry.seed, metric.value), rel=1e-9)
+
+
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_metrics_are_declared_and_nothing_but_the_question_changes_them(name, settings, pico, data, tmp_path):
     cache = FeatureCache(tmp_path, 10**9)
@@ -98,6 +118,10 @@ def test_metrics_are_declared_and_nothing_but_the_question_changes_them(name, se
         assert two.key == one.key
         assert two.value == pytest.approx(one.value, rel=1e-6)
         assert two.ci95 == (one.ci95 and pytest.approx(one.ci95, rel=1e-6))
+    check_statistics(name, cold, data)
+    for one, two in zip(cold.statistics, other.statistics, strict=True):
+        assert (one.key, one.seed) == (two.key, two.seed)
+        assert counts.value([one]) == pytest.approx(counts.value([two]), rel=1e-6)
     protocol = PROTOCOLS[name]()
     for metric in cold.metrics:
         (info,) = [info for info in protocol.metrics if info.describes(metric)]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +17,9 @@ from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset
 from densebench.ops import depth as ops
 from densebench.protocols.common import scoring
+from densebench.protocols.common.scoring import Scored
 from densebench.protocols.protocol import MetricInfo
+from densebench.results.counts import ImageStatistics
 from densebench.results.schema import Coordinate, Metric
 
 THEIRS = {"rmse": "rmse", "abs_rel": "abs_rel", "delta1": "a1", "delta2": "a2", "delta3": "a3", "log10": "log_10"}
@@ -52,13 +55,19 @@ class DepthScores:
         self.means = ops.ImageMean((len(rows), len(ops.ERRORS)))
         self.hollow = 0
         """Images without a valid pixel."""
+        self._images: list[int] = []
+        self._pixels: list[int] = []
+        self._errors: list[NDArray[np.float64]] = []
         self.examples: list[tuple[NDArray[Any], list[NDArray[Any]]]] = []
         """Images, each with truth and predictions."""
 
-    def update(self, image: int, errors: Tensor) -> None:
-        """Add the errors (rows, ERRORS) of an image, NaN where it has no valid pixel."""
+    def update(self, image: int, errors: Tensor, pixels: int) -> None:
+        """Add the errors (rows, ERRORS) of an image on so many valid pixels, NaN where there are none."""
         self.hollow += int(errors.isnan().any())
         self.means.update(image, errors)
+        self._images.append(image)
+        self._pixels.append(pixels)
+        self._errors.append(errors.double().numpy())  # 72 bytes a row: some MB where images are ten thousands
 
     def check(self, protocol: str, data: DenseDataset, min_depth: float, max_depth: float | None) -> None:
         """Raise DatasetError where no image had a valid pixel."""
@@ -75,16 +84,20 @@ class DepthScores:
 
     def metrics(
         self, names: tuple[str, ...], rows: Mapping[str, Mapping[str, Coordinate]], held: str
-    ) -> Iterator[Metric]:
+    ) -> Iterator[Scored]:
         """Yield some errors of some rows, {row: coordinates of its metrics}, with intervals over images."""
         left_out = self.means.left_out()
+        order = np.argsort(self._images, kind="stable")
+        images, pixels = (np.asarray(held, np.int64)[order] for held in (self._images, self._pixels))
+        errors = np.stack(self._errors)[order]
         for row, at in rows.items():
             values = self.values(names, row)
             for info in described(names):
-                rest = left_out[:, self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])]
+                place = self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])
+                rest = left_out[:, *place]
                 most = 1.0 if info.name.startswith("delta") else math.inf
                 ci95, ci_method = scoring.interval(values[info.name], rest, held, (0.0, most))
-                yield Metric(
+                metric = Metric(
                     name=info.name,
                     at=dict(at),
                     value=values[info.name],
@@ -94,3 +107,5 @@ class DepthScores:
                     ci95=ci95,
                     ci_method=ci_method,
                 )
+                arrays = {"image": images, "value": errors[:, *place], "pixels": pixels}
+                yield Scored(metric, (ImageStatistics(kind="mean", name=info.name, at=metric.at, arrays=arrays),))

@@ -33,6 +33,7 @@ from densebench.protocols.common.examples import spread
 from densebench.protocols.common.sweeps import reads_of
 from densebench.protocols.correspondence.config import CorrespondenceConfig
 from densebench.protocols.correspondence.matches import DRAWN, Match, block_size, find_links, find_matches
+from densebench.protocols.correspondence.pairs import Pairs, Per
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -49,6 +50,7 @@ SHOWN = 320
 
 KINDS = ("pck", "pck_image")
 """Over all points, and the mean over pairs."""
+PER: tuple[Per, Per] = ("point", "pair")
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):
@@ -102,6 +104,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
             links, pointless = find_links(config, data.val)
         categories = sorted({link.category for link in links})
         pck = ops.PCK(len(categories), len(reads) * len(config.alphas))
+        pairs = Pairs(categories)
         shown = {links[i] for i in spread(config.examples, len(links))}
         examples: list[Match] = []
         chance = torch.zeros(len(config.alphas), dtype=torch.float64)
@@ -110,6 +113,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
                 link, extent = found.link, found.extent(config.threshold)
                 hits = [ops.correct(place, found.truth, extent, config.alphas) for place in found.predicted]
                 pck.update(categories.index(link.category), link.source, link.target, torch.cat(hits))
+                pairs.add(link, torch.cat(hits))
                 chance += len(found.truth) * found.chance(extent, config.alphas)
             if link in shown:
                 examples.append(found)
@@ -133,15 +137,15 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         with context.stage("figures"):
             artifacts = {"matches.png": _picture(config, examples, top, data.val)}
         if config.layers is None:
-            metrics = list(_metrics(config, pck, categories))
+            metrics = list(_metrics(config, pck, pairs))
         else:
             study = Study(reads, overall, context.features.info.depth, config)
             notes += [sweeps.SELECTED, f"matches.png is of {sweeps.label(reads[top], study.depth)}"]
             facts |= study.facts()
-            metrics = list(_best_metrics(study, pck, categories))
+            metrics = list(_best_metrics(study, pck, pairs))
             with context.stage("figures"):
                 artifacts |= study.artifacts()
-        return Measurement(metrics=tuple(metrics), facts=facts, notes=tuple(notes), artifacts=artifacts)
+        return scoring.measurement(metrics, facts=facts, notes=notes, artifacts=artifacts)
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ class Study:
         return {"reads.csv": sweeps.to_csv(self.rows()), "curves.png": figures.curves(panels, "layer")}
 
 
-def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
+def _best_metrics(study: Study, pck: ops.PCK, pairs: Pairs) -> Iterator[scoring.Scored]:
     """Yield PCK per point of each facet's best layer, at every alpha (P-POS table 3)."""
     alphas, shape = study.config.alphas, (2, len(study.reads), len(study.config.alphas))
     by_category = 100 * pck.by_category().unflatten(2, shape[1:])[:, 0]
@@ -215,33 +219,37 @@ def _best_metrics(study: Study, pck: ops.PCK, categories: list[str]) -> Iterator
         for a, alpha in enumerate(alphas):
             value, held = float(study.overall[0, r, a]), f"the layer ({study.reads[r].layer + 1}/{study.depth})"
             ci95, ci_method = scoring.interval(value, left_out[:, r, a], held)
-            yield Metric(
+            metric = Metric(
                 name="pck",
                 at={"alpha": alpha, "facet": facet},
                 value=value,
                 main=a == 0,
                 ci95=ci95,
                 ci_method=ci_method,
-                per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, r, a], strict=True)},
+                per_class={c: round(float(v), 4) for c, v in zip(pairs.categories, by_category[:, r, a], strict=True)},
             )
+            yield pairs.scored(metric, r * len(alphas) + a, "point")
 
 
-def _metrics(config: CorrespondenceConfig, pck: ops.PCK, categories: list[str]) -> Iterator[Metric]:
+def _metrics(config: CorrespondenceConfig, pck: ops.PCK, pairs: Pairs) -> Iterator[scoring.Scored]:
     overall, by_category = 100 * pck.overall(), 100 * pck.by_category()
     left_out = 100 * pck.left_out()
     for kind, name in enumerate(KINDS):
         for a, alpha in enumerate(config.alphas):
             value = float(overall[kind, a])
             ci95, ci_method = scoring.interval(value, left_out[:, kind, a], "categories")
-            yield Metric(
+            metric = Metric(
                 name=name,
                 at={"alpha": alpha},
                 value=value,
                 main=kind == 0 and a == 0,
                 ci95=ci95,
                 ci_method=ci_method,
-                per_class={c: round(float(v), 4) for c, v in zip(categories, by_category[:, kind, a], strict=True)},
+                per_class={
+                    c: round(float(v), 4) for c, v in zip(pairs.categories, by_category[:, kind, a], strict=True)
+                },
             )
+            yield pairs.scored(metric, a, PER[kind])
 
 
 def _picture(config: CorrespondenceConfig, matches: list[Match], read: int, data: DenseDataset) -> bytes:

@@ -261,5 +261,9 @@ def _same_size(images: Sequence[Tensor]) -> Iterator[list[int]]:
 
 def errors_of(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
     """Return the errors of one prediction (H, W), where the config says that pixels count."""
-    valid = ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
-    return ops.depth_errors(prediction, depth, valid)
+    return ops.depth_errors(prediction, depth, valid_pixels(config, depth))
+
+
+def valid_pixels(config: DepthConfig, depth: Tensor) -> Tensor:
+    """Return which pixels of a depth map (H, W) the config says count."""
+    return ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))

@@ -26,10 +26,11 @@ from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.features.spec import FeatureSpec
 from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import BackboneInfo
+from densebench.protocols.common import scoring
 from densebench.protocols.common.depth_scores import DepthScores, described
 from densebench.protocols.common.examples import spread
 from densebench.protocols.depth.config import BATCH, STEPS, DepthConfig
-from densebench.protocols.depth.heads import Encoder, Plan, Trained, errors_of, layers_read, predict
+from densebench.protocols.depth.heads import Encoder, Plan, Trained, errors_of, layers_read, predict, valid_pixels
 from densebench.protocols.depth.training import choose, train_heads
 from densebench.protocols.protocol import (
     Context,
@@ -117,8 +118,8 @@ class Depth(Protocol[DepthConfig]):
         with context.stage("figures"):
             rows = ["image", "truth", *(f"linear {n}" for n in read)]
             pictures = {"depth.png": figures.depths(scores.examples, rows)} if scores.examples else {}
-        return Measurement(
-            metrics=tuple(scores.metrics(NAMES, {f"linear{n}": {"head": f"linear{n}"} for n in read}, "heads")),
+        return scoring.measurement(
+            scores.metrics(NAMES, {f"linear{n}": {"head": f"linear{n}"} for n in read}, "heads"),
             facts={
                 "layers": {f"linear{n}": list(layers_read(n, context.backbone.info.depth)) for n in read},
                 "norm": config.norm,
@@ -177,7 +178,7 @@ def _evaluate(
         with context.stage("score"):
             flat = torch.full_like(depth, min(constant, config.max_depth or constant))
             errors = torch.stack([errors_of(config, p, depth) for p in (*predictions, flat)])
-            scores.update(index, errors)
+            scores.update(index, errors, int(valid_pixels(config, depth).sum()))
         if index in shown:
             maps = [depth.numpy(), *(p.numpy() for p in predictions)]
             scores.examples.append((image.permute(1, 2, 0).numpy(), maps))

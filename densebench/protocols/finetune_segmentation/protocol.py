@@ -125,8 +125,8 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
             notes.append(f"the best of {len(plan.rates)} learning rates is reported, chosen on the validation images")
         if config.drop_path and not state.has_drop_path:
             notes.append("drop path is not applied: the backbone's blocks have no place for it")
-        return Measurement(
-            metrics=tuple(_metrics(state, best["miou"], data.info, config.absent)),
+        return scoring.measurement(
+            _metrics(state, best["miou"], data.info, config.absent),
             facts={
                 "learning_rate": state.kept.rate,
                 "steps": plan.steps,
@@ -138,7 +138,7 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
                 "drop_path": config.drop_path if state.has_drop_path else 0.0,
                 "resumed_at_step": state.resumed,
             },
-            notes=tuple(notes),
+            notes=notes,
             artifacts=pictures,
         )
 
@@ -156,13 +156,15 @@ def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
         )
 
 
-def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
     assert state.kept is not None
+    kept = state.kept.images
+    images = None if kept is None else {name: array.numpy() for name, array in kept.items()}
     found, rest = Counts(*state.kept.counts), Counts(*state.kept.left_out.unbind(1))
-    plain, present = (scoring.miou(found, rest, absent, present=only) for only in (False, True))
+    plain, present = (scoring.miou(found, rest, absent, present=only, images=images) for only in (False, True))
     yield scoring.metric("miou", {"": plain}, "weights", main=True, info=info)
     yield scoring.metric("miou_present", {"": present}, "weights")
-    yield Metric(name="miou_best", value=best)
+    yield scoring.Scored(Metric(name="miou_best", value=best))
 
 
 def _bytes_held(config: FinetuneSegmentationConfig, backbone: BackboneInfo, n_classes: int, tokens: int) -> int:

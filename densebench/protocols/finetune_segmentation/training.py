@@ -28,6 +28,7 @@ from densebench.ops.retrieval import upsample_argmax
 from densebench.ops.segmenter import slide
 from densebench.protocols.common.checkpoint import Checkpoint
 from densebench.protocols.common.examples import spread
+from densebench.protocols.common.image_tables import ImageTables
 from densebench.protocols.finetune_segmentation.network import Network, Trainer, build, rate_share
 from densebench.protocols.protocol import Context, Data
 from densebench.views.mmseg import MmsegViews
@@ -74,6 +75,8 @@ class Scores:
     left_out: Tensor
     examples: list[list[Tensor]]
     """Image (H, W, 3), truth and prediction (H, W), all uint8."""
+    images: dict[str, Tensor] | None = None
+    """The counts of each image, see `common/image_tables.py`; None where nothing is kept."""
 
     def miou(self, absent: AbsentRule) -> float:
         """Return the mean over classes in percent."""
@@ -230,12 +233,13 @@ def _evaluate(
     """Score every validation image."""
     network.eval()
     info = val.info
-    groups = GroupSums((3, info.n_classes))
+    groups, images = GroupSums((3, info.n_classes)), ImageTables()
     shown, examples = spread(config.examples, len(val)), []
     for index, image, mask, prediction in _predict(config, plan, network, val, context):
         with context.stage("score"):
             table = confusion(prediction, mask, info.n_classes, info.n_classes, info.ignored)
             groups.update(index, torch.stack(counts(table)))
+            images.update(index, table)
         if index in shown:
             examples.append([image.permute(1, 2, 0).contiguous(), mask, prediction.to(torch.uint8)])
     total = groups.total()
@@ -244,4 +248,6 @@ def _evaluate(
             f"{info.name} {val.split}: no pixel of any mask has a class to be evaluated: nothing to score. "
             "Run `densebench data check` on it."
         )
-    return Scores(rate, total, groups.left_out(), examples)
+    arrays = images.arrays()
+    kept = None if arrays is None else {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Scores(rate, total, groups.left_out(), examples, kept)

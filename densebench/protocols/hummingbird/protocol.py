@@ -40,7 +40,6 @@ from densebench.protocols.protocol import (
     Protocol,
     input_size,
 )
-from densebench.results.schema import Metric
 
 AT = ("fraction",)
 """Coordinates of the metrics: the share of the training images in memory, "1" or "1/8"."""
@@ -86,7 +85,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
 
     def run(self, config: HummingbirdConfig, data: Data, context: Context) -> Measurement:
         """Build a memory per fraction and seed, answer all validation patches from it, score."""
-        metrics: list[Metric] = []
+        metrics: list[scoring.Scored] = []
         banks: dict[str, Any] = {}
         pictures: dict[str, bytes] = {}
         content = _content(config, context.backbone.info.patch, data.train.info.n_classes)
@@ -104,9 +103,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
                     pictures |= shown.draw()
                 del bank, shown
             metrics += _metrics(factor, runs, data.info)
-        return Measurement(
-            metrics=tuple(metrics), facts={"banks": banks}, notes=tuple(_notes(config, data)), artifacts=pictures
-        )
+        return scoring.measurement(metrics, notes=_notes(config, data), facts={"banks": banks}, artifacts=pictures)
 
 
 def _notes(config: HummingbirdConfig, data: Data) -> Iterator[str]:
@@ -153,7 +150,7 @@ def _score(
     return _Scores(tally.readings(config.absent), recall)
 
 
-def _metrics(factor: int, runs: dict[str, _Scores], info: DatasetInfo) -> Iterator[Metric]:
+def _metrics(factor: int, runs: dict[str, _Scores], info: DatasetInfo) -> Iterator[scoring.Scored]:
     """Yield the three readings of one fraction: means over subset seeds, intervals over images."""
     for name in ("miou", "miou_hungarian", "miou_present"):
         is_main = name == "miou"

@@ -29,7 +29,7 @@ from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import depth as ops
 from densebench.ops import sampling
-from densebench.protocols.common import memory
+from densebench.protocols.common import memory, scoring
 from densebench.protocols.common.depth_scores import MAIN, DepthScores, described
 from densebench.protocols.common.examples import as_seen, spread
 from densebench.protocols.common.memory import Content, Memory
@@ -92,8 +92,8 @@ class InContextDepth(Protocol[InContextDepthConfig]):
         with context.stage("figures"):
             shown = scores.examples
             pictures = {"depth.png": figures.depths(shown, ["image", "truth", "retrieved"])} if shown else {}
-        return Measurement(
-            metrics=tuple(scores.metrics(MAIN, {"prediction": {}}, "memory")),
+        return scoring.measurement(
+            scores.metrics(MAIN, {"prediction": {}}, "memory"),
             facts={
                 "bank": {**bank.facts, "recall": scores.recall},
                 "max_depth": config.max_depth,
@@ -186,7 +186,8 @@ def _evaluate(
                 valid = ops.valid_depth(truth, config.min_depth, config.max_depth, config.eigen_crop)
                 predicted = raw.nan_to_num(constant).clamp(config.min_depth, config.max_depth)
                 scores.unanswered += int((raw.isnan() & valid).sum())
-                scores.update(index, torch.stack(list(_errors(predicted, constant, truth, valid))))
+                errors = torch.stack(list(_errors(predicted, constant, truth, valid)))
+                scores.update(index, errors, int(valid.sum()))
                 if index in shown:
                     maps = [truth.numpy().copy(), predicted.numpy()]  # a copy, or it would keep its whole batch
                     scores.examples.append((as_seen(val, index, config.spec), maps))

@@ -23,7 +23,6 @@ from densebench.protocols.common import scoring
 from densebench.protocols.common.examples import Example, as_seen, spread
 from densebench.protocols.linear_segmentation.config import LinearHeadConfig
 from densebench.protocols.protocol import Context, Data
-from densebench.results.schema import Metric
 from densebench.views.order import draw_share, evenly
 from densebench.views.squash import Labels
 
@@ -135,7 +134,7 @@ class Scores:
     examples: list[Example] = field(default_factory=list)
     """Each at the size of the input."""
 
-    def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[Metric]:
+    def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
         """Yield all readings; the best head is the last one where no other was better."""
         found = self.last.readings(absent)
         best = found["miou"] if self.rival is None else self.rival.miou(absent)
@@ -151,7 +150,7 @@ def evaluate(
 ) -> Scores:
     """Score the last head at both sizes and the best of the others at `mask_size`."""
     info, spec, small = data.info, config.spec, config.mask_size
-    last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored) for _ in range(3))
+    last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored, scoring.HELD_BYTES // 3) for _ in range(3))
     scores = Scores(last, at_input, None if rival is None else best)
     shown = spread(config.examples, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")

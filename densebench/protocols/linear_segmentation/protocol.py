@@ -32,6 +32,7 @@ from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels
+from densebench.protocols.common import scoring
 from densebench.protocols.linear_segmentation.config import (
     BATCH,
     EPOCHS,
@@ -139,8 +140,9 @@ class LinearHeadProtocol(Protocol[C]):
                 if best is None or value > best[0]:
                     best = value, epoch, copy.deepcopy(head)
         scores = evaluate(config, head, None if best is None else best[2], data, context)
-        metrics = {metric.name: metric for metric in scores.metrics(data.info, config.absent)}
-        curve[-1]["miou"] = metrics["miou"].value
+        scored = list(scores.metrics(data.info, config.absent))
+        last = next(one.metric.value for one in scored if one.metric.name == "miou")
+        curve[-1]["miou"] = last
         with context.stage("figures"):
             mious = {c["epoch"]: c["miou"] for c in curve if c["miou"] is not None}
             panels = {
@@ -151,11 +153,11 @@ class LinearHeadProtocol(Protocol[C]):
             if scores.examples:
                 info = data.info
                 pictures["examples.png"] = figures.segmentations(scores.examples, info.classes, info.palette)
-        return Measurement(
-            metrics=tuple(metrics.values()),
+        return scoring.measurement(
+            scored,
             facts={
                 "curve": curve,
-                "best_epoch": best[1] if best is not None and best[0] >= metrics["miou"].value else plan.epochs,
+                "best_epoch": best[1] if best is not None and best[0] >= last else plan.epochs,
                 "train_images": len(plan.images),
                 "steps": plan.epochs * -(-len(plan.order(0)) // plan.batch),
             },

@@ -3,7 +3,7 @@
 Source: Leopart and NeCo `experiments/overcluster` (LEO, NECO), which PaKA (5.2, A.2) follows: tokens of the validation
 split are standardised, reduced to 50 dimensions by PCA and clustered with faiss k-means; K = number of classes is
 matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching (the papers describe
-one; the code has none). Nothing is held per image: moments, training rows and contingency tables are streamed.
+one; the code has none). No features are held per image: moments, training rows and contingency tables are streamed.
 
 Two things differ from the code and change no result that is reproducible there: PCA is exact over all tokens (faiss
 trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn. Unless faiss is
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import scoring
 from densebench.protocols.common.clusters import Fit, Run, Space, fit_clusters, fit_space
+from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
 from densebench.protocols.overclustering.config import OverclusteringConfig
 from densebench.protocols.protocol import (
     Context,
@@ -111,8 +113,8 @@ class Overclustering(Protocol[OverclusteringConfig]):
             }
             held = "clusters and matching"
             metrics.append(scoring.metric("miou", found, held, at={"clusters": k}, main=True, info=data.info))
-        return Measurement(
-            metrics=tuple(metrics),
+        return scoring.measurement(
+            metrics,
             facts={
                 "kmeans": [fit.facts() for fit in fits],
                 "tokens": n_tokens,
@@ -149,24 +151,32 @@ def _cluster_maps(
         yield batch.indices, maps, resize_labels(batch.labels, config.eval_size)
 
 
-def _score(tables: GroupSums, one_to_one: bool, absent: AbsentRule) -> scoring.Miou:
-    """Match clusters with classes once over all images, and score contingency tables (C, K)."""
-    table = tables.total()
+class _Tables(NamedTuple):
+    """Contingency tables (C, K): sums over groups of images, and those of single ones."""
+
+    groups: GroupSums
+    images: ImageTables
+
+
+def _score(tables: _Tables, one_to_one: bool, absent: AbsentRule) -> scoring.Miou:
+    """Match clusters with classes once over all images, and score."""
+    table = tables.groups.total()
     mapping = matching.hungarian(table) if one_to_one else matching.many_to_one(table, "precision")
-    return scoring.miou(counts(table, mapping), counts(tables.left_out(), mapping), absent)
+    images = tables.images.arrays(mapping, merge=True)
+    return scoring.miou(counts(table, mapping), counts(tables.groups.left_out(), mapping), absent, images=images)
 
 
-def _count(
-    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
-) -> list[GroupSums]:
-    """Return the contingency tables (C, K) of every fit."""
+def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[_Tables]:
+    """Return the contingency tables of every fit."""
     info = data.info
-    tables = [GroupSums((info.n_classes, fit.k)) for fit in fits]
+    tables = [_Tables(GroupSums((info.n_classes, fit.k)), ImageTables(HELD_BYTES // len(fits))) for fit in fits]
     for images, maps, masks in _cluster_maps(config, space, fits, data, context):
         with context.stage("score"):
-            for fit, sums, clusters in zip(fits, tables, maps, strict=True):
+            for fit, held, clusters in zip(fits, tables, maps, strict=True):
                 for image, found, mask in zip(images, clusters, masks, strict=True):
-                    sums.update(image, confusion(found, mask, fit.k, info.n_classes, info.ignored))
+                    table = confusion(found, mask, fit.k, info.n_classes, info.ignored)
+                    held.groups.update(image, table)
+                    held.images.update(image, table)
     return tables
 
 

@@ -27,9 +27,11 @@ from densebench.ops.confusion import (
     mean_iou_left_out,
 )
 from densebench.ops.jackknife import GroupSums
-from densebench.protocols.common import sweeps
+from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.common.examples import spread
+from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
 from densebench.protocols.protocol import Context, Data
+from densebench.results.schema import Metric
 from densebench.views.squash import Labels
 
 if TYPE_CHECKING:
@@ -147,16 +149,25 @@ class Score(NamedTuple):
 
 
 class Tally:
-    """Streams the clusters of one read into counts; memory depends on the grid, not on the number of images.
+    """Streams the clusters of one read into counts; memory depends on the grid, not on the number of images, up to
+    `held_bytes`.
 
     Args:
         config: of the study.
         info: of the dataset.
         grid: the position of each pixel, and the number of positions.
         lean: as many reads need it. Positions are then counted without the groups of the jackknife.
+        held_bytes: what the tables of single images may take; above, they are not kept.
     """
 
-    def __init__(self, config: PositionalEffectConfig, info: DatasetInfo, grid: Positions, lean: bool) -> None:
+    def __init__(
+        self,
+        config: PositionalEffectConfig,
+        info: DatasetInfo,
+        grid: Positions,
+        lean: bool,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
         assert config.clusters is not None
         self.info, self.rule = info, config.matching
         self.positions = information.PositionCounts(
@@ -164,12 +175,15 @@ class Tally:
         )
         self.tables = GroupSums((info.n_classes, config.clusters), config.groups)
         self._matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
+        self._images = ImageTables(held_bytes)
 
     def update(self, indices: Sequence[int], clusters: Tensor, labels: Tensor) -> None:
         """Add cluster maps and labels (B, H, W) of images, ignored pixels -1."""
         for image, found, truth in zip(indices, clusters, labels, strict=True):
             self.positions.update(image, found)
-            self.tables.update(image, self._matrix.update(found, truth))
+            table = self._matrix.update(found, truth)
+            self.tables.update(image, table)
+            self._images.update(image, table)
 
     def score(self) -> Score:
         """Match clusters with classes once over all images, and measure."""
@@ -180,6 +194,11 @@ class Tally:
         without = 100 * mean_iou_left_out(found, counts(self.tables.left_out(), mapping))
         measured = information.mutual_information(self.positions.total())
         return Score(mapping, miou, without, iou(*found), measured, int((table.sum(0) > 0).sum()))
+
+    def segmented(self, metric: Metric, mapping: Tensor) -> scoring.Scored:
+        """Return the mIoU of a matching with the counts of single images."""
+        settings = {"n_classes": self.info.n_classes, "absent": "zero", "present": False}
+        return scoring.segmented(metric, {"": (settings, self._images.arrays(mapping, merge=True))})
 
 
 @dataclass(frozen=True)
@@ -235,7 +254,7 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
     found = Assigned(
         grid,
         information.PositionCounts(grid.n, info.n_classes, config.groups, grid.of_pixel),
-        [Tally(config, info, grid, lean) for _ in reads.reads],
+        [Tally(config, info, grid, lean, HELD_BYTES // len(reads.reads)) for _ in reads.reads],
     )
     shown = spread(config.examples, len(data.val))
     small = torch.uint8 if config.clusters <= 256 else torch.int16

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from densebench.model_zoo.backbone import BackboneInfo, Read
 from densebench.ops import information
-from densebench.protocols.common import sweeps
+from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.positional_effect.clusters import Assigned, Positions, Reads
 from densebench.protocols.positional_effect.pictures import pictures_of
 from densebench.protocols.positional_effect.study import Study, miou_interval
@@ -62,8 +62,8 @@ def measure(reads: Reads, losses: Sequence[float], assigned: Assigned, data: Dat
     table = study.table(losses)
     with context.stage("figures"):
         artifacts = {"reads.csv": sweeps.to_csv([_flat(row) for row in table]), **pictures_of(study, assigned, data)}
-    return Measurement(
-        metrics=tuple(_metrics(study, data)),
+    return scoring.measurement(
+        _metrics(study, assigned, data),
         facts={
             "reads": table,
             "best": {
@@ -110,12 +110,12 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
     return found
 
 
-def _metrics(study: Study, data: Data) -> Iterator[Metric]:
+def _metrics(study: Study, assigned: Assigned, data: Data) -> Iterator[scoring.Scored]:
     for facet, i in study.best.items():
         score, depth = study.scores[i], f"{study.reads[i].layer + 1}/{study.depth}"
         at: dict[str, Coordinate] = {"facet": facet}
         ci95, ci_method = miou_interval(score, f"clusters, matching and layer ({depth})")
-        yield Metric(
+        miou = Metric(
             name="miou",
             at=at,
             value=score.miou,
@@ -124,7 +124,9 @@ def _metrics(study: Study, data: Data) -> Iterator[Metric]:
             ci_method=ci_method,
             per_class=by_class(data.info, score.ious),
         )
-        nmi = score.information.nmi
-        yield Metric(name="nmi", at=at, value=nmi, unit="1", higher_is_better=False, main=True)
-        yield Metric(name="nmi_excess", at=at, value=nmi - study.truth.nmi, unit="1", higher_is_better=False)
-    yield Metric(name="nmi_ground_truth", value=study.truth.nmi, unit="1", higher_is_better=False)
+        yield assigned.tallies[i].segmented(miou, score.mapping)
+        nmi, excess = score.information.nmi, score.information.nmi - study.truth.nmi
+        yield scoring.Scored(Metric(name="nmi", at=at, value=nmi, unit="1", higher_is_better=False, main=True))
+        yield scoring.Scored(Metric(name="nmi_excess", at=at, value=excess, unit="1", higher_is_better=False))
+    truth = Metric(name="nmi_ground_truth", value=study.truth.nmi, unit="1", higher_is_better=False)
+    yield scoring.Scored(truth)

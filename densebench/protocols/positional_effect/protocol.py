@@ -123,8 +123,9 @@ def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: 
     assert config.clusters is not None
     with context.stage("figures"):
         pictures = _pictures(assigned, score, real, data)
-    return Measurement(
-        metrics=(*_positional(tally.positions, assigned.truth, found, real), _segmentation(score, info)),
+    positional = map(scoring.Scored, _positional(tally.positions, assigned.truth, found, real))
+    return scoring.measurement(
+        (*positional, tally.segmented(_segmentation(score, info), score.mapping)),
         facts={
             "k_means_loss": loss,
             "classwise_mi": {

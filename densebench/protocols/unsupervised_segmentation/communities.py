@@ -1,7 +1,7 @@
 """Clusters of the foreground, the graph of which lie side by side, and what classes they come to.
 
 The second half of `unsupervised_segmentation.py`, which has the settings and their sources; the numerics are in
-`ops/cbfe.py` and `ops/matching.py`. Passes stream: nothing is held per image.
+`ops/cbfe.py` and `ops/matching.py`. Passes stream: of single images, small tables are held, up to a bound.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,9 @@ from densebench.ops.resize import resize_labels
 from densebench.protocols.common import scoring
 from densebench.protocols.common.clusters import Fit, Run, fit_clusters
 from densebench.protocols.common.examples import Example, as_seen, spread
+from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
 from densebench.protocols.unsupervised_segmentation.foreground import Foreground, Images, Part
+from densebench.results.counts import ImageStatistics
 from densebench.results.schema import Metric
 
 if TYPE_CHECKING:
@@ -151,7 +154,9 @@ class Second(NamedTuple):
 
     left_out: Tensor
     """Counts without each group of images, (G, scored, 3, C)."""
-    foreground: Metric
+    images: list[ImageTables]
+    """Of each fit: the tables of single images."""
+    foreground: scoring.Scored
     everything: float
     """IoU in percent of calling all of every image foreground."""
     examples: list[Example]
@@ -164,7 +169,8 @@ def second_pass(
     """Count the validation images by groups, compare the foreground, and keep some examples."""
     info, spec, n = val.info, images.config.spec, len(val.indices)
     groups = GroupSums((len(scored), 3, info.n_classes))
-    saliency, whole = GroupSums((2,), dtype=torch.float64), 0.0
+    held = [ImageTables(HELD_BYTES // len(fits)) for _ in fits]
+    saliency, whole, alone = GroupSums((2,), dtype=torch.float64), 0.0, dict[int, float]()
     shown, examples = spread(images.config.examples, n), []
     for batch, tokens in images.stream(val, "scores", labels=True):
         inside, maps = _segments(images, foreground, fits, val, batch, tokens)
@@ -181,6 +187,9 @@ def second_pass(
                 groups.update(image, torch.stack([torch.stack(counts(tables[s.fit], s.mapping)) for s in scored]))
                 overlap = torch.stack([overlaps[i].nan_to_num(), (~overlaps[i].isnan()).double()])
                 saliency.update(image, overlap)
+                alone[image] = 100 * float(overlaps[i])
+                for table, tables_held in zip(tables, held, strict=True):
+                    tables_held.update(image, table)
                 whole += float(truth[i].double().mean())
                 if image in shown:
                     classes = scored[0].mapping[maps[scored[0].fit][i]]
@@ -189,4 +198,8 @@ def second_pass(
     value = 100 * float(total[0] / total[1].clamp(min=1))
     ci95, ci_method = scoring.interval(value, 100 * rest[:, 0] / rest[:, 1], "foreground")
     metric = Metric(name="foreground_iou", value=value, ci95=ci95, ci_method=ci_method)
-    return Second(groups.left_out(), metric, 100 * whole / max(1, n), examples)
+    order = sorted(alone)
+    arrays = {"image": np.asarray(order, np.int64), "value": np.asarray([alone[image] for image in order])}
+    # images without any foreground have no value; where none has one, the metric is 0 and no mean
+    kept = (ImageStatistics(kind="mean", name=metric.name, arrays=arrays),) if total[1] else ()
+    return Second(groups.left_out(), held, scoring.Scored(metric, kept), 100 * whole / max(1, n), examples)

@@ -42,6 +42,7 @@ from densebench.protocols.protocol import (
 )
 from densebench.protocols.unsupervised_segmentation.communities import (
     Scored,
+    Second,
     find_communities,
     fit_foreground,
     foreground_runs,
@@ -58,7 +59,6 @@ from densebench.protocols.unsupervised_segmentation.foreground import (
     images_of,
     parts_of,
 )
-from densebench.results.schema import Metric
 
 MAIN = ("miou", "miou_cbfe")
 
@@ -164,8 +164,8 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         with context.stage("figures"):
             shown = figures.segmentations(second.examples, val.info.classes, val.info.palette)
         tuned = _labels_used(config, threshold, len(train.indices))
-        return Measurement(
-            metrics=(*_metrics(config, val.info, tables, scored, second.left_out), second.foreground),
+        return scoring.measurement(
+            (*_metrics(config, val.info, tables, scored, second), second.foreground),
             facts={
                 "images": {"train": len(train.indices), "val": len(val.indices), "train_split": config.train_split},
                 "kmeans": [fit.facts() for fit in (base, *fits)],
@@ -206,12 +206,17 @@ def _metrics(
     info: DatasetInfo,
     tables: Sequence[Tensor],
     scored: Sequence[Scored],
-    left_out: Tensor,
-) -> Iterator[Metric]:
+    second: Second,
+) -> Iterator[scoring.Scored]:
     for name in dict.fromkeys(s.metric for s in scored):
         found = {
-            s.seed: scoring.miou(counts(tables[s.fit], s.mapping), Counts(*rest.unbind(1)), config.absent)
-            for s, rest in zip(scored, left_out.unbind(1), strict=True)
+            s.seed: scoring.miou(
+                counts(tables[s.fit], s.mapping),
+                Counts(*rest.unbind(1)),
+                config.absent,
+                images=second.images[s.fit].arrays(s.mapping, merge=True),
+            )
+            for s, rest in zip(scored, second.left_out.unbind(1), strict=True)
             if s.metric == name
         }
         yield scoring.metric(name, found, "clusters and matching", main=name in MAIN, info=info)
