@@ -43,6 +43,7 @@ def test_a_record_of_schema_1_has_coordinates_and_is_the_same_otherwise(path):
     assert not any("@" in name for name, _ in found)
     again = json.loads(record.model_dump_json())
     assert again.pop("schema_version") == 2
+    assert again.pop("statistics") is None
     for old, new in zip(written["metrics"], again["metrics"], strict=True):
         assert old["name"] == metric_label(new.pop("name"), new.pop("at")) == Metric(**old).name
         assert {**new, "name": old["name"]} == old
@@ -52,7 +53,10 @@ def test_a_record_of_schema_1_has_coordinates_and_is_the_same_otherwise(path):
 
 @pytest.mark.parametrize("path", NEW, ids=lambda path: path.stem)
 def test_a_record_of_schema_2_survives_the_round_trip(path):
-    assert ResultStore(FIXTURES).read(path).model_dump_json(indent=1) == path.read_text()
+    record, text = ResultStore(FIXTURES).read(path), path.read_text()
+    if record.statistics is None:  # the first of them were written without
+        text = text.replace(' "environment": {', ' "statistics": null,\n "environment": {')
+    assert record.model_dump_json(indent=1) == text
 
 
 @pytest.mark.parametrize(
