@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 from densebench.protocols.overclustering.protocol import Overclustering
 from tests.cli.test_run import cli  # noqa: F401  (a fixture)
@@ -43,6 +44,7 @@ def test_settings_and_missing_images_are_said_everywhere(cli):  # noqa: F811
         page = cli("show", "record", name).stdout
         assert f"{VOC} ({label})" in page
         assert "Per class:" in page
+        assert re.search(r"statistics\.npz: 0\.\d{3} MB, what each image adds to the scores", page)
     assert cli("show", "record", "nothing").returncode == 2
     planned = cli.run("--protocol", ONE, *FAST, "--precision", "bfloat16", "--dry-run")
     assert f"({label}, precision=bfloat16)" in planned.stderr

@@ -1,6 +1,7 @@
 """`densebench run` as a user meets it: a second run, a kill, wrong requests, broken data. One process per command."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from densebench.datasets import DATASETS
 from densebench.datasets.sets.voc import VOC
 from densebench.ops.cbfe import has_infomap
 from densebench.protocols import PROTOCOLS
+from densebench.results import counts
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -93,6 +95,15 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
         assert record["model"]["weights_sha256"]
         for artifact in record["artifacts"]:
             assert (cli.folder / "results/records/voc" / name / artifact).stat().st_size > 1000
+        kept = record["statistics"]
+        content = (cli.folder / "results/records/voc" / name / kept["file"]).read_bytes()
+        assert (kept["n_bytes"], kept["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert kept["file"] in record["artifacts"]
+        found_kept = counts.read_npz(content)
+        assert len(found_kept.ids) == record["data"]["val"]["n_images"]
+        values = [(metric["value"], found_kept.of(metric["name"], metric["at"])) for metric in record["metrics"]]
+        assert any(entries for _, entries in values)
+        assert all(counts.value(entries) == pytest.approx(value, rel=1e-9) for value, entries in values if entries)
     before = {p: p.stat().st_mtime_ns for p in (cli.folder / "results" / "records").rglob("*.json")}
     second = cli.run()
     assert second.returncode == 0

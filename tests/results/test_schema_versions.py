@@ -1,5 +1,6 @@
 """Records of every schema that was ever written are read, and say what they said."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from densebench.cli import main
 from densebench.core.errors import StorageError
+from densebench.results import counts
 from densebench.results.migrate import migrate
 from densebench.results.schema import Metric, metric_label
 from densebench.results.schema1 import parse_name
@@ -57,6 +59,18 @@ def test_a_record_of_schema_2_survives_the_round_trip(path):
     if record.statistics is None:  # the first of them were written without
         text = text.replace(' "environment": {', ' "statistics": null,\n "environment": {')
     assert record.model_dump_json(indent=1) == text
+
+
+def test_what_images_add_is_read_and_gives_the_values_of_its_record():
+    (path,) = [path for path in NEW if path.stem == "hummingbird_statistics"]
+    record = ResultStore(FIXTURES).read(path)
+    content = (path.parent / record.statistics.file).read_bytes()
+    assert (record.statistics.n_bytes, record.statistics.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    kept = counts.read_npz(content)
+    assert len(kept.ids) == record.data.val.n_images
+    assert {entry.key for entry in kept.entries} == {metric.key for metric in record.metrics}
+    for metric in record.metrics:
+        assert counts.value(kept.of(metric.name, metric.at)) == pytest.approx(metric.value, rel=1e-12)
 
 
 @pytest.mark.parametrize(
