@@ -234,7 +234,10 @@ def bytes_of_tensors():
 
 @pytest.mark.parametrize("name", ["hummingbird", "in_context_depth"])
 def test_nothing_is_kept_of_validation_images(name, data, monkeypatch):
-    """Bytes in tensors, and in arrays that share their memory, are the same after 3 images and after 30."""
+    """Bytes in tensors, and in arrays that share their memory, are the same after 3 images and after 30.
+
+    What is kept for the record is in arrays of its own: see `tests/results/test_counts.py` for its size and bound.
+    """
     seen = {}
     update = jackknife.GroupSums.update
 
