@@ -36,6 +36,7 @@ SMALL = {
     "unsupervised_segmentation": {"input_size": 112, "n_redo": 1, "k_fg_extraction": 30, "k_community": 20},
 }
 """Settings that end in seconds; those of a preset that are not here stay."""
+NEED_ATTENTION = ("unsupervised_segmentation",)
 REAL = {
     "voc": ("hummingbird", "overclustering", "linear_segmentation", "finetune_segmentation", "positional_effect",
             "unsupervised_segmentation"),
@@ -44,46 +45,48 @@ REAL = {
 }  # fmt: skip
 
 
-def runs(adapter: Path, shared: Path) -> list[list[str]]:
-    """Return the arguments of each `densebench run`."""
+def runs(adapter: Path, shared: Path) -> list[dict[str, str]]:
+    """Return the options of each `densebench run`: all protocols at once that have a preset."""
     from densebench.protocols import PROTOCOLS
 
-    presets = {name: PROTOCOLS.config(name).presets for name in PROTOCOLS.names()}  # type: ignore[union-attr]
-    found = []
+    by_preset: dict[str, list[str]] = {}
     for name in SMALL:
-        for preset in presets[name]:
-            found.append(["pico", name, "scenes", preset])
-        found.append([f"{adapter}:MyBackbone", name, "scenes", "embedded"])
+        for preset in PROTOCOLS.config(name).presets:  # type: ignore[union-attr]
+            by_preset.setdefault(preset, []).append(name)
+    found = [("pico", ",".join(names), "scenes", preset) for preset, names in by_preset.items()]
+    found.append(
+        (f"{adapter}:MyBackbone", ",".join(name for name in SMALL if name not in NEED_ATTENTION), "scenes", "")
+    )
     vit = f"vit=timm/vit_tiny_patch16_224@{shared / 'data/weights/vit_tiny_patch16_224.safetensors'}"
-    found += [[vit, name, data, "paper"] for data, names in REAL.items() for name in names if shared.is_dir()]
-    keys = ("--model", "--protocol", "--dataset", "--preset")
-    return [[word for pair in zip(keys, run, strict=True) for word in pair] for run in found]
+    found += [(vit, ",".join(names), data, "paper") for data, names in REAL.items() if shared.is_dir()]
+    return [dict(zip(("model", "protocol", "dataset", "preset"), run, strict=True)) for run in found]
 
 
 def measure(shared: Path) -> dict[str, Any]:
     """Return the metrics of every cell, by model, protocol, dataset and preset."""
-    settings = [f"{name}.{k}={json.dumps(v)}" for name, given in SMALL.items() for k, v in given.items()]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder, "my_backbone.py")
         readme = (HERE.parent / "README.md").read_text()
         adapter.write_text(re.search(r"```python\n(# my_backbone.py\n.*?)```", readme, re.S)[1])  # type: ignore[index]
-        environment = {**os.environ, "DENSEBENCH_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "2"}
-        for arguments in runs(adapter, shared):
-            name = dict(zip(arguments[::2], arguments[1::2], strict=True))["--protocol"]
-            own = [word for s in settings if s.startswith(f"{name}.") for word in ("--set", s)]
-            place = ["--out", f"{folder}/results", "--data-root", str(shared / "data" if shared.is_dir() else folder)]
-            line = [sys.executable, "-m", "densebench", "run", *arguments, *own, *place]
-            line += ["--limit", LIMIT, "--workers", "0", "--quiet", "--json"]
+        environment = {**os.environ, "DENSEBENCH_CACHE": f"{folder}/cache"}
+        root = str(shared / "data" if shared.is_dir() else folder)
+        for options in runs(adapter, shared):
+            line = [sys.executable, "-m", "densebench", "run", "--limit", LIMIT, "--workers", "0", "--quiet"]
+            line += ["--out", f"{folder}/results", "--data-root", root]
+            line += [word for key, value in options.items() if value for word in (f"--{key}", value)]
+            for name in options["protocol"].split(","):
+                for key, value in SMALL[name].items():
+                    line += ["--set", f"{name}.{key}={json.dumps(value)}"]
             ended = subprocess.run(line, env=environment, text=True, capture_output=True)
             if ended.returncode:
-                sys.exit(f"{' '.join(arguments)}: {ended.stderr}")
+                sys.exit(f"{options}: {ended.stderr}")
+            print(*options.values(), file=sys.stderr)
         for path in sorted(Path(folder, "results", "records").glob("*/*/*.json")):
             record = json.loads(path.read_text())
             protocol = record["protocol"]
             cell = " / ".join((record["model"]["name"], protocol["name"], record["data"]["name"], protocol["preset"]))
             found[cell] = record["metrics"]
-            print(f"{cell}: {len(record['metrics'])} metrics, first {record['metrics'][0]['value']!r}", file=sys.stderr)
     return found
 
 
