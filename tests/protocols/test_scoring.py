@@ -39,13 +39,13 @@ def test_matching_turns_swapped_classes_around():
 def test_a_metric_is_the_mean_of_its_seeds():
     info = VOC.info.__class__(name="three", title="", classes=("a", "b", "c"), palette=((0, 0, 0),) * 3, splits={})
     one, two = of(TABLE, absent="zero"), of(TABLE.T, absent="zero")
-    metric = scoring.metric("miou", {"3": one, "8": two}, "clusters", main=True, info=info)
+    metric = scoring.metric("miou", {"3": one, "8": two}, "clusters", main=True, info=info).metric
     assert metric.seeds == {"3": 100 * one.value, "8": 100 * two.value}
     assert metric.value == pytest.approx(50 * (one.value + two.value))
     assert metric.ci95 == pytest.approx((metric.value, metric.value))
     assert metric.ci_method == "jackknife over 4 groups of validation images, clusters held fixed"
     assert metric.per_class == {"a": pytest.approx(66.6667), "b": 50.0, "c": 0.0}
-    alone = scoring.metric("miou", {"": one}, "head")
+    alone = scoring.metric("miou", {"": one}, "head").metric
     assert (alone.seeds, alone.per_class, alone.main) == ({}, {}, False)
 
 

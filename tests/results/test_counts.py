@@ -11,13 +11,18 @@ import torch
 
 from densebench.core.errors import StorageError
 from densebench.core.npz import read_numbers
+from densebench.datasets.scenes.dataset import Scenes
 from densebench.ops.confusion import counts as counts_of
 from densebench.ops.confusion import mean_iou
 from densebench.protocols.common import scoring
 from densebench.protocols.common.image_tables import OVERHEAD, ImageTables
+from densebench.protocols.correspondence.matches import Link
+from densebench.protocols.correspondence.pairs import Pairs
+from densebench.protocols.protocol import Data
 from densebench.results import counts
 from densebench.results.counts import ImageStatistics
 from densebench.results.schema import Metric
+from densebench.runner.failures import finite
 
 IDS = ["a", "b", "c"]
 
@@ -162,6 +167,38 @@ def test_above_the_bound_nothing_is_kept_and_a_note_says_so():
         "so it is",
         "what each image adds is not kept of miou@1/8: it needs more than 256 MB while it is counted",
     )
+
+
+def test_hits_of_pairs_are_kept_in_the_order_of_their_images_up_to_a_bound():
+    added = [(Link(2, 0, 1, 0, "dog"), [[1, 0, 1], [0, 0, 1]]), (Link(0, 1, 2, 0, "cat"), [[1], [1]])]
+    for bound, is_kept in ((2 * (200 + 8), True), (2 * (200 + 8) - 1, False)):
+        pairs = Pairs(["cat", "dog"], bound)
+        for link, hits in added:
+            pairs.add(link, torch.tensor(hits, dtype=torch.bool))
+        scored = pairs.scored(Metric(name="pck", at={"alpha": 0.1}, value=75.0), 0, "point")
+        assert scored.too_large == (not is_kept)
+        if not is_kept:
+            assert scored.statistics == ()
+            continue
+        (entry,) = scored.statistics
+        assert {name: array.tolist() for name, array in entry.arrays.items()} == {
+            "source": [0, 2], "target": [2, 1], "category": [0, 1], "points": [1, 3], "hits": [1, 2],
+        }  # fmt: skip
+        assert counts.value([entry]) == 75.0
+        (other,) = pairs.scored(Metric(name="pck", value=50.0), 1, "point").statistics
+        assert counts.value([other]) == 50.0
+
+
+def test_a_metric_without_a_value_leaves_nothing_of_its_images():
+    tables = drawn()
+    scored = [
+        scoring.segmented(Metric(name=name, value=value), {"": ({"n_classes": 5}, held(tables).arrays())})
+        for name, value in (("miou", 50.0), ("miou_present", float("nan")))
+    ]
+    found = finite(
+        scoring.measurement(scored), data=Data(Scenes(None, "train", length=2), Scenes(None, "val", length=2))
+    )
+    assert [entry.name for entry in found.statistics] == [metric.name for metric in found.metrics] == ["miou"]
 
 
 def test_a_usual_record_of_ade20k_has_less_than_5_mb():
