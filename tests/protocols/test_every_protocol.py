@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from densebench import protocols
 from densebench.core.config import as_dict, score_hash
@@ -18,6 +19,8 @@ from densebench.figures import kit as figures
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import FACETS, BackboneInfo
 from densebench.ops import cbfe
+from densebench.ops.confusion import Counts, mean_iou_left_out
+from densebench.ops.jackknife import GroupSums, jackknife_interval
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Context, Data, Estimate
 from densebench.results import counts
@@ -105,6 +108,21 @@ def check_statistics(name, measurement, data):
         assert counts.value(entries) == pytest.approx(metric.value, rel=1e-9, abs=1e-9)
         for entry in entries:
             assert counts.value([entry]) == pytest.approx(metric.seeds.get(entry.seed, metric.value), rel=1e-9)
+        if name != "positional_effect" and entries[0].kind == "segmentation":  # whose groups are others
+            left_out = torch.stack([left_out_of(entry) for entry in entries]).mean(0)
+            ends = jackknife_interval(metric.value, left_out, bounds=(0.0, 100.0))
+            assert metric.ci95 == pytest.approx(ends.tolist(), rel=1e-9), "all that the interval is made from is there"
+
+
+def left_out_of(entry):
+    """Return the mIoU in percent without each group of images in turn, from what images add."""
+    tables, settings = torch.from_numpy(counts.pixel_counts(entry)), entry.settings
+    sums = GroupSums((3, settings["n_classes"]))
+    for image, table in zip(entry.arrays["image"].tolist(), tables, strict=True):
+        sums.update(image, table)
+    found, rest = Counts(*sums.total()), Counts(*sums.left_out().unbind(1))
+    missing = torch.nonzero(found.tp + found.fn == 0).flatten().tolist() if settings["present"] else []
+    return 100 * mean_iou_left_out(found, rest, settings["absent"], missing)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
