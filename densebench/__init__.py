@@ -17,6 +17,7 @@ _HOMES = {
     "model_zoo.backbone": ("Backbone", "BackboneInfo"),
     "protocols": ("register_protocol",),
     "protocols.protocol": ("Context", "Data", "Estimate", "Measurement", "MetricInfo", "Preset", "Protocol"),
+    "results.counts": ("ImageStatistics",),
     "results.frame": ("frame",),
     "results.schema": ("Metric",),
     "runner": ("run",),
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
     from densebench.protocols import register_protocol
     from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
+    from densebench.results.counts import ImageStatistics
     from densebench.results.frame import frame
     from densebench.results.schema import Metric
     from densebench.runner import run
     from densebench.views.squash import Labels
 
 __all__ = [
-    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec", "Labels",
+    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec", "ImageStatistics", "Labels",
     "Measurement", "Metric", "MetricInfo", "Preset", "Protocol", "__version__", "frame", "load_dataset", "load_model",
     "register_dataset", "register_model", "register_protocol", "run",
 ]  # fmt: skip
