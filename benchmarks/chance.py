@@ -22,8 +22,8 @@ def patches(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     data = Scenes(None, split)
     images = torch.stack([torch.from_numpy(np.array(data.image(i))).float() for i in range(len(data))])
     masks = torch.stack([torch.from_numpy(data.mask(i)) for i in range(len(data))])
-    colours = torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2), PATCH).flatten(2).mT
-    return colours, soft_labels(masks, PATCH, len(CLASSES)).flatten(1, 2).argmax(-1)
+    colors = torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2), PATCH).flatten(2).mT
+    return colors, soft_labels(masks, PATCH, len(CLASSES)).flatten(1, 2).argmax(-1)
 
 
 def main() -> None:

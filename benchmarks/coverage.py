@@ -232,13 +232,13 @@ def draw(found: list[Row]) -> Figure:
     place.axvline(0.5, color="0.7", linewidth=1)
     for end in (0, 1):
         place.axvline(end, color="0.4", linewidth=1)
-    for rule, colour, shift in zip(RULES, ("#d1605e", "#e7a04f", "#3a6ea5"), (-0.2, 0.0, 0.2), strict=True):
+    for rule, color, shift in zip(RULES, ("#d1605e", "#e7a04f", "#3a6ea5"), (-0.2, 0.0, 0.2), strict=True):
         lines = [(i + shift, r) for i, r in enumerate(found) if rule in r.coverage]
         at = [y for y, _ in lines]
-        coverage.plot([r.coverage[rule] for _, r in lines], at, "o", color=colour, label=rule, markersize=5)
+        coverage.plot([r.coverage[rule] for _, r in lines], at, "o", color=color, label=rule, markersize=5)
         low, high = np.array([r.place[rule] for _, r in lines]).T
-        place.hlines(at, low, high, color=colour, linewidth=3)
-        place.plot((low + high) / 2, at, "o", color=colour, markersize=5)
+        place.hlines(at, low, high, color=color, linewidth=3)
+        place.plot((low + high) / 2, at, "o", color=color, markersize=5)
     coverage.set_yticks(range(len(found)), [r.name for r in found])
     coverage.invert_yaxis()
     coverage.set_xlabel("sets whose 95 % interval holds the truth [%]")

@@ -31,7 +31,7 @@ def main() -> None:
     from densebench.datasets.scenes.dataset import Scenes
     from densebench.features.source import FeatureSource
     from densebench.model_zoo import load_model
-    from densebench.protocols.positional_effect.protocol import PositionalEffect, reads_of
+    from densebench.protocols.positional_effect.protocol import PositionalEffect, feature_keys
     from densebench.protocols.protocol import Context, Data, Measurement
 
     class Kept(Scenes):
@@ -50,7 +50,7 @@ def main() -> None:
         return protocol.run(config, data, Context(source, Progress(quiet=True)))
 
     sweep = protocol.resolve(protocol.configure("sweep", shared), source.info, data.info)
-    reads = reads_of(sweep, source.info)
+    reads = feature_keys(sweep, source.info)
     seconds, found = interleave(
         {
             "one sweep": lambda: measure("sweep"),

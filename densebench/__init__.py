@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from densebench.views.squash import Labels
 
 __all__ = [
-    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec", "ImageStatistics", "Labels",
-    "Measurement", "Metric", "MetricInfo", "Preset", "Protocol", "__version__", "frame", "load_dataset", "load_model",
-    "register_dataset", "register_model", "register_protocol", "run",
+    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec",
+    "ImageStatistics", "Labels", "Measurement", "Metric", "MetricInfo", "Preset", "Protocol", "__version__", "frame",
+    "load_dataset", "load_model", "register_dataset", "register_model", "register_protocol", "run",
 ]  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class DataWhere:
 
 @dataclass
 class DataSheet:
-    """Draw a sheet of any dataset: `densebench data sheet voc --out voc.png`. Images, labels, depth, key points."""
+    """Draw a sheet of any dataset: `densebench data sheet voc --out voc.png`. Images, labels, depth, keypoints."""
 
     name: Annotated[
         Positional[str], arg(metavar="NAME", help="As --data takes it: a name, FILE.toml, FILE.py:Class, a folder.")

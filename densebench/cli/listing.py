@@ -81,7 +81,7 @@ def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def _dataset_status(name: str, root: Path | None) -> str:
-    """Return whether a dataset is ready, broken, fetchable, or to be got by hand."""
+    """Return whether a dataset is ready, broken, fetchable, or to be fetched by hand."""
     try:
         info = DATASETS[name].info
     except DensebenchError as error:
@@ -239,7 +239,7 @@ def data_report(name: str, root: Path | None, split: str | None) -> int:
         if report.depth:
             print(f"  depth {report.depth[0]:.2f} to {report.depth[1]:.2f} m in {report.measured} pixels")
         if report.objects:
-            print(f"  {report.objects} objects with {report.points} key points that are seen")
+            print(f"  {report.objects} objects with {report.points} keypoints that are seen")
         for note in report.notes:
             print(f"  note: {note}", file=sys.stderr)
         for problem in report.problems:

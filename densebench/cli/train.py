@@ -98,7 +98,7 @@ class Pseudolabel:
     """
 
     model: Annotated[str, arg(help="Whose features make segments and classes: the model to be trained.")]
-    out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is gone on with.")]
+    out: Annotated[Path, arg(help="Folder of label maps; one that is partly filled is resumed.")]
     data: Images = "scenes"
     data_root: DataRoot = None
     split: Annotated[str | None, arg(metavar="NAME", help="By default unlabelled, or train where there is none.")] = (

@@ -95,7 +95,7 @@ def _validator(config: type) -> Any:
     return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(config))
 
 
-def misfit(value: Any, hint: Any) -> str:
+def type_error(value: Any, hint: Any) -> str:
     """Return in words what a type of numbers takes that `value` does not fit, "" where it does.
 
     No number is NaN or infinite, text, or a switch.

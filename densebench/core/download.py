@@ -1,4 +1,4 @@
-"""Files from the web onto this machine: once, whole, and gone on with after a break.
+"""Files from the web onto this machine: once, whole, and resumed after a break.
 
 A file lands under its final name only after its length and, where known, its SHA-256 are right; until then it is
 `NAME.part`, and a connection that breaks is taken up where it broke (HTTP Range, guarded by the server's validator).
@@ -198,7 +198,7 @@ class _Download:
 
     @contextmanager
     def _ask(self) -> Iterator[_Answer]:
-        """Open the address at the end of what is here, or at 0 where that cannot be gone on with."""
+        """Open the address at the end of what is here, or at 0 where that cannot be resumed."""
         have, headers = self._have(), {"User-Agent": "densebench", "Accept-Encoding": "identity"}
         origin: dict[str, Any] = {}
         with suppress(OSError, ValueError):
@@ -242,7 +242,7 @@ class _Download:
             )
 
     def _give_up_on(self, error: BaseException) -> None:
-        """Raise at once what another try cannot mend."""
+        """Raise at once what another try cannot fix."""
         if isinstance(error, urllib.error.HTTPError):
             if error.code in (401, 403):
                 raise self._error(f"it answers {error.code} {error.reason}: accept the licence there first") from error
@@ -300,9 +300,9 @@ def _opener() -> urllib.request.OpenerDirector:
 
 _OPENER = _opener()
 BROKEN = (_CutError, ConnectionError, TimeoutError, http.client.HTTPException, urllib.error.URLError)
-"""What another try may mend."""
+"""What another try may fix."""
 HOPELESS = (_RefusedError, FileNotFoundError, socket.gaierror, ssl.SSLCertVerificationError)
-"""Reasons of a URLError that another try cannot mend."""
+"""Reasons of a URLError that another try cannot fix."""
 
 
 def _stem(target: Path) -> str:

@@ -7,7 +7,7 @@ of a run as UnexpectedError, and other commands with its traceback.
 
 
 class DensebenchError(Exception):
-    """Base of all errors that are a user's to mend. Exit code 1."""
+    """Base of all errors that are a user's to fix. Exit code 1."""
 
     exit_code = 1
     trace: str = ""

@@ -33,9 +33,9 @@ def resolve_dataset(spec: str) -> str:
     Raises UsageError for a file that describes no dataset; other texts are returned as they are.
     """
     if ".toml" in spec or ".py" in spec:
-        from densebench.datasets.user.toml import adopt
+        from densebench.datasets.user.toml import register_user_dataset
 
-        return adopt(spec)
+        return register_user_dataset(spec)
     return spec
 
 

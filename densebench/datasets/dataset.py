@@ -158,7 +158,7 @@ class DenseDataset(ABC):
         """Return the annotated objects of one image."""
         raise UsageError(f"{self.info.name} has no keypoints; run `densebench list datasets` to see which have.")
 
-    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+    def class_colors(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
         """Return the colours that one label file shows these classes in; empty where it is grey, or there is none."""
         return {}
 
@@ -233,9 +233,9 @@ class View(DenseDataset):
         """Return the annotated objects of one image."""
         return self.base.keypoints(self.indices[index])
 
-    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+    def class_colors(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
         """Return the colours that one label file shows these classes in."""
-        return self.base.class_colours(self.indices[index], labels)
+        return self.base.class_colors(self.indices[index], labels)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """Return the files of one sample."""
@@ -363,12 +363,12 @@ def check_same_size(data: DenseDataset, index: int, image: Image.Image, truth: N
     """Raise DatasetError where the ground truth (H, W) has not the size of its image."""
     if truth.shape == image.size[::-1]:
         return
-    mend = "Get the original files."
+    fix = "Get the original files."
     if truth.shape == image.size and _is_sideways(image):
-        mend = "The image has an orientation tag, which is not applied: save it turned, without the tag."
+        fix = "The image has an orientation tag, which is not applied: save it turned, without the tag."
     raise DatasetError(
         f"{data.info.name} image {data.ids[index]} is {image.size[0]}x{image.size[1]} px but its "
-        f"{what} {truth.shape[1]}x{truth.shape[0]}; expected the same. {mend}"
+        f"{what} {truth.shape[1]}x{truth.shape[0]}; expected the same. {fix}"
     )
 
 

@@ -37,7 +37,7 @@ from densebench.datasets.io import archives as packing
 from densebench.datasets.io.archive_index import COMPRESSED, SUFFIXES, unpacking
 from densebench.datasets.io.archives import read_bytes, split
 from densebench.datasets.io.id_lists import read_ids
-from densebench.datasets.io.label_files import Color, Published, check_order, colour_of, read_palette
+from densebench.datasets.io.label_files import Color, Published, check_order, color_of, read_palette
 from densebench.datasets.io.left_out import GENERATED, unread, without_image
 from densebench.datasets.layout import MissingError, existing_root
 
@@ -290,7 +290,7 @@ class FileDataset(Archived):
             check_order(stored, *self._published, path, self.info.how_to_get)
         return self._as_classes(stored.numbers, path)
 
-    def class_colours(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
+    def class_colors(self, index: int, labels: Sequence[int]) -> Mapping[int, Color]:
         """Return the colours that one label file shows these classes in, from its header; empty where it is grey."""
         path = self.files(index)[1]
         if path.suffix == ".mat":
@@ -298,13 +298,13 @@ class FileDataset(Archived):
         with decoding(path, "a label image", index) as image:
             palette = read_palette(image)
         values = {label: self._values[label] for label in labels if label in self._values}
-        return {label: colour_of(palette, value) for label, value in values.items() if 3 * value < len(palette)}
+        return {label: color_of(palette, value) for label, value in values.items() if 3 * value < len(palette)}
 
     @cached_property
     def _published(self) -> tuple[Published, int]:
         """The values that label files hold with their colours, and the number of those that mean no class."""
-        colours = ((value, self.info.palette[label]) for label, value in self._values.items())
-        return tuple(colours), int((self.labels == VOID).sum())
+        colors = ((value, self.info.palette[label]) for label, value in self._values.items())
+        return tuple(colors), int((self.labels == VOID).sum())
 
     @cached_property
     def _values(self) -> Mapping[int, int]:

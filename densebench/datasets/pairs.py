@@ -1,4 +1,4 @@
-"""Datasets that state which images are to be matched with which, beside the key points of each image."""
+"""Datasets that state which images are to be matched with which, beside the keypoints of each image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTSIDE = 1.0
 
 
 class PairedDataset(Archived):
-    """Images of one annotated object each, and a list of pairs of them whose key points correspond."""
+    """Images of one annotated object each, and a list of pairs of them whose keypoints correspond."""
 
     @abstractmethod
     def pairs(self) -> Sequence[tuple[int, int]]:
@@ -37,7 +37,7 @@ class PairedDataset(Archived):
         image, (width, height) = self.files(index)[0], self.image_size(index)
         if stated is not None and tuple(stated) != (width, height):
             raise DatasetError(
-                f"{image} is {width}x{height} px, but {where} is for {stated[0]}x{stated[1]}: key points would lie "
+                f"{image} is {width}x{height} px, but {where} is for {stated[0]}x{stated[1]}: keypoints would lie "
                 "elsewhere. Get the original images."
             )
         inside = ((thing.xy >= -OUTSIDE) & (thing.xy <= np.array([width, height]) - 1 + OUTSIDE)).all(1)  # nor is NaN
@@ -45,7 +45,7 @@ class PairedDataset(Archived):
         if wrong.size:
             x, y = thing.xy[wrong[0]].tolist()
             raise DatasetError(
-                f"{where} has key point {wrong[0]} at ({x:g}, {y:g}), outside of its image of {width}x{height} px. Get "
+                f"{where} has keypoint {wrong[0]} at ({x:g}, {y:g}), outside of its image of {width}x{height} px. Get "
                 "the original files."
             )
         x1, y1, x2, y2 = thing.bbox

@@ -22,8 +22,8 @@ from densebench.core.errors import FeatureError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.cache import Entry, FeatureCache
-from densebench.features.spec import AttentionBatch, Batch, FeatureSpec, ReadBatch
-from densebench.model_zoo.backbone import Backbone, Facet, Read
+from densebench.features.spec import AttentionBatch, Batch, FeatureSpec, KeyedBatch
+from densebench.model_zoo.backbone import Backbone, Facet, FeatureKey
 from densebench.views.order import load_views
 from densebench.views.squash import Labels, Squashed
 
@@ -171,7 +171,7 @@ class FeatureSource:
         return rounded[:n], rounded[n:]
 
     def dense_many(
-        self, images: Tensor, names: Sequence[str], reads: Sequence[Read], std: Sequence[float] | None = None
+        self, images: Tensor, names: Sequence[str], reads: Sequence[FeatureKey], std: Sequence[float] | None = None
     ) -> list[Tensor]:
         """Return a map (B, D, h, w) per read of one forward pass; images, rounding and errors are as in `dense`."""
         with torch.no_grad(), self._autocast():
@@ -182,13 +182,13 @@ class FeatureSource:
         self,
         data: DenseDataset,
         spec: FeatureSpec,
-        reads: Sequence[Read],
+        reads: Sequence[FeatureKey],
         indices: Sequence[int] | None = None,
         *,
         labels: Labels | None = None,
         batch_size: int | None = None,
         title: str = "features",
-    ) -> Iterator[ReadBatch]:
+    ) -> Iterator[KeyedBatch]:
         """Yield maps of several reads of each image from one forward pass, in order, in batches.
 
         `spec` gives everything but layer, facet and norm. Nothing is cached: the four facets of twelve layers of one
@@ -197,11 +197,11 @@ class FeatureSource:
         """
         wanted = list(range(len(data))) if indices is None else list(indices)
 
-        def batches() -> Iterator[ReadBatch]:
+        def batches() -> Iterator[KeyedBatch]:
             for chunk, images, masks in self._load(data, spec, wanted, labels, batch_size or self.batch_size):
                 assert images is not None
                 maps = self.dense_many(images, [data.ids[i] for i in chunk], reads, spec.std)
-                yield ReadBatch(chunk, tuple(maps), masks)
+                yield KeyedBatch(chunk, tuple(maps), masks)
 
         yield from self.progress.track(batches(), title, len(wanted), size="indices")
 

@@ -55,7 +55,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class ReadBatch:
+class KeyedBatch:
     """Some images' maps of several reads, in the order asked for, and labels."""
 
     indices: list[int]

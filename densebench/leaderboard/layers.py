@@ -1,7 +1,7 @@
 """Studies of all layers as lines, one panel per facet and quantity, one line per model; and correlations over them.
 
 A study is a record whose facts list a score per layer and facet under "reads", as the sweeps of `positional_effect`
-and `correspondence` do (P-POS figures 4 and 11). Records without it have nothing to draw.
+and `correspondence` do (POS figures 4 and 11). Records without it have nothing to draw.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sweeps of `positional_effect` side by side: models or sizes in one grid, correlations over all of them.
 
 Pure functions of result records and of the arrays that each sweep leaves beside its record (`best.npz`). Source of the
-views: "Unsupervised Semantic Segmentation Facilitates Model Understanding" (P-POS), 2.4 and figures 1, 4, 6 and 9.
+views: "Unsupervised Semantic Segmentation Facilitates Model Understanding" (POS), 2.4 and figures 1, 4, 6 and 9.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def find_sweeps(
 
 
 def best_rows(sweeps: Sequence[Sweep]) -> list[BestRow]:
-    """Return the best layer of every facet of every model (P-POS figure 4b), best mIoU first within a facet."""
+    """Return the best layer of every facet of every model (POS figure 4b), best mIoU first within a facet."""
     rows = [
         BestRow(
             dataset=plain(sweep.record.data.name),
@@ -114,7 +114,7 @@ def best_rows(sweeps: Sequence[Sweep]) -> list[BestRow]:
 
 
 def points(sweeps: Sequence[Sweep]) -> Points:
-    """Return what P-POS figure 9 plots, {quantity: {model: [(x, y)]}}: all layers and facets of all models.
+    """Return what POS figure 9 plots, {quantity: {model: [(x, y)]}}: all layers and facets of all models.
 
     The ablation of the final norm is left out, and so are reads with mIoU 0, which has no logarithm; models without
     attention have no locality.
@@ -134,7 +134,7 @@ def points(sweeps: Sequence[Sweep]) -> Points:
 
 
 def correlations(sweeps: Sequence[Sweep]) -> dict[str, Correlation]:
-    """Return the correlations of `points` over all models together, which P-POS 3.3 reports as 0.70 and -0.59."""
+    """Return the correlations of `points` over all models together, which POS 3.3 reports as 0.70 and -0.59."""
     import torch
 
     from densebench.ops.information import correlation  # torch takes seconds to import
@@ -149,7 +149,7 @@ def correlations(sweeps: Sequence[Sweep]) -> dict[str, Correlation]:
 def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
     """Return one facet's best layers as PNG: models below each other, the same images beside each other.
 
-    The last column has the aggregated maps (P-POS figures 1 and 6). Models without the facet are left out.
+    The last column has the aggregated maps (POS figures 1 and 6). Models without the facet are left out.
 
     Raises UsageError where no model has it, or where the sweeps are of different datasets or images.
     """

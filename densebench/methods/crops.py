@@ -171,10 +171,10 @@ def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: tor
         crops.to(device, non_blocking=True).transpose(0, 1).float().div_(255)  # (V, B, 3, S, S)
         for crops in (batch.globals, batch.locals)
     ]
-    coloured = [colour(pixels.flatten(0, 1), config, rng).view(pixels.shape) for pixels in clean]
+    colored = [color(pixels.flatten(0, 1), config, rng).view(pixels.shape) for pixels in clean]
     return Views(
-        globals=coloured[0],
-        locals=coloured[1],
+        globals=colored[0],
+        locals=colored[1],
         clean_globals=clean[0],
         clean_locals=clean[1],
         boxes=batch.boxes.transpose(0, 1).to(device),
@@ -184,7 +184,7 @@ def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: tor
     )
 
 
-def colour(pixels: Tensor, config: CropConfig, rng: np.random.Generator) -> Tensor:
+def color(pixels: Tensor, config: CropConfig, rng: np.random.Generator) -> Tensor:
     """Return crops (N, 3, S, S) in [0, 1] after jitter, greyscale, blur and solarisation, each with its chance."""
     n = len(pixels)
     if not n:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from densebench.core.bounds import Count, Natural, Positive
-from densebench.core.config import field_types, misfit
+from densebench.core.config import field_types, type_error
 from densebench.core.errors import ModelError
 from densebench.model_zoo.facets import FACETS as FACETS
 from densebench.model_zoo.facets import Facet as Facet
@@ -67,7 +67,7 @@ class BackboneInfo:
 
     def __post_init__(self) -> None:
         for name in BOUNDED:
-            if expected := misfit(value := getattr(self, name), field_types(BackboneInfo)[name]):
+            if expected := type_error(value := getattr(self, name), field_types(BackboneInfo)[name]):
                 raise ModelError(f"{self.name} declares {name}={value!r} in its info: expected {expected}.")
 
     def pass_flops(self, side: int) -> float:
@@ -87,7 +87,7 @@ class DenseFeatures:
     class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the model has none
 
 
-class Read(NamedTuple):
+class FeatureKey(NamedTuple):
     """One map among several that are asked of one forward pass."""
 
     layer: int = -1
@@ -122,7 +122,7 @@ class Backbone(nn.Module, ABC):
         on the last layer's tokens (facet "token" only).
         """
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> Sequence[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> Sequence[Tensor]:
         """Return one (B, prefix + h*w, D) tensor per read; `layer` is within 0..depth-1.
 
         This calls `tokens` once per facet, and once more for tokens without the final norm. An adapter that can give
@@ -134,11 +134,11 @@ class Backbone(nn.Module, ABC):
         groups: dict[tuple[Facet, bool], dict[int, None]] = {}
         for layer, facet, norm in wanted:
             groups.setdefault((facet, norm), {})[layer] = None
-        found: dict[Read, Tensor] = {}
+        found: dict[FeatureKey, Tensor] = {}
         for (facet, norm), layers in groups.items():
             answer = self._refuse_others(self.tokens(pixels, list(layers), facet, norm))
             self._refuse_count(answer, len(layers))
-            found.update((Read(layer, facet, norm), tokens) for layer, tokens in zip(layers, answer, strict=True))
+            found.update((FeatureKey(layer, facet, norm), tokens) for layer, tokens in zip(layers, answer, strict=True))
         return [found[read] for read in wanted]
 
     def attention(self, images: Tensor, layer: int) -> Tensor:
@@ -175,7 +175,7 @@ class Backbone(nn.Module, ABC):
             images: float32 RGB in [0, 1], (B, 3, H, W), H and W multiples of the patch size.
             layers: block indices, negative from the end.
             facet: "token" is the block's output; "key", "query", "value" are the attention's projections.
-            norm: apply the final norm to the last layer's tokens (other layers are always raw, as in P-POS 3.2).
+            norm: apply the final norm to the last layer's tokens (other layers are always raw, as in POS 3.2).
             std: replaces the weights' own channel deviations, for parity with code that normalises otherwise.
 
         Raises ModelError when the request does not fit the declared geometry or the adapter's answer does not.
@@ -190,7 +190,7 @@ class Backbone(nn.Module, ABC):
 
     @final
     def dense_many(
-        self, images: Tensor, reads: Sequence[Read], *, std: Sequence[float] | None = None
+        self, images: Tensor, reads: Sequence[FeatureKey], *, std: Sequence[float] | None = None
     ) -> tuple[Tensor, ...]:
         """Return a feature map (B, D, h, w) per read: layers and facets of one forward pass, where the adapter can.
 
@@ -292,10 +292,10 @@ class OnePassBackbone(Backbone):
 
     def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:
         """Return one (B, prefix + h*w, D) tensor per layer."""
-        return self.tokens_many(pixels, [Read(layer, facet, norm) for layer in layers])
+        return self.tokens_many(pixels, [FeatureKey(layer, facet, norm) for layer in layers])
 
     @abstractmethod
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> Sequence[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> Sequence[Tensor]:
         """Return one (B, prefix + h*w, D) tensor per read."""
 
     def attention(self, images: Tensor, layer: int) -> Tensor:

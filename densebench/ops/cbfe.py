@@ -1,7 +1,7 @@
 """Foreground from attention, and objects from clusters that occur side by side: CBFE and community detection.
 
-Source: Leopart and NeCo ``experiments/fully_unsup_seg/fully_unsup_seg.py`` and ``experiments/utils.py`` (LEO, NECO;
-P-NeCo A.2 describes them). Everything streams: one image after another is added to tables whose size depends on the
+Source: Leopart and NeCo ``experiments/fully_unsup_seg/fully_unsup_seg.py`` and ``experiments/utils.py`` (LEO, NeCo
+code; NeCo A.2 describes them). Everything streams: one image after another is added to tables whose size depends on the
 number of clusters only.
 """
 
@@ -26,7 +26,7 @@ QUARTER = math.pi / 4
 ANGLES = (0.0, QUARTER, 2 * QUARTER, 3 * QUARTER, math.pi, 4 * math.pi / 3, 3 * math.pi / 2, 7 * math.pi / 4)
 """Directions of neighbours as published; the sixth was surely meant to be 5 pi / 4, and is so at distance 1."""
 SEARCHED = (0.55, 0.75)
-"""Shares of clusters that the threshold's search calls background, first and past the last (LEO, NECO)."""
+"""Shares of clusters that the threshold's search calls background, first and past the last (LEO, NeCo code)."""
 
 
 def class_attention(attention: Tensor, prefix: int) -> Tensor:
@@ -55,7 +55,7 @@ def attention_mask(
     Raises:
         ValueError: the map is no larger than half the kernel, or ``mass`` is out of range.
 
-    Source: NECO and LEO ``process_attentions``, after DINO's ``visualize_attention.py``.
+    Source: NeCo code and LEO ``process_attentions``, after DINO's ``visualize_attention.py``.
     """
     half = blur_kernel // 2
     if min(attention.shape[-2:]) <= half:
@@ -92,7 +92,7 @@ def drop_small_components(mask: Tensor, smallest: int) -> Tensor:
 class ClusterPrecision:
     """How much of each cluster lies in a mask, averaged over the images that hold the cluster.
 
-    The mask is the attention's: this reads no ground truth. Source: LEO and NECO ``get_cluster_precs``.
+    The mask is the attention's: this reads no ground truth. Source: LEO and NeCo code ``get_cluster_precs``.
     """
 
     def __init__(self, n_clusters: int) -> None:
@@ -120,7 +120,7 @@ class ThresholdSearch:
     """Streams ground truth to find the precision from which clusters are foreground; this is where labels are used.
 
     Candidates call the clusters of lowest precision background, from 55 % to 75 % of them, and are judged by the
-    foreground's IoU averaged over images. Source: LEO and NECO ``find_good_threshold``.
+    foreground's IoU averaged over images. Source: LEO and NeCo code ``find_good_threshold``.
     """
 
     def __init__(self, precisions: Tensor) -> None:
@@ -158,7 +158,7 @@ def foreground_iou(pred: Tensor, target: Tensor) -> Tensor:
     """Return the IoU of bool masks (B, H, W) per image, (B,) float64 in [0, 1]; NaN where both are empty.
 
     The published number is their mean over images, ``nanmean`` here: the code ends in NaN at such an image.
-    Source: LEO and NECO ``eval_jac``.
+    Source: LEO and NeCo code ``eval_jac``.
     """
     intersection, union = (each.flatten(1).sum(1).double() for each in (pred & target, pred | target))
     return intersection / torch.where(union > 0, union, torch.nan)
@@ -167,8 +167,8 @@ def foreground_iou(pred: Tensor, target: Tensor) -> Tensor:
 def label_foreground(labels: Tensor, with_boundary: bool = True) -> Tensor:
     """Return the bool foreground of label maps, any shape: all that is not background, class 0.
 
-    ``with_boundary`` counts void pixels (255), VOC's object borders, as foreground, as LEO and NECO do when they choose
-    the threshold and when they score it (``eval_jac(..., with_boundary=True)``).
+    ``with_boundary`` counts void pixels (255), VOC's object borders, as foreground, as LEO and NeCo code do when they
+    choose the threshold and when they score it (``eval_jac(..., with_boundary=True)``).
     """
     return labels != 0 if with_boundary else (labels != 0) & (labels != 255)
 
@@ -178,7 +178,8 @@ class CoOccurrence:
 
     Neighbours lie at the given distances in eight directions, one of them odd (:data:`ANGLES`), rounded to whole
     pixels as in scikit-image's ``graycomatrix``. Neighbours of the same cluster do not count; rows are normalised per
-    image and averaged over the images in which the cluster has any neighbour. Source: LEO and NECO ``create_matrix``.
+    image and averaged over the images in which the cluster has any neighbour. Source: LEO and NeCo code
+    ``create_matrix``.
     """
 
     def __init__(self, n_clusters: int, distances: Sequence[int] = (1, 2)) -> None:
@@ -219,7 +220,7 @@ class Edges(NamedTuple):
 def strong_edges(matrix: Tensor, threshold: float) -> Edges:
     """Return the edges between clusters that each make up at least ``threshold`` of the other's neighbours.
 
-    An edge weighs the smaller of the two shares. Source: LEO and NECO ``start_unsup_seg``.
+    An edge weighs the smaller of the two shares. Source: LEO and NeCo code ``start_unsup_seg``.
     """
     weakest = torch.minimum(matrix, matrix.T).triu(1)
     nodes = ((weakest >= threshold) & (weakest > 0)).nonzero()

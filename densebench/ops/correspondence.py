@@ -1,4 +1,4 @@
-"""Semantic correspondence: where a key point of one image is found in another, and how often that is right (PCK).
+"""Semantic correspondence: where a keypoint of one image is found in another, and how often that is right (PCK).
 
 Coordinates are (x, y) in pixels with the centre of the top left pixel at (0, 0), so an image of width W spans
 [-0.5, W - 0.5] and a change of size maps p to (p + 0.5) * new / old - 0.5 (half-pixel centres). That is the rule of
@@ -149,10 +149,10 @@ def correct(predicted: Tensor, truth: Tensor, extent: float, alphas: Sequence[fl
 
 
 class PCK:
-    """Streams pairs of images into percentages of correct key points, by category, apart by groups of images.
+    """Streams pairs of images into percentages of correct keypoints, by category, apart by groups of images.
 
-    "Per point" pools the key points of all pairs; "per image" is the mean over pairs of each pair's share, so that a
-    pair with one key point weighs as much as one with thirty. Memory does not depend on the number of pairs.
+    "Per point" pools the keypoints of all pairs; "per image" is the mean over pairs of each pair's share, so that a
+    pair with one keypoint weighs as much as one with thirty. Memory does not depend on the number of pairs.
 
     Groups are of images, not of pairs, because pairs that share an image are not independent: where a group is left
     out, so is every pair with an image of it, source or target.
@@ -165,11 +165,11 @@ class PCK:
     def update(self, category: int, source: int, target: int, hits: Tensor) -> None:
         """Add one pair: its category, the stable indices of its images, and `hits` (A, K) of :func:`correct`.
 
-        Raises ValueError for a pair without a key point, which has no share of correct ones.
+        Raises ValueError for a pair without a keypoint, which has no share of correct ones.
         """
         n_points = hits.shape[1]
         if not n_points:
-            raise ValueError(f"the pair of images {source} and {target} has no key point in common")
+            raise ValueError(f"the pair of images {source} and {target} has no keypoint in common")
         right = hits.cpu().double().sum(1)
         added = torch.stack([torch.cat([right, right.new_tensor([n_points])]), torch.cat([right, right.new_ones(1)])])
         added[1, :-1] /= n_points
@@ -197,7 +197,7 @@ class PCK:
         return (torch.where(left, _shares(rest), 0.0) * weights).sum(1) / weights.sum(1)
 
     def counted(self) -> Tensor:
-        """Return the number of key points and of pairs per category, (C, 2) int64."""
+        """Return the number of keypoints and of pairs per category, (C, 2) int64."""
         return self._sums[..., -1].long()
 
 
@@ -212,7 +212,7 @@ def draw_pairs(
     n_pairs: int | None,
     seed: int,
 ) -> list[tuple[int, int]]:
-    """Return ordered pairs (source, target) of objects of one category in two images that share a key point, sorted.
+    """Return ordered pairs (source, target) of objects of one category in two images that share a keypoint, sorted.
 
     All such pairs are equally likely, so a category weighs by the square of its objects. Nothing that grows with the
     square of the number of objects is held unless all pairs are asked for.
@@ -220,7 +220,7 @@ def draw_pairs(
     Args:
         categories: of each object.
         images: the image of each object.
-        visible: (K,) per object, which of its key points are seen; K is one number per category.
+        visible: (K,) per object, which of its keypoints are seen; K is one number per category.
         n_pairs: at most so many; None takes all.
         seed: of numpy's default generator; equal seeds give equal pairs.
     """

@@ -1,6 +1,6 @@
 """Monocular depth: from bins to metres, the losses that heads are trained with, and the errors that are reported.
 
-Sources, by the names used below: D2 is dinov2 ``hub/depth`` and ``eval/depth/models/losses``, D3 is dinov3
+Sources, by the names used below: DINOv2 is dinov2 ``hub/depth`` and ``eval/depth/models/losses``, DINOv3 is dinov3
 ``eval/depth``, MDE is the Monocular-Depth-Estimation-Toolbox (``core/evaluation/metrics.py``, ``datasets/nyu.py``),
 DIP is ``hummingbird/src/hbird_eval.py``. Depth is in metres; 0 in ground truth is a pixel without a measurement.
 """
@@ -19,18 +19,19 @@ from densebench.ops.jackknife import GROUPS, GroupSums
 from densebench.ops.resize import resize_maps
 
 LINEAR_FLOOR = 0.1
-"""Added to every rectified logit, so that no weight is zero; it pulls depth towards the middle of the range (D2)."""
+"""Added to every rectified logit, so that no weight is zero; it pulls depth towards the middle of the range
+(DINOv2)."""
 LOG_FLOOR = 1e-3
-"""Metres added before every logarithm of a loss (D2)."""
+"""Metres added before every logarithm of a loss (DINOv2)."""
 MEAN_SHARE = 0.15
-"""Weight of the squared mean log error beside its variance (D2 SigLoss)."""
+"""Weight of the squared mean log error beside its variance (DINOv2 SigLoss)."""
 
 ERRORS = ("a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel")
 """What `depth_errors` returns, in MDE's order and by its names."""
 
 
 def uniform_bins(n: int, min_depth: float, max_depth: float) -> Tensor:
-    """Return n equally spaced depths (n,) float32 in metres, both ends included (D2 "UD").
+    """Return n equally spaced depths (n,) float32 in metres, both ends included (DINOv2 "UD").
 
     Raises:
         ValueError: fewer than two bins, or an empty range.
@@ -65,7 +66,7 @@ def linear_logits(x: Tensor, weight: Tensor, bias: Tensor, upsample: int = 1) ->
         x: (B, C, h, w), see :func:`concat_tokens`.
         weight: (K, C).
         bias: (K,).
-        upsample: whole factor; 4 in D2, 1 in D3.
+        upsample: whole factor; 4 in DINOv2, 1 in DINOv3.
     """
     logits = torch.einsum("bchw,kc->bkhw", x, weight) + bias[:, None, None]
     return logits if upsample == 1 else resize_maps(logits, (upsample * x.shape[2], upsample * x.shape[3]))
@@ -77,7 +78,7 @@ def decode_bins(logits: Tensor, centres: Tensor, norm: BinNorm = "linear") -> Te
     Args:
         logits: one per bin.
         centres: (K,) depths of the bins.
-        norm: see :data:`BinNorm`; "linear" is AdaBins' and the default of D2 and D3.
+        norm: see :data:`BinNorm`; "linear" is AdaBins' and the default of DINOv2 and DINOv3.
 
     Raises:
         ValueError: another norm, or another number of bins.
@@ -99,7 +100,7 @@ def decode_bins(logits: Tensor, centres: Tensor, norm: BinNorm = "linear") -> Te
 
 
 def finish_depth(depth: Tensor, min_depth: float, max_depth: float, size: tuple[int, int]) -> Tensor:
-    """Return depth (B, 1, H, W): clamped to the range, then bilinear to ``size`` (D2 ``encode_decode``)."""
+    """Return depth (B, 1, H, W): clamped to the range, then bilinear to ``size`` (DINOv2 ``encode_decode``)."""
     return resize_maps(depth.clamp(min_depth, max_depth), size)
 
 
@@ -110,7 +111,7 @@ def sig_loss(pred: Tensor, target: Tensor, max_depth: float | None = None, warm_
         pred: metres > 0, any shape.
         target: the same shape; pixels without measurement (0) or beyond ``max_depth`` are left out.
         max_depth: None keeps all measured pixels.
-        warm_up: leave the variance out, as D2 and D3 do in the first 100 steps.
+        warm_up: leave the variance out, as DINOv2 and DINOv3 do in the first 100 steps.
 
     Without two valid pixels the loss is 0 (the reference is NaN there).
     """
@@ -120,7 +121,7 @@ def sig_loss(pred: Tensor, target: Tensor, max_depth: float | None = None, warm_
     g = torch.log(pred[valid] + LOG_FLOOR) - torch.log(target[valid] + LOG_FLOOR)
     square = MEAN_SHARE * g.mean().square()
     square = square if warm_up else square + g.var()
-    # the root has no slope at 0, where nothing is left to learn (D3 returns the square itself there)
+    # the root has no slope at 0, where nothing is left to learn (DINOv3 returns the square itself there)
     return square.sqrt() if float(square.detach()) > 0 else square
 
 
@@ -133,7 +134,7 @@ def gradient_loss(
         pred: metres > 0, (B, 1, H, W).
         target: the same shape, 0 = not measured.
         max_depth: None keeps all measured pixels.
-        dims: the two dimensions that differences are taken along. (-2, -1) are the image's, as in D3. D2's code
+        dims: the two dimensions that differences are taken along. (-2, -1) are the image's, as in DINOv3. DINOv2's code
             indexes (0, 1), batch and channel, which makes the loss exactly 0 for its two images per GPU.
     """
     valid = target > 0 if max_depth is None else (target > 0) & (target <= max_depth)
@@ -169,7 +170,7 @@ def rate_and_beta(step: int, steps: int, schedule: Schedule = "cosine", warmup: 
         step: in [0, steps).
         steps: of the whole training.
         schedule: "cosine" is mmcv's cosine to 1e-8 times a linear warm-up from 1e-3, beta between 0.95 and 0.85 with
-            its turn at 0.3 of the steps (Denoising-ViT ``vitb_nyu_linear_config.py``). "one_cycle" is D3's
+            its turn at 0.3 of the steps (Denoising-ViT ``vitb_nyu_linear_config.py``). "one_cycle" is DINOv3's
             WarmupOneCycleLR, which sets beta to 0 in the warm-up.
         warmup: share of the steps.
     """
@@ -193,8 +194,9 @@ def _anneal(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def centre_pad(images: Tensor, patch: int, colour: Sequence[float]) -> Tensor:
-    """Return images (B, 3, H, W) padded to multiples of the patch, an odd pixel to the right and below (D2, D3).
+def centre_pad(images: Tensor, patch: int, color: Sequence[float]) -> Tensor:
+    """Return images (B, 3, H, W) padded to multiples of the patch, an odd pixel to the right and below (DINOv2,
+    DINOv3).
 
     The published code pads with 0 after normalisation, which is the weights' mean ``colour`` before it.
     """
@@ -202,7 +204,7 @@ def centre_pad(images: Tensor, patch: int, colour: Sequence[float]) -> Tensor:
     more = [-side % patch for side in (height, width)]
     if not any(more):
         return images
-    fill = images.new_tensor(tuple(colour)).view(1, 3, 1, 1)
+    fill = images.new_tensor(tuple(color)).view(1, 3, 1, 1)
     padded = fill.expand(len(images), 3, height + more[0], width + more[1]).clone()
     top, left = more[0] // 2, more[1] // 2
     padded[..., top : top + height, left : left + width] = images
@@ -210,7 +212,7 @@ def centre_pad(images: Tensor, patch: int, colour: Sequence[float]) -> Tensor:
 
 
 def eigen_crop(height: int, width: int) -> tuple[slice, slice]:
-    """Return rows and columns that NYU is evaluated on: 45:471 and 41:601 of 480x640 (MDE), scaled as in D3."""
+    """Return rows and columns that NYU is evaluated on: 45:471 and 41:601 of 480x640 (MDE), scaled as in DINOv3."""
     return _scaled(height, 45, 471, 480), _scaled(width, 41, 601, 640)
 
 

@@ -20,7 +20,7 @@ for _name, _class, _summary in (
     ("linear_segmentation_cached", "LinearSegmentationCached", "the same on squashed images, from cached features"),
     ("finetune_segmentation", "FinetuneSegmentation", "backbone and head trained together: linear or Segmenter"),
     ("positional_effect", "PositionalEffect", "how much cluster maps depend on position (NMI)"),
-    ("correspondence", "Correspondence", "key points found again in other images (PCK)"),
+    ("correspondence", "Correspondence", "keypoints found again in other images (PCK)"),
     ("depth", "Depth", "distance of every pixel by linear heads"),
     (
         "unsupervised_segmentation",

@@ -152,12 +152,12 @@ class Protocol(ABC, Generic[C]):
     shrink_hint: ClassVar[str] = "Try a smaller input size or --limit."
     """What to change when a cell does not fit into memory."""
 
-    def unserved(self, data: DatasetInfo) -> str:
+    def missing_targets(self, data: DatasetInfo) -> str:
         """Return in words which ground truth a dataset lacks, "" where it has all."""
         missing = ", ".join(sorted(self.needs - data.targets))
         return missing and f"{self.name} needs {missing}, which {data.name} does not have"
 
-    def unfit(self, config: C, backbone: BackboneInfo) -> str:
+    def unsupported_reason(self, config: C, backbone: BackboneInfo) -> str:
         """Return in words what this backbone or this machine lacks for the protocol, "" where nothing."""
         return ""
 

@@ -20,7 +20,7 @@ FOREIGN = (Exception, SystemExit)
 """What code that is not ours may end a cell with: all but Ctrl-C and signals."""
 
 
-def as_known(
+def to_user_error(
     error: BaseException, model: str = "", backbone: Backbone | None = None, hint: str = ""
 ) -> DensebenchError:
     """Return any exception as an error in words, also one that nobody foresaw; `hint` helps where memory is too small.
@@ -73,7 +73,7 @@ def unusable(error: OSError) -> StorageError:
     """Return what the system says of a file, in words."""
     reason = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return StorageError(
-        f"{error.filename or 'a file'} cannot be used ({reason}). Run again when that is mended: finished results are "
+        f"{error.filename or 'a file'} cannot be used ({reason}). Run again when that is fixed: finished results are "
         "kept."
     )
 

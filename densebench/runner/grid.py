@@ -23,7 +23,7 @@ from densebench.model_zoo import parse_models
 from densebench.protocols.protocol import Context
 from densebench.results.schema import Cost, Record
 from densebench.results.store import ResultStore
-from densebench.runner.failures import FOREIGN, as_known, finite
+from densebench.runner.failures import FOREIGN, finite, to_user_error
 from densebench.runner.job import Job, check_fits
 from densebench.runner.models import Models
 from densebench.runner.plan import Failure, Planned, Planner, with_seconds
@@ -156,7 +156,7 @@ class _Run:
                     self._run(replace(job, weights=source.weights_digest), source)  # which may be drawn anew
         except FOREIGN as error:
             backbone = source.backbone if source else None
-            known = as_known(error, job.spec.text, backbone, job.protocol.shrink_hint)
+            known = to_user_error(error, job.spec.text, backbone, job.protocol.shrink_hint)
             self.outcome.failed.append(Failure(str(job), known))
             self.progress.say(f"{job}: {known}")
         return True

@@ -107,7 +107,7 @@ def make_job(
     asked_splits = splits_of(protocol, dataset, request.train_dataset)
     trained = asked_splits[0][0]
     for name in dict.fromkeys((dataset, trained)):
-        lacking = protocol.unserved(DATASETS[name].info)
+        lacking = protocol.missing_targets(DATASETS[name].info)
         if lacking:
             raise UsageError(f"{lacking}. Run `densebench list datasets` to see what there is.")
     data = splits.data(asked_splits)

@@ -9,7 +9,7 @@ from densebench.core.progress import Progress
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource, Precision
 from densebench.model_zoo import ModelSpec, load_model
-from densebench.runner.failures import FOREIGN, as_known
+from densebench.runner.failures import FOREIGN, to_user_error
 from densebench.runner.request import Request
 
 
@@ -35,7 +35,7 @@ class Models:
             try:
                 self._held = spec, self.build(spec)
             except FOREIGN as error:
-                self._held = spec, as_known(error)
+                self._held = spec, to_user_error(error)
         found = self._held[1]
         if isinstance(found, DensebenchError):
             raise found

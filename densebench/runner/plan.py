@@ -17,7 +17,7 @@ from densebench.model_zoo import ModelSpec
 from densebench.model_zoo.spec import same_name
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Data, Protocol
-from densebench.runner.failures import FOREIGN, as_known
+from densebench.runner.failures import FOREIGN, to_user_error
 from densebench.runner.job import Job, cell_name, make_job, splits_of
 from densebench.runner.models import Models
 from densebench.runner.request import Request, no_such_preset
@@ -66,8 +66,8 @@ class Planner:
                 protocol = PROTOCOLS[name]()
             except FOREIGN as error:
                 if not request.everything:
-                    raise as_known(error) from None
-                self._skip(f"{name}: {as_known(error)}")
+                    raise to_user_error(error) from None
+                self._skip(f"{name}: {to_user_error(error)}")
                 continue
             known.update(protocol.presets)
             if request.everything and request.preset and request.preset not in protocol.presets:
@@ -89,16 +89,16 @@ class Planner:
         try:
             source = self._build(spec)
         except FOREIGN as error:
-            self.failed.append(Failure(spec.shown, as_known(error)))
+            self.failed.append(Failure(spec.shown, to_user_error(error)))
             for protocol in self.protocols:
                 self._datasets(protocol)  # notes what is not here
             return
         name = source.info.name
         for protocol in self.protocols:
             try:
-                lacking = protocol.unfit(self._configured(protocol), source.info)
+                lacking = protocol.unsupported_reason(self._configured(protocol), source.info)
             except FOREIGN as error:
-                self.failed.append(Failure(f"{name} / {protocol.name}", as_known(error)))
+                self.failed.append(Failure(f"{name} / {protocol.name}", to_user_error(error)))
                 continue
             if lacking and self.request.everything:
                 self._skip(lacking)
@@ -110,7 +110,7 @@ class Planner:
                     yield make_job(self.request, spec, source, protocol, dataset, seed, self.splits)
                 except FOREIGN as error:
                     cell = cell_name(name, protocol.name, dataset, seed)
-                    known = as_known(error, spec.text, source.backbone, protocol.shrink_hint)
+                    known = to_user_error(error, spec.text, source.backbone, protocol.shrink_hint)
                     self.failed.append(Failure(cell, known))
 
     def _build(self, spec: ModelSpec) -> FeatureSource:
@@ -140,12 +140,12 @@ class Planner:
             asked = list(self.request.dataset)
             return [name for name in asked if self._serves(protocol, name)] if self.request.everything else asked
         ready = [name for name in DATASETS.names() if self._ready(protocol, name)]
-        return ready or [name for name in ("scenes",) if not protocol.unserved(DATASETS[name].info)]
+        return ready or [name for name in ("scenes",) if not protocol.missing_targets(DATASETS[name].info)]
 
     def _serves(self, protocol: Protocol[Any], name: str) -> bool:
         """Return whether a dataset has the ground truth of a protocol, and note what it lacks."""
         try:
-            lacking = protocol.unserved(DATASETS[name].info)
+            lacking = protocol.missing_targets(DATASETS[name].info)
         except FOREIGN:  # its cell says so
             return True
         if lacking:
@@ -156,7 +156,7 @@ class Planner:
         """Return whether a dataset that nobody asked for can be read here, and note why not."""
         try:
             info = DATASETS[name].info
-            if info.variant_of or info.embedded or protocol.unserved(info):
+            if info.variant_of or info.embedded or protocol.missing_targets(info):
                 return False
             splits = splits_of(protocol, name, self.request.train_dataset)
             data = self.splits.data(splits)
@@ -166,7 +166,7 @@ class Planner:
                 self._skip(str(data))
             return isinstance(data, Data)
         except FOREIGN as error:  # of a plugin
-            self._skip(str(as_known(error)))
+            self._skip(str(to_user_error(error)))
             return False
 
     def _skip(self, line: str) -> None:

@@ -13,7 +13,7 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.tools.checks import without_corrupt
 from densebench.datasets.tools.ground_truth import look
 from densebench.protocols.protocol import Data
-from densebench.runner.failures import FOREIGN, as_known
+from densebench.runner.failures import FOREIGN, to_user_error
 
 Split = tuple[str, str]
 """(dataset, split)."""
@@ -63,7 +63,7 @@ class Splits:
             try:
                 self._found[name, split] = self._load(name, split)
             except FOREIGN as error:
-                self._found[name, split] = as_known(error)
+                self._found[name, split] = to_user_error(error)
         return self._found[name, split]
 
     def _load(self, name: str, split: str) -> DenseDataset:

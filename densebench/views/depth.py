@@ -20,7 +20,7 @@ from densebench.ops.depth import border_crop
 from densebench.views.order import Key
 
 ROTATION = 2.5
-GAMMA, BRIGHTNESS, COLOUR = (0.9, 1.1), (0.75, 1.25), (0.9, 1.1)
+GAMMA, BRIGHTNESS, COLOR = (0.9, 1.1), (0.75, 1.25), (0.9, 1.1)
 """Augmentation of MDE, each with probability 0.5: degrees, and factors."""
 
 
@@ -74,7 +74,7 @@ class DepthViews(Dataset[Any]):
                 f"{self.data.info.name} image {name} has {depth.shape[1]}x{depth.shape[0]} px to train on, less than "
                 f"the crop of {width}x{height}. Set depth.crop='[HEIGHT, WIDTH]' to at most the smallest image."
             )
-        turn, flip, recolour = (rng.random(3) < 0.5) & self.augment
+        turn, flip, recolor = (rng.random(3) < 0.5) & self.augment
         angle = rng.uniform(-ROTATION, ROTATION)
         if turn:
             image = np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
@@ -84,9 +84,9 @@ class DepthViews(Dataset[Any]):
         spare = depth.shape[0] - height, depth.shape[1] - width
         top, left = rng.integers(0, spare, endpoint=True) if self.augment else (spare[0] // 2, spare[1] // 2)
         image, depth = (x[top : top + height, left : left + width] for x in (image, depth))
-        if recolour:
+        if recolor:
             gamma, bright = rng.uniform(*GAMMA), rng.uniform(*BRIGHTNESS)
-            factors = (bright * rng.uniform(*COLOUR, 3)).astype(np.float32)
+            factors = (bright * rng.uniform(*COLOR, 3)).astype(np.float32)
             # the power is of values in 0..255, as published: it brightens or darkens by up to 255^0.1
             image = np.clip(image.astype(np.float32) ** np.float32(gamma) * factors, 0, 255)
         return image, depth

@@ -19,7 +19,7 @@ from densebench.protocols import PROTOCOLS
 from densebench.results.store import ResultStore
 from densebench.runner import grid as runner
 from densebench.runner import plan
-from densebench.runner.failures import as_known
+from densebench.runner.failures import to_user_error
 from tests.cli.test_run import QUICK, cli, records, records_exist  # noqa: F401  (a fixture)
 
 BOTH = ("--protocol", "hummingbird,overclustering")
@@ -65,7 +65,7 @@ def test_every_exception_is_an_error_in_words_that_holds_no_frames(error, said):
     try:
         raise error
     except Exception as caught:
-        known = as_known(caught, hint="Use less.")
+        known = to_user_error(caught, hint="Use less.")
     assert isinstance(known, DensebenchError)
     assert re.fullmatch(said, str(known))
     assert known.trace.startswith("Traceback (most recent call last)")
@@ -73,7 +73,7 @@ def test_every_exception_is_an_error_in_words_that_holds_no_frames(error, said):
 
 
 def test_a_protocol_that_raises_before_it_is_run_costs_itself_alone(cli, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(PROTOCOLS["hummingbird"], "unfit", odd(LookupError("odd")))
+    monkeypatch.setattr(PROTOCOLS["hummingbird"], "unsupported_reason", odd(LookupError("odd")))
     done = cli.run(*BOTH)
     assert done.returncode == 1
     assert "failed: color / hummingbird: unexpected LookupError in run at cli/test_grid.py:" in done.stderr

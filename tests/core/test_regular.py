@@ -143,7 +143,7 @@ def test_a_damaged_avif_is_a_broken_file_whatever_its_decoder_raises(tmp_path):
 
 
 def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path):
-    first, second = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    first, second = (Image.new("RGB", (4, 4), color) for color in ("red", "blue"))
     for format_ in ("PNG", "TIFF", "MPO", "GIF"):
         first.save(tmp_path / "x", format_, save_all=True, append_images=[second])
         red, _, blue = read_image(tmp_path / "x").getpixel((1, 1))

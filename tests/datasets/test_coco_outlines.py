@@ -143,7 +143,7 @@ def runs(counts, size=(6, 8)):
         ({"category_id": 300}, "annotation 4 has category_id 300; COCO has integers from 1 to 200"),
         ({"category_id": -1}, "annotation 4 has category_id -1"),
         ({"category_id": "1"}, "annotation 4 has category_id '1'"),
-        ({"image_id": 777}, "annotation 4 is of image 777, which `images` does not list. Mend it"),
+        ({"image_id": 777}, "annotation 4 is of image 777, which `images` does not list. Fix it"),
         ({"image_id": "5"}, "annotation 4 is of image '5', which `images` does not list; ids are int there and str"),
         ({"segmentation": None}, "annotation 4 has no segmentation; boxes alone cannot be drawn"),
         ({"segmentation": [0, 0, 4, 0, 4, 4]}, r"annotation 4 has no list of polygons, but \[0, 0, 4, 0, 4, 4\]"),

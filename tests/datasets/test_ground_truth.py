@@ -97,7 +97,7 @@ def test_a_run_looks_at_a_handful_and_remembers(tmp_path, monkeypatch):
 VOC = np.array(voc_palette(256))
 
 
-def test_colours_that_change_their_numbers_from_file_to_file_are_told(tmp_path):
+def test_colors_that_change_their_numbers_from_file_to_file_are_told(tmp_path):
     """Each file saved with its colours sorted: black, then what it shows."""
     ones = [[[0, 1]]] * (PALETTES + 2)
     sound = [VOC] * len(ones)
@@ -109,7 +109,7 @@ def test_colours_that_change_their_numbers_from_file_to_file_are_told(tmp_path):
     assert "one colour, (128, 0, 0), for b in 1 and for c in 17" in problem
 
 
-def test_foreign_colours_of_published_masks_are_a_note(tmp_path):
+def test_foreign_colors_of_published_masks_are_a_note(tmp_path):
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_depth_without_a_measurement_is_none(tmp_path):
 
 
 class Points(DenseDataset):
-    """Two images whose key points are hidden, or not."""
+    """Two images whose keypoints are hidden, or not."""
 
     info = DatasetInfo(
         name="points", title="", classes=(), palette=(), splits={"train": 2, "val": 2}, targets=frozenset({"keypoints"})
@@ -184,5 +184,5 @@ class Points(DenseDataset):
 
 
 def test_images_without_key_points_are_refused():
-    assert "no image has a key point" in looked(Points(None, "val"), ("keypoints",))[1]
+    assert "no image has a keypoint" in looked(Points(None, "val"), ("keypoints",))[1]
     assert looked(Points(None, "val"), ("mask",))[0] == ()  # nothing that it has is asked for

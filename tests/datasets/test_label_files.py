@@ -15,7 +15,7 @@ from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
 from tests.datasets.writers import export
 
-COLOURS = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+COLORS = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def few_bits(numbers, bits, kind):
     height, width = numbers.shape
     packed = np.packbits(np.unpackbits(numbers[..., None], axis=2)[..., 8 - bits :].reshape(height, -1), axis=1)
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    palette = chunk(b"PLTE", COLOURS[: 1 << bits].tobytes()) if kind == 3 else b""
+    palette = chunk(b"PLTE", COLORS[: 1 << bits].tobytes()) if kind == 3 else b""
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + body + chunk(b"IEND", b"")
 
@@ -53,7 +53,7 @@ def picture(numbers, palette=None):
     return image
 
 
-@pytest.mark.parametrize("palette", [None, COLOURS])
+@pytest.mark.parametrize("palette", [None, COLORS])
 @pytest.mark.parametrize("format_", ["PNG", "TIFF", "BMP"])
 def test_files_that_keep_numbers_are_read(format_, palette, tmp_path):
     numbers = np.random.default_rng(0).integers(0, 256, (9, 16), dtype=np.uint8)
@@ -111,7 +111,7 @@ def test_published_palettes_trimmed_ones_grey_and_foreign_ones_say_nothing_wrong
         (NUMBERS, voc),
         (without_void, voc[:21]),
         (NUMBERS, None),
-        (NUMBERS, COLOURS),
+        (NUMBERS, COLORS),
         (NUMBERS, np.arange(256).repeat(3)),
     ):
         np.testing.assert_array_equal(voc_mask(tmp_path, numbers, palette), numbers)
@@ -142,19 +142,19 @@ def own(root, palette, text):
 
 
 def test_a_palette_of_ones_own_is_drawn_with_and_held_against_masks(tmp_path):
-    colours = [[0, 0, 0], [220, 60, 40], [40, 90, 200]]
-    text = f"palette = {colours}\n"
-    data = own(tmp_path, COLOURS, text)
+    colors = [[0, 0, 0], [220, 60, 40], [40, 90, 200]]
+    text = f"palette = {colors}\n"
+    data = own(tmp_path, COLORS, text)
     assert data.info.palette == ((0, 0, 0), (220, 60, 40), (40, 90, 200))
     data.mask(0)
-    own(tmp_path, [*colours, *COLOURS[3:]], text).mask(0)
+    own(tmp_path, [*colors, *COLORS[3:]], text).mask(0)
     with pytest.raises(DatasetError, match="another order: 1 has the colour of 2"):
-        own(tmp_path, [colours[0], colours[2], colours[1], *COLOURS[3:]], text).mask(0)
-    ignored = own(tmp_path, COLOURS, f"{text}ignore = [1]\n")
+        own(tmp_path, [colors[0], colors[2], colors[1], *COLORS[3:]], text).mask(0)
+    ignored = own(tmp_path, COLORS, f"{text}ignore = [1]\n")
     assert ignored.info.palette == ((0, 0, 0), (40, 90, 200))
     for wrong in ("[[0, 0, 0]]", "[[0, 0, 0], [0, 0, 256], [1, 1, 1]]", "[[0, 0], [0, 0, 1], [1, 1, 1]]", "[1, 2, 3]"):
         with pytest.raises(Exception, match=r"palette: expected 3 colours, \[red, green, blue\] of 0 to 255"):
-            own(tmp_path, COLOURS, f"palette = {wrong}\n")
+            own(tmp_path, COLORS, f"palette = {wrong}\n")
 
 
 @pytest.mark.parametrize(

@@ -498,7 +498,7 @@ def test_train_ids_alone_are_not_what_is_missing(scenes, tmp_path):
         load_dataset("cityscapes", "val", tmp_path)
 
 
-def test_colour_masks_and_odd_sizes_are_problems_of_the_check(scenes, tmp_path):
+def test_color_masks_and_odd_sizes_are_problems_of_the_check(scenes, tmp_path):
     export(scenes, "ade20k", tmp_path)
     folder = tmp_path / "ADEChallengeData2016" / "annotations" / "validation"
     Image.open(folder / f"{scenes.ids[0]}.png").convert("RGB").save(folder / f"{scenes.ids[0]}.png")

@@ -98,7 +98,7 @@ def test_the_real_copy_reads_clean(shared_data):
 def test_points_lie_in_their_image(tmp_path):
     folder = write(tmp_path)
     Image.new("RGB", (20, 16)).save(folder / "duck(S)" / "a_0.png")  # shrunk, its points not
-    with pytest.raises(DatasetError, match=r"a_0\.mat has key point \d at .* outside of its image of 20x16 px"):
+    with pytest.raises(DatasetError, match=r"a_0\.mat has keypoint \d at .* outside of its image of 20x16 px"):
         PFWillow(tmp_path).keypoints(3)
     savemat(folder / "duck(S)" / "a_1.mat", {"pts_coord": np.full((2, 10), 5.0)})
     with pytest.raises(DatasetError, match=r"a_1\.mat has a box without area, \[5\.0, 5\.0, 5\.0, 5\.0\]"):

@@ -9,7 +9,7 @@ from densebench.datasets.sets.pascal_context import CATEGORIES
 from densebench.datasets.sets.pascal_part import ENDINGS
 
 
-def test_ade20k_has_the_colours_of_its_benchmark():
+def test_ade20k_has_the_colors_of_its_benchmark():
     with_other, without = (DATASETS[name].info for name in ("ade20k", "ade20k_150"))
     of = dict(zip(without.classes, without.palette, strict=True))
     assert with_other.palette == ((0, 0, 0), *without.palette)
@@ -20,7 +20,7 @@ def test_ade20k_has_the_colours_of_its_benchmark():
     assert len(set(without.palette)) == 149
 
 
-def test_every_dataset_has_a_colour_per_class_and_facts_for_a_record():
+def test_every_dataset_has_a_color_per_class_and_facts_for_a_record():
     for entry in DATASETS:
         info = DATASETS[entry.name].info
         assert len(info.palette) == len(info.classes) == len(set(info.classes))

@@ -180,7 +180,7 @@ def test_position_says_little_about_the_class() -> None:
     assert shared / entropy < 0.10
 
 
-def test_colour_says_little_about_the_class(scenes: list[Scene]) -> None:
+def test_color_says_little_about_the_class(scenes: list[Scene]) -> None:
     """A table of the commonest class per colour bin, made on one half, is no better than majority on the other."""
     votes = np.zeros((512, 256))
     hits = total = 0

@@ -26,13 +26,13 @@ def picture(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).reshape(-1, 3)
 
 
-def colours(data):
+def colors(data):
     """How often the most frequent colours of a PNG occur."""
     found, counts = np.unique(picture(data), axis=0, return_counts=True)
-    return {tuple(map(int, colour)): int(n) for colour, n in zip(found, counts, strict=True) if n > 200}
+    return {tuple(map(int, color)): int(n) for color, n in zip(found, counts, strict=True) if n > 200}
 
 
-def test_labels_have_their_colours_and_the_legend_names_what_is_shown(tmp_path, monkeypatch):
+def test_labels_have_their_colors_and_the_legend_names_what_is_shown(tmp_path, monkeypatch):
     named = []
     legend = __import__("matplotlib.figure").figure.Figure.legend
     monkeypatch.setattr(
@@ -43,7 +43,7 @@ def test_labels_have_their_colours_and_the_legend_names_what_is_shown(tmp_path, 
     )
     data = load_dataset("voc", "val", toys.write_voc(tmp_path))
     held = {int(v) for i in range(len(data)) for v in np.unique(data.mask(i))}
-    shown = colours(sheet(data, 6))
+    shown = colors(sheet(data, 6))
     assert named == [data.info.classes[label] for label in sorted(held)]
     assert {data.info.palette[label] for label in held} <= shown.keys()
 

@@ -161,7 +161,7 @@ def change(folder, **values):
 @pytest.mark.parametrize("values", [{"src_kps": [[11, 22], [3, 33]]}, {"trg_bndbox": [0, 0, 1, 1]}, {"kps_ids": ["0"]}])
 def test_pairs_that_contradict_each_other_are_refused(values, tmp_path):
     change(write(tmp_path, image_annotations=False), **values)
-    with pytest.raises(DatasetError, match="other key points or another box"):
+    with pytest.raises(DatasetError, match="other keypoints or another box"):
         SPair(tmp_path, "test")
 
 
@@ -211,8 +211,8 @@ def test_the_real_copy_reads_clean(shared_data):
         ({"bndbox": [20, 20, 20, 20]}, r"has a box without area, \[20\.0, 20\.0, 20\.0, 20\.0\]"),
         ({"bndbox": [40, 30, 5, 5]}, "has a box without area"),
         ({"bndbox": [0, 0, 1e12, 30]}, r"has a box far out of its image of 48x40 px, \[0\.0, 0\.0, 1000000000000\.0"),
-        ({"kps": {"4": [300, -40]}}, r"has key point 4 at \(300, -40\), outside of its image of 48x40 px"),
-        ({"kps": {"4": [float("nan"), 3]}}, r"has key point 4 at \(nan, 3\)"),
+        ({"kps": {"4": [300, -40]}}, r"has keypoint 4 at \(300, -40\), outside of its image of 48x40 px"),
+        ({"kps": {"4": [float("nan"), 3]}}, r"has keypoint 4 at \(nan, 3\)"),
         ({"kps": {"4": [47.9, -0.5]}, "image_width": 48, "image_height": 40}, ""),
     ],
 )

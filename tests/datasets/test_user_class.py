@@ -182,7 +182,7 @@ def test_a_class_has_to_call_its_base(own: Callable[..., str]) -> None:
         ("[1, 1]", "[np.nan, 5]", "from nan to nan"),
         ("(0, 0, 11, 7)", "(0, 0, 0, 0)", r"bbox \(0, 0, 0, 0\); expected a list of"),
         ("        return [Key", "        if index:\n            xy, seen = xy[:1], seen[:1]\n        return [Key",
-         "'cat' has 1 key points in '1' and 2 in '0'; expected as many"),
+         "'cat' has 1 keypoints in '1' and 2 in '0'; expected as many"),
         ('return (HERE / f"{self.split}-{self.ids[index]}.png",)', 'return HERE / "x"', "returned a PosixPath"),
         ("    def files", "    def digest(self):\n        pass\n\n    def files", r"digest\(\) returned nothing"),
     ],

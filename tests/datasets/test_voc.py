@@ -95,7 +95,7 @@ def test_a_mask_value_out_of_range_names_file_and_value(root):
         VOC(root, "val").mask(2)
 
 
-def test_a_colour_mask_is_refused(root):
+def test_a_color_mask_is_refused(root):
     path = folder(root) / "SegmentationClass" / "2007_val_0000.png"
     Image.open(path).convert("RGB").save(path)
     with pytest.raises(DatasetError, match=r"mode RGB; expected a grey or palette PNG.*Get the original"):

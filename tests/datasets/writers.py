@@ -1,6 +1,6 @@
 """Layouts that only tests write: scenes as COCO, Pascal-Part, NYU, 7-Scenes, SPair and PF-WILLOW have them.
 
-Depth loses what is below a millimetre or beyond 10 m; of key points, PF-WILLOW wants ten where things in scenes have
+Depth loses what is below a millimetre or beyond 10 m; of keypoints, PF-WILLOW wants ten where things in scenes have
 five to eight (see `ten_points`).
 """
 
@@ -34,9 +34,9 @@ def _things(data: DenseDataset, to: Target, split: str, layout: str = "coco_thin
         assert sample.mask is not None
         categories = stored[sample.mask].astype(np.uint32)
         segments = np.where(categories > 0, categories * 1000 + 7, 0)
-        colours = np.stack([segments & 255, segments >> 8 & 255, segments >> 16], axis=-1).astype(np.uint8)
+        colors = np.stack([segments & 255, segments >> 8 & 255, segments >> 16], axis=-1).astype(np.uint8)
         name = f"{sample.id}.png"
-        to.save(Image.fromarray(colours), f"coco/annotations/panoptic_{split}2017/{name}")
+        to.save(Image.fromarray(colors), f"coco/annotations/panoptic_{split}2017/{name}")
         infos = [{"id": int(c) * 1000 + 7, "category_id": int(c)} for c in np.unique(categories) if c]
         annotations.append({"file_name": name, "segments_info": infos})
     to.write(f"coco/annotations/panoptic_{split}2017.json", json.dumps({"annotations": annotations}))
@@ -130,7 +130,7 @@ def ten_points(xy: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _pf_willow(data: DenseDataset, to: Target, split: str) -> None:
-    """A group per class of things, of up to ten images that show one of them with all its key points, as `ten_points`.
+    """A group per class of things, of up to ten images that show one of them with all its keypoints, as `ten_points`.
 
     The first such thing of an image counts. The groups are the ten classes with the most such images, at least two, in
     the order of their numbers, under the names that PF-WILLOW's groups have.

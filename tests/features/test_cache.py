@@ -15,7 +15,7 @@ from densebench.features import cache as feature_cache
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
-from densebench.model_zoo.backbone import Read
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.views.augment import Augment
 from densebench.views.squash import Labels, resize_mask
 from tests import toys
@@ -336,7 +336,7 @@ def test_an_adapter_may_answer_in_one_buffer(tmp_path, data, cached):
     for _ in range(2):
         kept = list(FeatureSource(Static(), batch_size=4, dtype="float32", **options).stream(data, SPEC))
         assert torch.equal(expected, torch.cat([b.maps for b in kept]))
-    many = FeatureSource(Static(), batch_size=4, dtype="float32").stream_many(data, SPEC, [Read()])
+    many = FeatureSource(Static(), batch_size=4, dtype="float32").stream_many(data, SPEC, [FeatureKey()])
     assert torch.equal(expected, torch.cat([b.maps[0] for b in list(many)]))
 
 

@@ -8,11 +8,11 @@ from densebench.datasets.sets.voc import VOC
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model
-from densebench.model_zoo.backbone import Backbone, Read
+from densebench.model_zoo.backbone import Backbone, FeatureKey
 from densebench.views.squash import Labels
 from tests import toys
 
-READS = [Read(0), Read(5, "key"), Read(5), Read(5, "token", False), Read(2, "value")]
+READS = [FeatureKey(0), FeatureKey(5, "key"), FeatureKey(5), FeatureKey(5, "token", False), FeatureKey(2, "value")]
 SPEC = FeatureSpec(size=(32, 48))
 
 
@@ -42,7 +42,7 @@ def test_many_reads_are_those_of_single_streams(data, pico, dtype):
 def test_features_that_are_not_finite_name_the_image(data):
     source = FeatureSource(toys.NaNBackbone(), batch_size=2)
     with pytest.raises(FeatureError, match=f"not finite for image {data.ids[1]}"):
-        list(source.stream_many(data, FeatureSpec(size=(64, 64)), [Read()]))
+        list(source.stream_many(data, FeatureSpec(size=(64, 64)), [FeatureKey()]))
 
 
 def test_attention_is_streamed_layer_by_layer(data, pico):

@@ -94,7 +94,7 @@ def test_published_marks_only_where_dataset_and_preset_match(record):
         assert names_beside(axes) == ["paka_vits14"]
 
 
-def test_a_model_keeps_its_colour(record):
+def test_a_model_keeps_its_color(record):
     rows = leaderboard_rows(
         [record(m, dataset=d, score_hash=m + d) for m, d in (("a", "voc"), ("b", "voc"), ("b", "ade20k"))]
         + [record("b", score_hash="other", config={"neighbours": 50})]

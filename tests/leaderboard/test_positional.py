@@ -68,7 +68,7 @@ def test_points_and_correlations_are_of_all_models_together(record):
     assert np.isnan(pooled["locality_positional"].pearson)  # of two points
 
 
-def test_a_chart_per_correlation_with_names_in_the_models_colours(record):
+def test_a_chart_per_correlation_with_names_in_the_models_colors(record):
     records = [sweep_record(record, "a"), sweep_record(record, "b", 0.1, local=None)]
     rows = leaderboard_rows(records)
     looks = styles(rows)

@@ -80,7 +80,7 @@ def test_global_local_pairs_leave_global_crops_of_the_student_out() -> None:
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_a_clean_teacher_sees_cuts_without_colour(clean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clean_teacher_sees_cuts_without_color(clean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     method = paka(clean_teacher=clean)
     seen = views(method.config)
     shown: list[Tensor] = []

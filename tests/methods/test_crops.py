@@ -14,7 +14,7 @@ from densebench.core.errors import UsageError
 from densebench.methods.crops import (
     CropConfig,
     blur,
-    colour,
+    color,
     crop,
     cut,
     draw_boxes,
@@ -67,7 +67,7 @@ def test_the_whole_image_cut_at_its_own_size_is_the_image() -> None:
     assert torch.equal(cut(image, box, np.array([True]), 40)[0], image.flip(-1))
 
 
-def test_views_hold_the_same_cuts_with_and_without_colour() -> None:
+def test_views_hold_the_same_cuts_with_and_without_color() -> None:
     batch = stack([crop(board(), SMALL, generator(0, i)) for i in range(3)])
     views, same, other = (make_views(batch, SMALL, (7, step), CPU) for step in (0, 0, 1))
     assert torch.equal(views.globals, same.globals)
@@ -81,26 +81,26 @@ def test_views_hold_the_same_cuts_with_and_without_colour() -> None:
     assert 0 <= float(views.globals.min()) <= float(views.globals.max()) <= 1
 
 
-def test_no_colour_operations_leave_pixels_alone() -> None:
+def test_no_color_operations_leave_pixels_alone() -> None:
     off = dataclasses.replace(SMALL, jitter=0.0, grayscale=0.0, blur=0.0, solarise=0.0)
     pixels = torch.rand(5, 3, 16, 16)
-    torch.testing.assert_close(colour(pixels, off, generator(0)), pixels, atol=1e-5, rtol=0)
+    torch.testing.assert_close(color(pixels, off, generator(0)), pixels, atol=1e-5, rtol=0)
 
 
 def test_greyscale_is_luma_and_solarisation_inverts_what_is_bright() -> None:
     off = dataclasses.replace(SMALL, jitter=0.0, grayscale=0.0, blur=0.0, solarise=0.0)
     pixels = torch.rand(4, 3, 8, 8)
-    grey = colour(pixels, dataclasses.replace(off, grayscale=1.0), generator(0))
+    grey = color(pixels, dataclasses.replace(off, grayscale=1.0), generator(0))
     luma = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     torch.testing.assert_close(grey, luma.expand_as(grey), atol=1e-4, rtol=0)
-    solar = colour(pixels.clone(), dataclasses.replace(off, solarise=1.0), generator(0))
+    solar = color(pixels.clone(), dataclasses.replace(off, solarise=1.0), generator(0))
     torch.testing.assert_close(solar, torch.where(pixels >= 0.5, 1 - pixels, pixels), atol=1e-4, rtol=0)
 
 
-def test_any_hue_keeps_luma_of_a_pale_colour() -> None:
+def test_any_hue_keeps_luma_of_a_pale_color() -> None:
     turned = dataclasses.replace(SMALL, jitter=1.0, jitter_range=(0, 0, 0, 0.5), grayscale=0, blur=0, solarise=0)
     pixels = torch.tensor([0.5, 0.45, 0.55]).view(1, 3, 1, 1).expand(20, 3, 8, 8)
-    out = colour(pixels, turned, generator(3))
+    out = color(pixels, turned, generator(3))
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     torch.testing.assert_close((out * weights).sum(1), (pixels * weights).sum(1), atol=1e-3, rtol=0)
     assert float((out - pixels).abs().max()) > 0.02

@@ -142,7 +142,7 @@ def test_head_has_the_published_shape() -> None:
     assert config.batch // config.accumulate == 4
 
 
-class Colours(Backbone):
+class Colors(Backbone):
     """Answers the red channel, which is 0 or 1 in a patch, as a one-hot vector."""
 
     info = BackboneInfo(name="colours", patch=8, width=2, prefix=0, has_class_token=False, mean=(0,) * 3, std=(1,) * 3)
@@ -159,7 +159,7 @@ class Colours(Backbone):
 
 def test_features_that_are_the_labels_answer_perfectly(labels: Path) -> None:
     def loss(form: str, maps: Tensor) -> tuple[float, dict[str, Tensor]]:
-        method = Dip(Colours(), DipConfig(**small(labels, blocks=0, form=form, classes=2)))
+        method = Dip(Colors(), DipConfig(**small(labels, blocks=0, form=form, classes=2)))
         method.student.head = nn.Identity()
         method.classes = 2
         value, scalars = method.loss(shown(maps))
@@ -238,8 +238,8 @@ def test_labels_lie_on_their_pixels_and_the_query_comes_first(labels: Path) -> N
         board = boards()[index]
         found = sample.labels[side]
         square = (found - index) // 9
-        colours = board[:, ::8, ::8].flatten(1)[:, square]
-        error = (colours.float() - sample.globals[side].float()).abs() * inside
+        colors = board[:, ::8, ::8].flatten(1)[:, square]
+        error = (colors.float() - sample.globals[side].float()).abs() * inside
         assert float(error.max()) <= 1
         assert set(found.unique().tolist()) <= set(np.unique(board_map(index)).tolist())
 

@@ -56,7 +56,7 @@ def test_maps_survive_a_png(tmp_path: Path, top: int, dtype: type) -> None:
     assert np.array_equal(found.numpy(), labels)
 
 
-def test_palettes_are_ids_and_colours_are_refused(tmp_path: Path) -> None:
+def test_palettes_are_ids_and_colors_are_refused(tmp_path: Path) -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
     palette = Image.fromarray(ids)
     palette.putpalette(list(range(255, -1, -1)) * 3)
@@ -118,7 +118,7 @@ def test_nearest_images_are_others_by_cosine() -> None:
     assert nearest_images(twins, 2).shape == (9, 2)
 
 
-def test_classes_of_known_colours(tmp_path: Path) -> None:
+def test_classes_of_known_colors(tmp_path: Path) -> None:
     """Where features are colours and classes are colours, each pseudo-class is of one class, and so is each pair."""
     toys.write_voc(tmp_path / "data", n_train=12)
     register_model("color", toys.ColorBackbone)

@@ -2,16 +2,16 @@
 
 import torch
 
-from densebench.model_zoo.backbone import FACETS, Read
+from densebench.model_zoo.backbone import FACETS, FeatureKey
 
 
 def assert_one_pass(backbone, images, calls):
     """All reads come from one pass, and so does all attention; each is what it is alone. `calls` grows with passes."""
     reads = [
-        *(Read(layer, facet) for facet in FACETS for layer in (1, 0)),
-        Read(1, norm=False),
-        Read(1),
-        Read(0, "key"),
+        *(FeatureKey(layer, facet) for facet in FACETS for layer in (1, 0)),
+        FeatureKey(1, norm=False),
+        FeatureKey(1),
+        FeatureKey(0, "key"),
     ]
     found = backbone.dense_many(images, reads)
     assert len(calls) == 1

@@ -7,7 +7,7 @@ from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model, parse_spec, register_model
 from densebench.model_zoo.adapters.timm import TimmBackbone
 from densebench.model_zoo.adapters.timm_nets import create
-from densebench.model_zoo.backbone import BackboneInfo, Read
+from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from tests import toys
 
 
@@ -238,7 +238,7 @@ def test_what_tokens_must_not_return_is_said(answer, message, tmp_path):
     with pytest.raises(ModelError, match=message):
         backbone.dense(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ModelError, match=message):
-        backbone.dense_many(torch.zeros(1, 3, 16, 16), [Read()])
+        backbone.dense_many(torch.zeros(1, 3, 16, 16), [FeatureKey()])
 
 
 @pytest.mark.parametrize(

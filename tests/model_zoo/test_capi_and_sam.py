@@ -8,7 +8,7 @@ from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.adapters.capi import CapiBackbone, _edge, random_capi
 from densebench.model_zoo.adapters.sam import SamBackbone
-from densebench.model_zoo.backbone import FACETS, Read
+from densebench.model_zoo.backbone import FACETS, FeatureKey
 from densebench.model_zoo.conformance import check
 
 SIZES = {"width": 32, "depth": 2, "heads": 2}
@@ -80,7 +80,11 @@ def test_capi_gives_layers_facets_and_attention_of_one_forward_pass():
 
 def assert_one_pass(backbone, images, calls):
     """All reads are those of `dense` and come from one forward pass, which `calls` counts."""
-    reads = [*(Read(layer, facet) for facet in FACETS for layer in (1, 0)), Read(1, norm=False), Read(0, "key")]
+    reads = [
+        *(FeatureKey(layer, facet) for facet in FACETS for layer in (1, 0)),
+        FeatureKey(1, norm=False),
+        FeatureKey(0, "key"),
+    ]
     found = backbone.dense_many(images, reads)
     assert len(calls) == 1
     for read, maps in zip(reads, found, strict=True):

@@ -255,7 +255,7 @@ def test_what_the_table_of_p_pos_says_of_a_model(family):
         assert entry.paradigm == paradigm
     text = page(entry)
     assert f"position embeddings: {embedding}" in text
-    assert f"category in P-POS: {paradigm}" in text
+    assert f"category in POS: {paradigm}" in text
     assert ("positions on other grids" in text) == (family != "dinov3")
 
 

@@ -345,7 +345,7 @@ def test_right_adapters_pass_every_check(build):
     assert all(f.outcome in ("ok", "not applicable") for f in found), [f for f in found if f.outcome != "ok"]
 
 
-class Colours(Backbone):
+class Colors(Backbone):
     """No weights, no layers, pixels as they are: much does not apply, nothing fails."""
 
     info = BackboneInfo(name="colours", patch=8, width=3, prefix=0, native_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -355,7 +355,7 @@ class Colours(Backbone):
 
 
 def test_what_is_not_declared_is_not_applicable():
-    found = {f.check: f.outcome for f in check(Colours())}
+    found = {f.check: f.outcome for f in check(Colors())}
     skipped = {"normalisation", "layers", "final norm", "facets", "attention", "class token", "construction"}
     assert {name for name, outcome in found.items() if outcome == "not applicable"} == skipped
     assert {name for name, outcome in found.items() if outcome == "note"} == {"weights"}
@@ -370,12 +370,12 @@ def test_a_size_of_ones_own_is_used_and_must_fit():
         next(findings(Right(), (30, 70)))
 
 
-class Undeclared(Colours):
+class Undeclared(Colors):
     info = None
 
 
-class Misdeclared(Colours):
-    info = dataclasses.replace(Colours.info, mean=(123.0, 117.0, 104.0), std=(58.0, 57.0, 57.0), interpolation="area")
+class Misdeclared(Colors):
+    info = dataclasses.replace(Colors.info, mean=(123.0, 117.0, 104.0), std=(58.0, 57.0, 57.0), interpolation="area")
 
 
 def test_declarations_that_cannot_be():
@@ -403,31 +403,31 @@ def test_the_report_names_what_to_do():
     text = capture.get()
     assert "check-model mine" in text
     assert "expected: The feature that moves most is that of the patch" in text
-    assert "to mend: Return tokens as (B, prefix + h*w, D)" in text
+    assert "to fix: Return tokens as (B, prefix + h*w, D)" in text
     assert "1 failed" in text.splitlines()[-1]
     read = json.loads(as_json("mine", found))
     assert read["ok"] is False
     assert [f["check"] for f in read["findings"]] == list(CHECKS)
 
 
-class NeverRuns(Colours):
+class NeverRuns(Colors):
     def tokens(self, pixels, layers, facet, norm):
         return [pixels / 0, 1 / 0]
 
 
-class GivesAMap(Colours):
+class GivesAMap(Colors):
     def tokens(self, pixels, layers, facet, norm):
         return [nn.functional.avg_pool2d(pixels, 8)]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "found", "mend"),
+    ("adapter", "found", "fix"),
     [
         (NeverRuns, r"ZeroDivisionError: division by zero (test_conformance.py, line", "run for one image first"),
         (GivesAMap, "returned features (1, 3, 4, 6)", "flatten(2).transpose(1, 2)"),
     ],
 )
-def test_where_no_size_works_one_line_stands_for_all_other_checks(adapter, found, mend):
+def test_where_no_size_works_one_line_stands_for_all_other_checks(adapter, found, fix):
     every = check(adapter())
     console = Console(width=200, no_color=True)
     with console.capture() as capture:
@@ -436,12 +436,12 @@ def test_where_no_size_works_one_line_stands_for_all_other_checks(adapter, found
     assert len(every) == len(CHECKS)
     assert "no size works" in text
     assert found in text
-    assert mend in text
+    assert fix in text
     assert text.count("not applicable") == 1  # in the last line, which counts
     assert f"The {len(CHECKS) - 2} other checks need a size that works." in text
 
 
-class HiddenInADict(Colours):
+class HiddenInADict(Colors):
     """Nothing but hidden weights, and cut off from them: no gradient could tell."""
 
     def __init__(self):

@@ -7,10 +7,10 @@ from densebench.core.errors import ModelError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.adapters.timm import TimmBackbone
 from densebench.model_zoo.adapters.timm_nets import create
-from densebench.model_zoo.backbone import FACETS, Read
+from densebench.model_zoo.backbone import FACETS, FeatureKey
 from tests import toys
 
-EVERYTHING = [Read(layer, facet) for facet in FACETS for layer in range(6)] + [Read(-1, "token", False)]
+EVERYTHING = [FeatureKey(layer, facet) for facet in FACETS for layer in range(6)] + [FeatureKey(-1, "token", False)]
 TINY = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 
 
@@ -39,7 +39,7 @@ def test_all_reads_come_from_exactly_one_forward_pass_and_are_those_of_dense(pic
 
 def test_reads_keep_their_order_and_may_repeat(pico):
     image = torch.rand(1, 3, 16, 16)
-    reads = [Read(3, "key"), Read(-1), Read(0), Read(3, "key"), Read(-3, "key")]
+    reads = [FeatureKey(3, "key"), FeatureKey(-1), FeatureKey(0), FeatureKey(3, "key"), FeatureKey(-3, "key")]
     found = pico.dense_many(image, reads)
     assert torch.equal(found[0], found[3])
     assert torch.equal(found[0], found[4])
@@ -50,7 +50,7 @@ def test_reads_keep_their_order_and_may_repeat(pico):
 def test_a_forward_pass_ends_with_the_last_layer_asked_for(pico):
     calls = []
     handle = pico.net.blocks[3].register_forward_hook(lambda *_: calls.append(1))
-    pico.dense_many(torch.rand(1, 3, 16, 16), [Read(0), Read(2, "key")])
+    pico.dense_many(torch.rand(1, 3, 16, 16), [FeatureKey(0), FeatureKey(2, "key")])
     handle.remove()
     assert not calls
 
@@ -78,7 +78,14 @@ class OneAnswer(toys.ColorBackbone):
 
 def test_an_adapter_without_the_hook_is_asked_once_per_facet_and_norm():
     backbone = Counting()
-    reads = [Read(0), Read(1), Read(0, "key"), Read(1, "token", False), Read(1, "key", False), Read(0, "token", False)]
+    reads = [
+        FeatureKey(0),
+        FeatureKey(1),
+        FeatureKey(0, "key"),
+        FeatureKey(1, "token", False),
+        FeatureKey(1, "key", False),
+        FeatureKey(0, "token", False),
+    ]
     images = torch.rand(2, 3, 16, 16)
     found = backbone.dense_many(images, reads)
     assert backbone.asked == [((0, 1), "token", True), ((0, 1), "key", True), ((1,), "token", False)]
@@ -90,15 +97,15 @@ def test_an_adapter_without_the_hook_is_asked_once_per_facet_and_norm():
 def test_wrong_requests_and_answers_say_why(pico):
     image = torch.rand(1, 3, 32, 32)
     with pytest.raises(ModelError, match=r"layers 0\.\.5"):
-        pico.dense_many(image, [Read(0), Read(6)])
+        pico.dense_many(image, [FeatureKey(0), FeatureKey(6)])
     with pytest.raises(ModelError, match="no facet 'key'"):
-        toys.OneHotBackbone().dense_many(image, [Read(-1, "key")])
+        toys.OneHotBackbone().dense_many(image, [FeatureKey(-1, "key")])
     with pytest.raises(ModelError, match="its last layer after the final norm only"):
-        toys.OneHotBackbone().dense_many(image, [Read(0)])
+        toys.OneHotBackbone().dense_many(image, [FeatureKey(0)])
     with pytest.raises(ModelError, match=r"registers\?"):
-        toys.ForgetfulBackbone().dense_many(image, [Read()])
+        toys.ForgetfulBackbone().dense_many(image, [FeatureKey()])
     with pytest.raises(ModelError, match="returned 1 layers; 2 were asked for"):
-        OneAnswer().dense_many(image, [Read(0), Read(1)])
+        OneAnswer().dense_many(image, [FeatureKey(0), FeatureKey(1)])
 
 
 def test_attention_of_several_layers_comes_from_one_forward_pass_layer_by_layer(pico):

@@ -117,7 +117,7 @@ def test_where_images_are_left_out_their_pairs_go_as_source_and_as_target():
 
 def test_categories_weigh_as_in_all_pairs_and_one_without_pairs_is_left_out():
     found = left_out({(0, 0, 1): [1, 1, 0], (0, 1, 2): [0, 1], (1, 2, 0): [0], (1, 2, 1): [1, 1, 1]}, 2)
-    one, two = np.array([5, 2]), np.array([4, 2])  # key points and pairs of each category
+    one, two = np.array([5, 2]), np.array([4, 2])  # keypoints and pairs of each category
     without_0 = (np.array([1 / 2, 1 / 2]) * one + np.array([1, 1]) * two) / (one + two)
     without_2 = np.array([2 / 3, 2 / 3])
     np.testing.assert_allclose(found, [without_0, [0, 0], without_2])
@@ -139,7 +139,7 @@ def test_the_order_of_pairs_does_not_matter():
 
 
 def test_a_pair_without_key_points_is_refused():
-    with pytest.raises(ValueError, match="images 4 and 7 has no key point in common"):
+    with pytest.raises(ValueError, match="images 4 and 7 has no keypoint in common"):
         ops.PCK(1, 1).update(0, 4, 7, torch.zeros(1, 0, dtype=torch.bool))
 
 

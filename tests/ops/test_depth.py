@@ -162,7 +162,7 @@ def test_bins_of_a_histogram_and_patches_there_and_back():
     assert torch.equal(depth.unpatchify(patchify_labels(maps, 3), 3), maps)
 
 
-def test_padding_is_central_and_of_the_mean_colour():
+def test_padding_is_central_and_of_the_mean_color():
     images = torch.ones(1, 3, 5, 8)
     padded = depth.centre_pad(images, 4, (0.1, 0.2, 0.3))
     assert padded.shape == (1, 3, 8, 8)

@@ -96,7 +96,7 @@ def test_independent_counts_show_the_bias():
     assert mutual_information(counts).total == pytest.approx(bias, rel=0.1)
 
 
-def test_average_colours():
+def test_average_colors():
     palette = torch.tensor([[0, 0, 255], [255, 0, 0]])
     found = aggregate_map(torch.tensor([[1, 3], [0, 0]]), palette, (1, 2))
     assert found.tolist() == [[[191.25, 0, 63.75], [0, 0, 0]]]

@@ -159,7 +159,7 @@ def test_pairs_without_a_common_point_are_left_out_and_counted(monkeypatch):
     monkeypatch.setattr(Parts, "keypoints", hidden)
     _, result, _ = measure(toys.ColorBackbone(), Listed())
     assert result.facts["pairs"] == 2
-    assert "2 listed pairs without a common visible key point are left out" in result.notes
+    assert "2 listed pairs without a common visible keypoint are left out" in result.notes
 
 
 def test_tolerances_are_parts_of_the_box_or_of_the_image(monkeypatch):

@@ -54,7 +54,7 @@ def test_a_label_is_the_same_for_models_of_other_depths():
 @pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_every_setting_that_changes_the_hash_is_named_and_no_other(name):
     protocol, preset = PROTOCOLS[name](), "paper"
-    info = next(DATASETS[d].info for d in ("voc", "nyu", "spair") if not protocol.unserved(DATASETS[d].info))
+    info = next(DATASETS[d].info for d in ("voc", "nyu", "spair") if not protocol.missing_targets(DATASETS[d].info))
     base = WITHOUT.get(name, {})
 
     def resolved(settings):
@@ -82,7 +82,9 @@ def test_every_setting_that_changes_the_hash_is_named_and_no_other(name):
 @pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_embedded_data_has_a_preset_of_its_own_and_none_changes_what_paper_is(name):
     protocol = PROTOCOLS[name]()
-    served = [DATASETS[d].info for d in ("voc", "nyu", "spair", "scenes") if not protocol.unserved(DATASETS[d].info)]
+    served = [
+        DATASETS[d].info for d in ("voc", "nyu", "spair", "scenes") if not protocol.missing_targets(DATASETS[d].info)
+    ]
     assert {protocol.default_preset(info) for info in served if not info.embedded} == {"paper"}
     scenes = DATASETS["scenes"].info
     assert protocol.default_preset(scenes) == "embedded"

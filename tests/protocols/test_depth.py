@@ -247,8 +247,8 @@ def test_settings_that_cannot_work_say_why(data):
     ):
         with pytest.raises(UsageError, match=message):
             protocol.resolve(protocol.configure("paper", settings), backbone.info, data.info)
-    assert protocol.unserved(VOC.info) == "depth needs depth, which voc does not have"
-    assert protocol.unserved(data.info) == ""
+    assert protocol.missing_targets(VOC.info) == "depth needs depth, which voc does not have"
+    assert protocol.missing_targets(data.info) == ""
     assert Depth.needs == {"depth"}
 
 

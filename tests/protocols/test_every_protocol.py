@@ -160,14 +160,14 @@ def test_resolving_twice_changes_nothing_and_the_estimate_says_something(name, p
     assert estimate.search_flops > 0
     assert estimate.features["val"][1] >= len(data.val) - 1
     assert set(estimate.uncached) <= set(estimate.features)
-    assert protocol.unfit(config, pico.info) == ""
+    assert protocol.unsupported_reason(config, pico.info) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_presets_resolve_on_the_published_datasets(name):
     protocol = PROTOCOLS[name]()
     served = [DATASETS[d].info for d in ("voc", "ade20k", "coco_things", "nyu", "spair", "scenes")]
-    served = [info for info in served if not protocol.unserved(info)]
+    served = [info for info in served if not protocol.missing_targets(info)]
     assert len(served) >= 2
     assert "paper" in protocol.presets
     for preset, published in protocol.presets.items():

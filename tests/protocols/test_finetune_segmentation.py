@@ -433,7 +433,7 @@ def test_settings_that_cannot_work_say_why(settings, message, data):
 
 
 def test_published_settings(data):
-    """P-PaKA A.2 and P-NeCo A.2, on VOC for a ViT-S/14."""
+    """PaKA A.2 and NeCo A.2, on VOC for a ViT-S/14."""
     small = dataclasses.replace(Adapter.info, patch=14, width=384, depth=12, prefix=5)
     paper = PROTOCOL.resolve(PROTOCOL.configure("paper"), small, VOC.info)
     assert (paper.input_size, paper.mask_size, paper.epochs, paper.steps, paper.batch) == (448, 100, 20, None, 128)

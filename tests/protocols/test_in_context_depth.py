@@ -210,8 +210,8 @@ def test_settings_that_cannot_work_say_why(data):
     ):
         with pytest.raises(UsageError, match=message):
             protocol.resolve(protocol.configure("paper", settings), toys.ColorBackbone.info, data.info)
-    assert protocol.unserved(VOC.info) == "in_context_depth needs depth, which voc does not have"
-    assert protocol.unserved(data.info) == ""
+    assert protocol.missing_targets(VOC.info) == "in_context_depth needs depth, which voc does not have"
+    assert protocol.missing_targets(data.info) == ""
 
 
 def test_data_that_cannot_work_says_why(data):

@@ -113,7 +113,7 @@ def test_noise_scores_chance(protocol, halves):
     assert low <= found["miou"].value <= high
 
 
-class RecolouredVal(Plain):
+class RecoloredVal(Plain):
     """The colours of classes 0 and 1 have changed places since training."""
 
     def image(self, index):
@@ -121,7 +121,7 @@ class RecolouredVal(Plain):
 
 
 def test_matching_hides_a_mistake_that_identity_shows(plain):
-    data = Data(plain.train, RecolouredVal("val", dataclasses.replace(INFO, splits={"val": 8})))
+    data = Data(plain.train, RecoloredVal("val", dataclasses.replace(INFO, splits={"val": 8})))
     found, _, _ = measure(LinearSegmentation, toys.OneHotBackbone(), data)
     assert found["miou"].value == 50.0
     assert found["miou_hungarian"].value == 100.0

@@ -328,7 +328,7 @@ def test_settings_that_cannot_work_say_why(settings, message, stand_in):
 def test_backbones_that_cannot_serve_are_unfit(change, message, stand_in):
     protocol = UnsupervisedSegmentation()
     lacking = dataclasses.replace(Perfect.info, **change)
-    assert re.search(message, protocol.unfit(protocol.configure(), lacking))
+    assert re.search(message, protocol.unsupported_reason(protocol.configure(), lacking))
     with pytest.raises(UsageError, match=message):
         protocol.resolve(protocol.configure(), lacking, DATA.info)
 
@@ -337,10 +337,10 @@ def test_datasets_without_background_are_not_served(stand_in):
     protocol = UnsupervisedSegmentation()
     stuff = dataclasses.replace(DATA.info, background=())
     said = "unsupervised_segmentation needs a background class, which objects lacks"
-    assert protocol.unserved(stuff) == said
-    assert protocol.unserved(dataclasses.replace(DATA.info, ignored=(0,))) == said  # as ADE20K's 0
-    assert "needs mask" in protocol.unserved(dataclasses.replace(DATA.info, targets=frozenset({"depth"})))
-    assert protocol.unserved(DATA.info) == ""
+    assert protocol.missing_targets(stuff) == said
+    assert protocol.missing_targets(dataclasses.replace(DATA.info, ignored=(0,))) == said  # as ADE20K's 0
+    assert "needs mask" in protocol.missing_targets(dataclasses.replace(DATA.info, targets=frozenset({"depth"})))
+    assert protocol.missing_targets(DATA.info) == ""
     with pytest.raises(UsageError, match=said):
         protocol.resolve(protocol.configure(), Perfect.info, stuff)
 
@@ -349,11 +349,11 @@ def test_without_infomap_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "infomap", None)  # as if it were not installed
     protocol = UnsupervisedSegmentation()
     message = r"run `pip install 'densebench\[communities\]'`.*community_detection=none"
-    assert re.search(message, protocol.unfit(protocol.configure(), Perfect.info))
+    assert re.search(message, protocol.unsupported_reason(protocol.configure(), Perfect.info))
     with pytest.raises(UsageError, match=message):
         protocol.resolve(protocol.configure(), Perfect.info, DATA.info)
     config = protocol.configure(overrides={"community_detection": None})
-    assert protocol.unfit(config, Perfect.info) == ""
+    assert protocol.unsupported_reason(config, Perfect.info) == ""
     assert protocol.resolve(config, Perfect.info, DATA.info).objects == 3
 
 

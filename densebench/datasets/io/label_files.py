@@ -99,17 +99,17 @@ def check_order(stored: Stored, published: Published, n_void: int, path: Path, h
 def _moved(palette: bytes, published: Published) -> tuple[Mapping[int, int], frozenset[int]]:
     """Return which numbers of a palette have the colours of others, each with that one, and which have none of them."""
     known = dict(published)
-    first = {colour: number for number, colour in reversed(published)}
-    shown = {number: colour_of(palette, number) for number in range(len(palette) // 3)}
+    first = {color: number for number, color in reversed(published)}
+    shown = {number: color_of(palette, number) for number in range(len(palette) // 3)}
     moved = {
-        number: first[colour]
-        for number, colour in shown.items()
-        if colour in first and known.get(number) != colour  # two numbers may have one
+        number: first[color]
+        for number, color in shown.items()
+        if color in first and known.get(number) != color  # two numbers may have one
     }
-    return moved, frozenset(number for number, colour in shown.items() if colour not in first)
+    return moved, frozenset(number for number, color in shown.items() if color not in first)
 
 
-def colour_of(palette: bytes, number: int) -> Color:
+def color_of(palette: bytes, number: int) -> Color:
     """Return the colour of a number in the palette of a `Stored` that has one for it."""
     red, green, blue = palette[3 * number : 3 * number + 3]
     return red, green, blue

@@ -107,7 +107,7 @@ class Scenes(DenseDataset):
         return Sample(self.ids[index], Image.fromarray(scene.image), scene.mask, scene.depth, _keypoints(scene))
 
     def draw_sheet(self, n: int) -> bytes:
-        """Return a PNG of `n` scenes, in twos, with their parts, and of pairs of key points: for `data sheet`."""
+        """Return a PNG of `n` scenes, in twos, with their parts, and of pairs of keypoints: for `data sheet`."""
         from densebench.datasets.scenes.sheet import contact_sheet
 
         return contact_sheet((n + 1) // 2, split=self.split, seed=self.seed)

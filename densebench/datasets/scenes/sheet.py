@@ -22,7 +22,7 @@ _INK = "#24272e"
 _FAR = 20.0  # metres; the end of the depth colours
 
 
-def class_colours() -> NDArray[np.uint8]:
+def class_colors() -> NDArray[np.uint8]:
     """Display colour of every mask value, (256, 3); ignored pixels are white."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(PALETTE)] = PALETTE
@@ -30,7 +30,7 @@ def class_colours() -> NDArray[np.uint8]:
     return table
 
 
-def part_colours() -> NDArray[np.uint8]:
+def part_colors() -> NDArray[np.uint8]:
     """Display colour of every part id, (256, 3); "none" is dark."""
     table = np.full((256, 3), 58, dtype=np.uint8)
     for part in range(1, len(PARTS)):
@@ -87,8 +87,8 @@ def _pictures(scene: Scene) -> dict[str, NDArray[np.uint8]]:
     depth[metres == 0] = 0.87
     return {
         "image": image,
-        "classes": class_colours()[mask],
-        "parts": part_colours()[parts],
+        "classes": class_colors()[mask],
+        "parts": part_colors()[parts],
         "depth": (255 * depth).astype(np.uint8),
     }
 
@@ -102,8 +102,8 @@ def _panel(figure: Figure, place: SubplotSpec) -> Axes:
 def _legend(axes: Axes) -> None:
     from matplotlib.patches import Patch
 
-    colours = class_colours() / 255
-    handles = [Patch(facecolor=colours[i], edgecolor="#9aa0a8", label=name) for i, name in enumerate(CLASSES)]
+    colors = class_colors() / 255
+    handles = [Patch(facecolor=colors[i], edgecolor="#9aa0a8", label=name) for i, name in enumerate(CLASSES)]
     handles.append(Patch(facecolor="white", edgecolor="#9aa0a8", label="ignored"))
     axes.legend(
         handles=handles, ncols=12, loc="center", fontsize=8.5, frameon=False, handlelength=1.1, handleheight=1.0,

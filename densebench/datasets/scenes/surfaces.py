@@ -105,7 +105,7 @@ def sensor_noise() -> NDArray[np.int16]:
     return (np.floor(rng.random((3, 2**20)) * 128).sum(0) - 190.5).astype(np.int16)
 
 
-def colour(d: Dice) -> tuple[float, float, float]:
+def color(d: Dice) -> tuple[float, float, float]:
     """A paint of `PAINTS`, slightly varied, as RGB 0 to 255.
 
     Few paints for all classes: were every colour unique, clusters of colours would tell the single objects of a small
@@ -119,7 +119,7 @@ def colour(d: Dice) -> tuple[float, float, float]:
 
 def material(d: Dice) -> Material:
     """A random material: a colour, a darker or lighter variant of it, and a texture."""
-    low = colour(d)
+    low = color(d)
     gain = d(0.72, 0.92) if d.chance(0.5) else d(1.08, 1.3)
     texture = 0 if d.chance(0.4) else d.index(len(_KINDS) * _COPIES)
     shift = d.index(TILE - SPAN) * TILE + d.index(TILE - SPAN)

@@ -1,4 +1,4 @@
-"""PF-WILLOW (Proposal Flow): groups of ten images of one kind of object, each with the same ten key points.
+"""PF-WILLOW (Proposal Flow): groups of ten images of one kind of object, each with the same ten keypoints.
 
 Expected below the data root (the root itself, `PF-dataset/`, `PF-dataset-WILLOW/` or one of the two in `PF-WILLOW/`),
 or the published PF-dataset.zip as it is:
@@ -32,7 +32,7 @@ POINTS = 10
 class PFWillow(PairedDataset):
     """PF-WILLOW: every ordered pair of a group, 90 per group of ten images and 900 in all; an id is GROUP/NAME.
 
-    The published code takes the box that errors are measured by from the key points, since no other box is annotated.
+    The published code takes the box that errors are measured by from the keypoints, since no other box is annotated.
     """
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
@@ -53,7 +53,7 @@ class PFWillow(PairedDataset):
     )
 
     def __init__(self, root: Root, split: str = "test", transforms: Transforms = None) -> None:
-        """Raises DatasetError for a folder without groups and for images without key points."""
+        """Raises DatasetError for a folder without groups and for images without keypoints."""
         super().__init__(root, split, transforms)
         self._groups = find_trees(self.info, root, PLACES, GROUPS)
         self.ids = []
@@ -88,6 +88,6 @@ class PFWillow(PairedDataset):
         return (self.held_against_image(index, thing, path),)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        """Return image and key points of one sample; paths may lead through an archive."""
+        """Return image and keypoints of one sample; paths may lead through an archive."""
         group, name = self.ids[index].split("/", 1)
         return self._groups[group].path(f"{name}.png"), self._groups[group].path(f"{name}.mat")

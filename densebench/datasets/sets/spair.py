@@ -1,11 +1,11 @@
-"""SPair-71k: pairs of images of 18 categories with up to 30 key points.
+"""SPair-71k: pairs of images of 18 categories with up to 30 keypoints.
 
 Expected below the data root (the root itself, `SPair-71k/` or `spair/`), or in SPair-71k.tar or .zip as they are; the
 published SPair-71k.tar.gz has to be unpacked:
 
     JPEGImages/CATEGORY/ID.jpg   Layout/large/SPLIT.txt   ImageAnnotation/CATEGORY/ID.json
 
-Where there is no `ImageAnnotation/`, key points are put together from `PairAnnotation/SPLIT/PAIR.json`: the points of
+Where there is no `ImageAnnotation/`, keypoints are put together from `PairAnnotation/SPLIT/PAIR.json`: the points of
 a pair are those that both of its images have, so what the pairs of an image list is what matching it needs.
 """
 
@@ -34,7 +34,7 @@ CATEGORIES = (
     "person", "pottedplant", "sheep", "train", "tvmonitor",
 )  # fmt: skip
 POINTS = 30
-"""Key point ids of a category run from 0 to 29; the same id is the same part in every image of the category."""
+"""Keypoint ids of a category run from 0 to 29; the same id is the same part in every image of the category."""
 
 
 class SPair(PairedDataset):
@@ -83,7 +83,7 @@ class SPair(PairedDataset):
         return self._pairs
 
     def keypoints(self, index: int) -> Sequence[Keypoints]:
-        """Return the one annotated object of an image, its points (30, 2) by key point id."""
+        """Return the one annotated object of an image, its points (30, 2) by keypoint id."""
         path = self.files(index)[1]
         if self._from_pairs is not None:
             thing, size = self._from_pairs[index]
@@ -114,7 +114,7 @@ class SPair(PairedDataset):
         return f"{found[3]}/{found[1]}", f"{found[3]}/{found[2]}"
 
     def _read_pairs(self) -> dict[int, tuple[Keypoints, Sequence[float] | None]]:
-        """Put the key points of each image together from all pairs that name it; with the image's size if stated."""
+        """Put the keypoints of each image together from all pairs that name it; with the image's size if stated."""
         points: dict[int, dict[str, list[float]]] = {}
         boxes: dict[int, list[float]] = {}
         sizes: dict[int, Sequence[float] | None] = {}
@@ -131,7 +131,7 @@ class SPair(PairedDataset):
                 sizes[image] = stated[:2] if isinstance(stated, list) and len(stated) >= 2 else None
                 if other or box != state[f"{side}_bndbox"] or len(found) != len(state[f"{side}_kps"]):
                     raise DatasetError(
-                        f"spair: {path} has other key points or another box for {self.ids[image]} than the pairs "
+                        f"spair: {path} has other keypoints or another box for {self.ids[image]} than the pairs "
                         f"before it; expected one annotation per image. {self.info.how_to_get}"
                     )
                 known.update(found)
@@ -154,7 +154,7 @@ def _keypoints(category: str, points: Mapping[str, Sequence[float]], box: Sequen
         x1, y1, x2, y2 = (float(v) for v in box)
     except (IndexError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"spair: {path} is no annotation of SPair-71k ({error}); expected key points 0..{POINTS - 1} as [x, y] "
+            f"spair: {path} is no annotation of SPair-71k ({error}); expected keypoints 0..{POINTS - 1} as [x, y] "
             "and a box of four numbers."
         ) from None
     return Keypoints(category, xy, visible, (x1, y1, x2, y2))

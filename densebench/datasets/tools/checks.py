@@ -36,7 +36,7 @@ class CheckReport:
     measured: int = 0
     """Pixels with a depth."""
     objects: int = 0
-    """Annotated objects, and the key points that are seen of them."""
+    """Annotated objects, and the keypoints that are seen of them."""
     points: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

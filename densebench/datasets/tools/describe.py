@@ -22,7 +22,7 @@ from densebench.core.paths import write_new
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, decoding, read_labels
 from densebench.datasets.io.id_lists import ids_of, read_lines
-from densebench.datasets.io.label_files import colour_of
+from densebench.datasets.io.label_files import color_of
 from densebench.datasets.names import DATASETS
 from densebench.datasets.user.folder import SUFFIXES
 
@@ -86,7 +86,7 @@ def describe(folder: Path, progress: Progress) -> tuple[Path, list[str]]:
     name += "_own" * (name in DATASETS)
     path = folder / f"{name}.toml"
     if os.path.lexists(path):
-        raise UsageError(f"{path} exists and stays as it is; move it away, or mend it by hand.")
+        raise UsageError(f"{path} exists and stays as it is; move it away, or fix it by hand.")
     found = _paired(folder)
     _count(folder, found, progress)
     lists = {} if found.whole else {f"{name}_{split}.txt": ids for split, ids in found.splits.items()}
@@ -262,11 +262,11 @@ def _toml(name: str, folder: Path, found: Found) -> str:
         f"# Numbers that belong to no class; 255 never does{why}.",
         f"ignore = [{', '.join(map(str, ignored))}]",
     ]
-    has_colours = len(found.palette) >= 3 * (highest + 1)
-    colours = [colour_of(found.palette, number) for number in range(highest + 1)] if has_colours else []
-    if colours and len(set(colours)) == len(colours):
+    has_colors = len(found.palette) >= 3 * (highest + 1)
+    colors = [color_of(found.palette, number) for number in range(highest + 1)] if has_colors else []
+    if colors and len(set(colors)) == len(colors):
         lines += ["", "# Red, green and blue of each class, as the masks have them.", "palette = ["]
-        lines += [f"    {list(one)}," for one in colours] + ["]"]
+        lines += [f"    {list(one)}," for one in colors] + ["]"]
     largest = max(numbers, key=lambda number: found.pixels[number])
     lines += ["", "# Classes that are no things, if any: unsupervised segmentation needs to know."]
     lines += [f"# background = [{_text(names[largest])}]", ""]

@@ -90,7 +90,7 @@ def fetch(name: str, root: Path | None, progress: Progress, remotes: Sequence[Re
     """Download what a dataset can be downloaded of, and return the files; finished ones are not fetched again.
 
     `remotes` replaces the archives of :data:`REMOTES`. Raises UsageError without a data root and for datasets that
-    are to be got by hand, with how; DatasetError where the network fails or an archive is not the published one.
+    have to be fetched by hand, with how; DatasetError where the network fails or an archive is another than published.
     """
     info = DATASETS[name].info
     if info.embedded:

@@ -73,12 +73,12 @@ class Look:
         self.void += int(counts[VOID])
         self.labelled += mask.size - int(counts[VOID])
         self.held |= counts > 0
-        shown = data.class_colours(index, np.flatnonzero(counts[:VOID]).tolist())
+        shown = data.class_colors(index, np.flatnonzero(counts[:VOID]).tolist())
         times = Counter(shown.values())
-        for label, colour in shown.items():
-            if times[colour] == 1:
-                self.seen_as.setdefault(label, set()).add(colour)
-                self.used_for.setdefault(colour, {}).setdefault(label, data.ids[index])
+        for label, color in shown.items():
+            if times[color] == 1:
+                self.seen_as.setdefault(label, set()).add(color)
+                self.used_for.setdefault(color, {}).setdefault(label, data.ids[index])
 
     @property
     def evaluated(self) -> list[int]:
@@ -98,7 +98,7 @@ class Look:
     @property
     def settled(self) -> bool:
         """Whether more images can change nothing."""
-        several = all(len(colours) == 1 for colours in self.seen_as.values())
+        several = all(len(colors) == 1 for colors in self.seen_as.values())
         enough = not self.seen_as or (several and self.images >= PALETTES)
         return (
             ("mask" not in self.needs or (len(self.classes) > 1 and enough and self.usual))
@@ -117,7 +117,7 @@ class Look:
                 f"{self.info.reach:.1f} m. Values that count in 256ths of a metre, or in centimetres, read so."
             )
         if "keypoints" in self.needs and not self.points:
-            problems.append("no image has a key point that is seen.")
+            problems.append("no image has a keypoint that is seen.")
         return Findings(tuple(problems), tuple(notes))
 
     def _of_masks(self, limited: bool) -> tuple[list[str], list[str]]:
@@ -141,9 +141,9 @@ class Look:
             )
         twice = next((item for item in self.used_for.items() if len(item[1]) > 1), None)
         if twice:
-            colour, ((one, a), (other, b), *_) = twice[0], twice[1].items()
+            color, ((one, a), (other, b), *_) = twice[0], twice[1].items()
             problems.append(
-                f"the masks show one colour, {colour}, for {names[one]} in {a} and for {names[other]} in {b}: their "
+                f"the masks show one colour, {color}, for {names[one]} in {a} and for {names[other]} in {b}: their "
                 "numbers were given anew, file by file, when they were saved. Get the original files, or save the "
                 "masks with one palette for all."
             )

@@ -35,7 +35,7 @@ INK, GREY = "#24272e", "#ebebeb"
 
 
 def sheet(data: DenseDataset, n: int = 12) -> bytes:
-    """Return a PNG of `n` images spread evenly over a split: each beside its labels, its depth, with its key points.
+    """Return a PNG of `n` images spread evenly over a split: each beside its labels, its depth, with its keypoints.
 
     A dataset with a method `draw_sheet(n)` draws its own. Raises UsageError for none, DatasetError as its decoders do.
     """
@@ -136,8 +136,8 @@ def _panel(axes: Axes, title: str, sample: Sample, info: DatasetInfo, far: float
     image = np.asarray(sample.image)
     if title == "depth":
         assert sample.depth is not None
-        colours = colormaps["viridis_r"].with_extremes(bad=GREY)
-        axes.imshow(np.ma.masked_less_equal(sample.depth, 0), cmap=colours, vmin=0, vmax=far, interpolation="nearest")
+        colors = colormaps["viridis_r"].with_extremes(bad=GREY)
+        axes.imshow(np.ma.masked_less_equal(sample.depth, 0), cmap=colors, vmin=0, vmax=far, interpolation="nearest")
         return
     if title != "image":
         assert sample.mask is not None
@@ -189,15 +189,15 @@ def _legend(figure: Figure, samples: Sequence[Sample], info: DatasetInfo) -> Non
     pixels = np.bincount(np.concatenate(masks), minlength=256) if masks else np.zeros(256, dtype=int)
     held = [label for label in range(info.n_classes) if pixels[label]]
     named = sorted(sorted(held, key=lambda label: -pixels[label])[:NAMED])
-    colours = {info.classes[label]: info.palette[label] for label in named}
+    colors = {info.classes[label]: info.palette[label] for label in named}
     if pixels.any() and pixels[VOID]:
-        colours["no class"] = VOID_COLOR
-    if not colours:
+        colors["no class"] = VOID_COLOR
+    if not colors:
         return
     more = f"and {len(held) - len(named)} more classes" if len(held) > len(named) else None
     handles = [
         Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="#9aa0a8", label=_shortened(name, 22))
-        for name, (red, green, blue) in colours.items()
+        for name, (red, green, blue) in colors.items()
     ]
     figure.legend(
         handles=handles, title=more, loc="outside lower center", ncols=min(8, len(handles)), fontsize=7,

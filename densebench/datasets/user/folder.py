@@ -96,7 +96,7 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
     if dangling:
         raise DatasetError(
             f"{len(dangling)} of {len(dangling) + len(found)} images below {folder} are links to nothing or no files "
-            f"(first: {min(dangling)}). Mend or remove them."
+            f"(first: {min(dangling)}). Fix or remove them."
         )
     if not found:
         raise DatasetError(

@@ -1,7 +1,7 @@
 """A dataset class in a user's own file, FILE.py:Class: checked when it is loaded, and whenever it gives something.
 
 What the class raises becomes an error in a line, with the line of the file; what it returns is what the contract asks
-for, or an error says what it is instead. The digest covers the file, so that a mended class makes new results.
+for, or an error says what it is instead. The digest covers the file, so that a fixed class makes new results.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Checked(DenseDataset):
             n, first = self._points.setdefault(thing.category, (len(thing.visible), self.ids[index]))
             if n != len(thing.visible):
                 raise DatasetError(
-                    f"{self.shown}: {thing.category!r} has {len(thing.visible)} key points in {self.ids[index]!r} and "
+                    f"{self.shown}: {thing.category!r} has {len(thing.visible)} keypoints in {self.ids[index]!r} and "
                     f"{n} in {first!r}; expected as many in every image, visible=False for those that are not seen."
                 )
         return things
@@ -246,7 +246,7 @@ def _checked_info(info: Any) -> tuple[DatasetInfo, list[str]]:
         first = error.errors()[0]
         return info, [f"info.{first['loc'][0]}: {first['msg'].lower()}, got {reprlib.repr(first['input'])}"]
     n, masks = info.n_classes, "mask" in info.targets
-    colours = [colour for colour in info.palette if all(0 <= v <= 255 for v in colour)]
+    colors = [color for color in info.palette if all(0 <= v <= 255 for v in color)]
     rules = (
         (re.fullmatch(r"[\w-]+", info.name), f"name={info.name!r}: expected letters, digits, _ and -"),
         (info.targets <= TARGETS, f"targets={sorted(info.targets)}: expected some of {', '.join(sorted(TARGETS))}"),
@@ -255,7 +255,7 @@ def _checked_info(info: Any) -> tuple[DatasetInfo, list[str]]:
             "classes: expected different names, 1 to 254 of them where there are masks",
         ),
         (
-            n <= len(info.palette) == len(colours),
+            n <= len(info.palette) == len(colors),
             f"palette: expected {n} colours, (red, green, blue) of 0 to 255, got {reprlib.repr(info.palette)}",
         ),
         (

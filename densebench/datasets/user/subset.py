@@ -77,7 +77,7 @@ def subset(path: Path, state: Mapping[str, Any]) -> type[Subset]:
 
     Raises UsageError for contents that describe none, and for a `base` that is none.
     """
-    wrong = misfits(state, KEYS, tuple(KEYS))
+    wrong = schema_errors(state, KEYS, tuple(KEYS))
     if not wrong and not re.fullmatch(r"[\w-]+", state["name"]):
         wrong = [f"name = {state['name']!r}: expected letters, digits, _ and -"]
     if wrong:
@@ -108,7 +108,7 @@ def subset(path: Path, state: Mapping[str, Any]) -> type[Subset]:
     return type(info.name, (Subset,), {"source": str(path), "info": info, "of": of, "lists": files})
 
 
-def misfits(state: Mapping[str, Any], types: Mapping[str, type], needed: Sequence[str]) -> list[str]:
+def schema_errors(state: Mapping[str, Any], types: Mapping[str, type], needed: Sequence[str]) -> list[str]:
     """Return, in words, which keys of a TOML file are unknown, have a value of another type, or are missing."""
     wrong = []
     for key, value in state.items():

@@ -38,7 +38,7 @@ from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.names import register_own
 from densebench.datasets.user.folder import check_names
 from densebench.datasets.user.python import from_file
-from densebench.datasets.user.subset import misfits, subset
+from densebench.datasets.user.subset import schema_errors, subset
 
 KEYS: Mapping[str, type] = {
     "name": str, "classes": list, "images": str, "masks": str, "splits": list, "ignore": list, "background": list,
@@ -118,7 +118,7 @@ def split_spec(spec: str) -> tuple[str, str | None] | None:
     return (found[1], found[2]) if found else None
 
 
-def adopt(spec: str) -> str:
+def register_user_dataset(spec: str) -> str:
     """Register the dataset that FILE.toml or FILE.py:Class describes, and return its name.
 
     Raises UsageError for another `spec`, for files that are not there or describe no dataset, and for the name of
@@ -151,25 +151,25 @@ def from_toml(path: Path) -> type[DenseDataset]:
     state = read_toml(path)
     if "base" in state:
         return subset(path, state)
-    wrong = misfits(state, KEYS, NEEDED) or [message for message, kept in _rules(**state).items() if not kept]
+    wrong = schema_errors(state, KEYS, NEEDED) or [message for message, kept in _rules(**state).items() if not kept]
     if wrong:
         raise UsageError(f"{path} describes no dataset: {'; '.join(wrong)}. See docs/datasets.md for an example.")
     classes, ignore, splits = state["classes"], state.get("ignore", []), state.get("splits", ["train", "val"])
     kept = [i for i in range(len(classes)) if i not in ignore]
-    colours = tuple(map(tuple, state.get("palette", ())))
+    colors = tuple(map(tuple, state.get("palette", ())))
     info = DatasetInfo(
         name=state["name"],
         title=state["name"],
         classes=tuple(classes[i] for i in kept),
-        palette=tuple(colours[i] for i in kept) if colours else voc_palette(len(kept) + 1)[1:],
-        palette_stored=bool(colours),
+        palette=tuple(colors[i] for i in kept) if colors else voc_palette(len(kept) + 1)[1:],
+        palette_stored=bool(colors),
         splits=dict.fromkeys(splits, 0),
         train=splits[0],
         val=splits[-1],
         background=tuple(label for label, i in enumerate(kept) if classes[i] in state.get("background", ())),
         licence=state.get("licence", ""),
         citation=state.get("citation", ""),
-        how_to_get=f"It is described by {path}: mend its patterns, or add the files.",
+        how_to_get=f"It is described by {path}: fix its patterns, or add the files.",
     )
     labels = table(len(kept), {stored: label for label, stored in enumerate(kept)}, ignore)
     where = {"file": path.absolute(), "source": str(path.absolute())}
@@ -200,7 +200,7 @@ def _rules(
         "ignore: it leaves no class": any(i not in ignore for i in range(len(classes))),
         "background: expected names out of `classes`": all(name in classes for name in background),
         f"palette: expected {len(classes)} colours, [red, green, blue] of 0 to 255, one per class": (
-            not palette or (len(palette) == len(classes) and all(map(_is_colour, palette)))
+            not palette or (len(palette) == len(classes) and all(map(_is_color, palette)))
         ),
         "splits: expected one or two names": len(splits) in (1, 2) and _texts(splits) and all(splits),
         "images and masks: expected exactly one * in each": images.count("*") == masks.count("*") == 1,
@@ -210,7 +210,7 @@ def _rules(
     }
 
 
-def _is_colour(value: Any) -> bool:
+def _is_color(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.model_zoo.backbone import FACETS, BackboneInfo, OnePassBackbone, Read
+from densebench.model_zoo.backbone import FACETS, BackboneInfo, FeatureKey, OnePassBackbone
 
 WIDTH, DEPTH, HEADS, PATCH, REGISTERS = 1024, 24, 16, 14, 16
 EPSILON = 1e-5
@@ -153,9 +153,9 @@ class CapiBackbone(OnePassBackbone):
             **info,
         )
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
         """Return block outputs, and projections before rotation, of all reads from one forward pass."""
-        found: dict[Read, Tensor] = {}
+        found: dict[FeatureKey, Tensor] = {}
         for index, attend, before, after, _ in self._pass(pixels, max(read.layer for read in reads)):
             for read in (read for read in reads if read.layer == index):
                 if read.facet != "token":

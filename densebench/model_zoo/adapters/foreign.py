@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from densebench.core.package import PACKAGE
 from densebench.core.paths import file_digest
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Read
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey
 
 GRID = (4, 6)
 """Patches of an image that an adapter is looked at with: few, so that large models are quick; not square, so that a
@@ -100,8 +100,8 @@ def answers(backbone: Backbone) -> str:
     It stays the same up to the rounding of float32, see `STEP`: it stands in records, which travel between machines.
     """
     info = backbone.info
-    reads = [Read(), *(Read(facet=facet) for facet in info.facets if facet != "token")]
-    reads += [Read(0)] if info.any_layer else []
+    reads = [FeatureKey(), *(FeatureKey(facet=facet) for facet in info.facets if facet != "token")]
+    reads += [FeatureKey(0)] if info.any_layer else []
     side = max(1, info.native_size // max(1, info.patch)) * info.patch
     for size in ((GRID[0] * info.patch, GRID[1] * info.patch), (side, side)):
         try:

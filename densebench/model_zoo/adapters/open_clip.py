@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.core.registry import unknown_name
-from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
+from densebench.model_zoo.backbone import (
+    FACETS,
+    QUERY_AND_KEY,
+    Backbone,
+    BackboneInfo,
+    Facet,
+    FeatureKey,
+    OnePassBackbone,
+)
 from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.checkpoint import fit, read
 from densebench.model_zoo.files.fetch import ask_hub
@@ -65,9 +73,9 @@ class OpenClipBackbone(OnePassBackbone):
         quick = any(type(module).__name__ == "QuickGELU" for module in self.tower.modules())
         return hashlib.sha256(f"{digest};QuickGELU".encode()).hexdigest() if quick else digest
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass."""
-        found: dict[Read, Tensor] = {}
+        found: dict[FeatureKey, Tensor] = {}
         for index, block, before, after in self._pass(pixels, max(each.layer for each in reads)):
             for each in (each for each in reads if each.layer == index):
                 if each.facet != "token":

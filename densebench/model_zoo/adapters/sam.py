@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters.timm_attention import project
 from densebench.model_zoo.adapters.timm_nets import described, fill, made
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, OnePassBackbone, Read
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, FeatureKey, OnePassBackbone
 from densebench.model_zoo.families import ModelSpec
 
 
@@ -41,7 +41,7 @@ class SamBackbone(OnePassBackbone):
         )
         self.info = BackboneInfo(**{**declared, **info})
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass; there is no final norm."""
         seen: dict[int, Tensor] = {}
 

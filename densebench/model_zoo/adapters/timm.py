@@ -24,7 +24,7 @@ from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters import cnn
 from densebench.model_zoo.adapters.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 from densebench.model_zoo.adapters.timm_nets import FixedSizeError, build_free, check_known, described, fill, made
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, OnePassBackbone, Read
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey, OnePassBackbone
 from densebench.model_zoo.families import ModelSpec
 
 
@@ -63,7 +63,7 @@ class TimmBackbone(OnePassBackbone):
         digest = super().weights_digest()
         return hashlib.sha256(f"{digest};norm=fc_norm".encode()).hexdigest() if self.final == "fc_norm" else digest
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
         """Return block outputs and projections of all reads from exactly one forward pass."""
         outputs, inputs = self._forward(
             pixels,
@@ -71,7 +71,7 @@ class TimmBackbone(OnePassBackbone):
             sorted({read.layer for read in reads if read.facet != "token"}),
         )
         last = self.info.depth - 1
-        found: dict[Read, Tensor] = {}
+        found: dict[FeatureKey, Tensor] = {}
         for read in reads:
             if read in found:
                 continue

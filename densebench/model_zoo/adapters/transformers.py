@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from densebench.core.download import offline
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo.adapters.image_processor import SETTINGS, preprocessing, refuse_oblong
-from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, OnePassBackbone, Read
+from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, FeatureKey, OnePassBackbone
 from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.fetch import ask_hub
 
@@ -75,9 +75,9 @@ class HfBackbone(OnePassBackbone):
         accepted = inspect.signature(model.forward).parameters
         self._more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[Read]) -> list[Tensor]:
+    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
         """Return block outputs and projections of all reads from one forward pass."""
-        end = Read(self.info.depth - 1)
+        end = FeatureKey(self.info.depth - 1)
         last, found = self._forward(pixels, {(read.layer, read.facet) for read in reads})
         own = OWN_NORM.get(self.model.config.model_type)
         if own and end in reads:

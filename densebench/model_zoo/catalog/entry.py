@@ -25,7 +25,7 @@ class Entry:
     """What it was trained on, as its authors say."""
     objective: str
     paradigm: Literal["", "supervised", "CL", "MIM"] = ""
-    """What table 1 of P-POS calls the method: supervised, CL (contrast, self-distillation) or MIM (masked images)."""
+    """What table 1 of POS calls the method: supervised, CL (contrast, self-distillation) or MIM (masked images)."""
     embedding: str = "learned"
     """What tells the patches their place."""
     file: Published | None = None

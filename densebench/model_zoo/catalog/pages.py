@@ -53,7 +53,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "positions on other grids", net.positions
     yield "training data", entry.data
     yield "objective", entry.objective
-    yield "category in P-POS", entry.paradigm
+    yield "category in POS", entry.paradigm
     yield "licence", entry.licence
     yield "citation", entry.citation
     yield "notes", entry.notes

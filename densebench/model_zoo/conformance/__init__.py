@@ -60,7 +60,7 @@ class Finding:
     """"note" is what may be meant so and does not fail."""
     found: str
     expected: str
-    mend: str = ""
+    fix: str = ""
     """What to change, for what failed or is noted."""
     seconds: float = 0.0
 
@@ -97,13 +97,13 @@ def findings(
     probe = Probe(backbone.to(device).eval(), size, again)
     for name, run in CHECKS.items():
         start = time.perf_counter()
-        outcome, found, mend = _outcome(run, probe) if probe.usable else NO_SIZE
+        outcome, found, fix = _outcome(run, probe) if probe.usable else NO_SIZE
         yield Finding(
             check=name,
             outcome=outcome,
             found=found,
             expected=(run.__doc__ or "").splitlines()[0],
-            mend=mend,
+            fix=fix,
             seconds=round(time.perf_counter() - start, 3),
         )
 
@@ -114,9 +114,9 @@ def _outcome(run: Callable[[Probe], str], probe: Probe) -> tuple[Outcome, str, s
     except NotApplicable as why:
         return "not applicable", str(why), ""
     except Noted as note:
-        return "note", note.found, note.mend
+        return "note", note.found, note.fix
     except Failed as mistake:
-        return "failed", mistake.found, mistake.mend
+        return "failed", mistake.found, mistake.fix
     except (
         Exception,
         SystemExit,

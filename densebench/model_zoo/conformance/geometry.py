@@ -57,18 +57,18 @@ def sizes(probe: Probe) -> str:
     if refused:
         size, why = next(iter(refused.items()))
         if isinstance(why, DensebenchError):
-            mend = (
+            fix = (
                 "Correct `prefix` (class token + registers), `patch` (the stride) or `width`; "
                 "`x.flatten(2).transpose(1, 2)` makes tokens of a map (B, D, h, w)."
             )
         elif works:
-            mend = "Interpolate the position embedding where a size is refused (timm: dynamic_img_size=True)."
+            fix = "Interpolate the position embedding where a size is refused (timm: dynamic_img_size=True)."
         else:
-            mend = "Let `tokens` run for one image first; whatever is looked at after this needs it."
+            fix = "Let `tokens` run for one image first; whatever is looked at after this needs it."
         raise Failed(
             f"{'works for ' + named + ' only' if works else 'no size works'}; "
             f"{size[0]}x{size[1]}: {said(why, probe.backbone)}",
-            mend,
+            fix,
         )
     return f"{named} pixels"
 

@@ -54,12 +54,12 @@ def _stated(module: Any) -> tuple[float, ...]:
 
 def _first_layer(probe: Probe, call: Callable[[Tensor], Any], where: str = "") -> str:
     """Return the name of the first layer with weights that the image reaches; raise Failed where its input is off."""
-    colours = probe.images(1).new_tensor(
+    colors = probe.images(1).new_tensor(
         [probe.info.mean, [m + s for m, s in zip(probe.info.mean, probe.info.std, strict=True)]]
     )
     height, width = probe.size
     zeros, ones = (
-        layer_inputs(probe.backbone, partial(call, c.view(1, 3, 1, 1).repeat(1, 1, height, width))) for c in colours
+        layer_inputs(probe.backbone, partial(call, c.view(1, 3, 1, 1).repeat(1, 1, height, width))) for c in colors
     )
     reached = [
         (name, zero, one)

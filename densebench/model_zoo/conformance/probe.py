@@ -19,18 +19,18 @@ from torch.utils._pytree import tree_leaves
 from densebench.core.errors import DensebenchError
 from densebench.core.user_files import lines_in
 from densebench.model_zoo.adapters.foreign import GRID, file_of, images
-from densebench.model_zoo.backbone import Backbone, Read
+from densebench.model_zoo.backbone import Backbone, FeatureKey
 
 SAME = 1e-3
 """Norm of a difference over norm of the features, up to which features are equal: float32 sums in another order."""
 
 
 class Failed(Exception):  # noqa: N818
-    """The adapter is wrong: what was found, and how to mend it."""
+    """The adapter is wrong: what was found, and how to fix it."""
 
-    def __init__(self, found: str, mend: str = "") -> None:
+    def __init__(self, found: str, fix: str = "") -> None:
         super().__init__(found)
-        self.found, self.mend = found, mend
+        self.found, self.fix = found, fix
 
 
 class Noted(Failed):
@@ -78,11 +78,11 @@ class Probe:
         return sorted({0, self.last}) if self.info.any_layer else [self.last]
 
     @property
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[FeatureKey]:
         """Every declared layer of tokens, and every declared facet of the first and the last layer."""
         layers = range(self.info.depth) if self.info.any_layer else self.ends
         others = [facet for facet in self.info.facets if facet != "token"]
-        return [*map(Read, layers), *(Read(layer, facet) for layer in self.ends for facet in others)]
+        return [*map(FeatureKey, layers), *(FeatureKey(layer, facet) for layer in self.ends for facet in others)]
 
     def images(self, n: int = 4, size: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
         """Return images (n, 3, H, W) in [0, 1]: blotches of colour under fine noise, the same on every machine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from densebench.model_zoo.backbone import Read
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.conformance.probe import Failed, NotApplicable, Noted, Probe, differ, layer_inputs
 
 EQUAL = 1e-7
@@ -62,7 +62,7 @@ def facets(probe: Probe) -> str:
     if len(names) == 1:
         raise NotApplicable("tokens only are declared")
     images = probe.images(2)
-    reads = [Read(layer, facet) for facet in names for layer in probe.ends]
+    reads = [FeatureKey(layer, facet) for facet in names for layer in probe.ends]
     with torch.inference_mode():
         found = {r: probe.backbone.dense(images, (r.layer,), r.facet).maps[0] for r in reads}
     for i, a in enumerate(reads):
@@ -78,7 +78,7 @@ def facets(probe: Probe) -> str:
 def one_pass(probe: Probe) -> str:
     """Many layers and facets read at once are what they are one by one."""
     images = probe.images(2)
-    reads = [*probe.reads, Read(probe.last, "token", False)] if probe.info.any_layer else probe.reads
+    reads = [*probe.reads, FeatureKey(probe.last, "token", False)] if probe.info.any_layer else probe.reads
     with torch.inference_mode():
         together = probe.backbone.dense_many(images, reads)
         alone = [probe.backbone.dense(images, (r.layer,), r.facet, r.norm).maps[0] for r in reads]

@@ -36,8 +36,8 @@ def report(name: str, found: Iterable[Finding]) -> list[RenderableType]:
     for each in found:
         if each.outcome in ("failed", "note"):
             parts.append(Text(f"\n{each.outcome}: {each.check}", STYLES[each.outcome]))
-            mend = f"\nto mend: {each.mend}" if each.mend else ""
-            parts.append(Padding(Text(f"expected: {each.expected}{mend}"), (0, 0, 0, 2)))
+            fix = f"\nto fix: {each.fix}" if each.fix else ""
+            parts.append(Padding(Text(f"expected: {each.expected}{fix}"), (0, 0, 0, 2)))
     counts = Counter(each.outcome for each in found)
     return [*parts, Text("\n" + ", ".join(f"{counts[outcome]} {outcome}" for outcome in STYLES if counts[outcome]))]
 

@@ -1,6 +1,6 @@
 """Studies of all layers and facets of a network: what `positional_effect` and `correspondence` share.
 
-Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding" (P-POS), 2.4, figures 4 and 11, table 3.
+Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding" (POS), 2.4, figures 4 and 11, table 3.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from densebench.core.errors import UsageError
-from densebench.features.spec import ReadBatch
-from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, Read
+from densebench.features.spec import KeyedBatch
+from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, FeatureKey
 from densebench.protocols.common.sweep_config import SweepConfig
 from densebench.views.squash import Labels
 
@@ -50,20 +50,20 @@ def resolve(protocol: str, config: SweepConfig, backbone: BackboneInfo) -> dict[
     }
 
 
-def reads_of(config: SweepConfig, backbone: BackboneInfo) -> tuple[Read, ...]:
+def feature_keys(config: SweepConfig, backbone: BackboneInfo) -> tuple[FeatureKey, ...]:
     """Return what a resolved config reads: every layer of every facet, or the one.
 
-    A sweep reads the last tokens once more without the final norm (P-POS A.11); with `norm` False they are without it
+    A sweep reads the last tokens once more without the final norm (POS A.11); with `norm` False they are without it
     already, and once more with it.
     """
     if config.layers is None:
-        return (Read(config.layer, config.facet, config.norm),)
+        return (FeatureKey(config.layer, config.facet, config.norm),)
     assert not isinstance(config.layers, str)
     assert not isinstance(config.facets, str)
     assert config.facets is not None
-    reads = [Read(layer, facet, config.norm) for facet in config.facets for layer in config.layers]
-    if backbone.any_layer and Read(backbone.depth - 1, "token", config.norm) in reads:
-        reads.append(Read(backbone.depth - 1, "token", not config.norm))
+    reads = [FeatureKey(layer, facet, config.norm) for facet in config.facets for layer in config.layers]
+    if backbone.any_layer and FeatureKey(backbone.depth - 1, "token", config.norm) in reads:
+        reads.append(FeatureKey(backbone.depth - 1, "token", not config.norm))
     return tuple(reads)
 
 
@@ -71,13 +71,13 @@ def stream_reads(
     context: Context,
     data: DenseDataset,
     config: SweepConfig,
-    reads: Sequence[Read],
+    reads: Sequence[FeatureKey],
     indices: Sequence[int] | None,
     title: str,
     *,
     labels: Labels | None = None,
     batch_size: int | None = None,
-) -> Iterator[ReadBatch]:
+) -> Iterator[KeyedBatch]:
     """Yield the maps of all reads, batch after batch: one read through the cache, several from one forward pass.
 
     Either way a read sees the same values in the same order, so that its numbers do not depend on the others.
@@ -97,16 +97,16 @@ def stream_reads(
         title=title,
     )
     for batch in context.timed(one, "features"):
-        yield ReadBatch(batch.indices, (batch.maps,), batch.labels)
+        yield KeyedBatch(batch.indices, (batch.maps,), batch.labels)
 
 
-def label(read: Read, depth: int) -> str:
-    """Return a read in words, layers counted from 1 as P-POS counts them: "token 12/12, raw"."""
+def label(read: FeatureKey, depth: int) -> str:
+    """Return a read in words, layers counted from 1 as POS counts them: "token 12/12, raw"."""
     raw = ", raw" if read.facet == "token" and read.layer == depth - 1 and not read.norm else ""
     return f"{read.facet} {read.layer + 1}/{depth}{raw}"
 
 
-def best(reads: Sequence[Read], scores: Sequence[float], norm: bool) -> dict[Facet, int]:
+def best(reads: Sequence[FeatureKey], scores: Sequence[float], norm: bool) -> dict[Facet, int]:
     """Return the position of the read with the highest score per facet, the first on ties.
 
     Reads with another `norm`, the ablation of the final one, do not take part.
@@ -118,7 +118,7 @@ def best(reads: Sequence[Read], scores: Sequence[float], norm: bool) -> dict[Fac
     return found
 
 
-def by_layer(reads: Sequence[Read], scores: Sequence[float], norm: bool) -> dict[str, dict[int, float]]:
+def by_layer(reads: Sequence[FeatureKey], scores: Sequence[float], norm: bool) -> dict[str, dict[int, float]]:
     """Return {facet: {layer counted from 1: score}}, the lines of a chart."""
     lines: dict[str, dict[int, float]] = {}
     for read, score in zip(reads, scores, strict=True):

@@ -1,4 +1,4 @@
-"""Settings of key point matching: see `densebench.protocols.correspondence.protocol`."""
+"""Settings of keypoint matching: see `densebench.protocols.correspondence.protocol`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from densebench.protocols.common.sweep_config import PAPER, SweepConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CorrespondenceConfig(SweepConfig):
-    """Settings of key point matching (P-POS A.7)."""
+    """Settings of keypoint matching (POS A.7)."""
 
     presets = {
         "paper": Preset(source=f"{PAPER}, A.7 and Table 3; where it says nothing, DIFT eval_spair.py"),
@@ -27,7 +27,7 @@ class CorrespondenceConfig(SweepConfig):
     }
     upsampling: Literal["image", "input", "grid"] = "image"
     """Where the best match is looked for: the target image's own pixels, those of the input, or patch centres. The
-    source's feature is bilinear at the key point in all three."""
+    source's feature is bilinear at the keypoint in all three."""
     alphas: Annotated[tuple[Positive, ...], AtLeastOne] = (0.1, 0.05, 0.01)
     """Tolerances, as parts of the longer side that `threshold` names; the first is the main one."""
     threshold: Literal["bbox", "image"] = "bbox"

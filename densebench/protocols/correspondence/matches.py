@@ -1,4 +1,4 @@
-"""Which pairs of objects `correspondence` matches, and where their key points are found by every read.
+"""Which pairs of objects `correspondence` matches, and where their keypoints are found by every read.
 
 `correspondence.py` has the settings and their sources, `ops/correspondence.py` the numerics.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset, Keypoints
 from densebench.datasets.pairs import listed_pairs
-from densebench.model_zoo.backbone import Read
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.ops import correspondence as ops
 from densebench.protocols.common import sweeps
 from densebench.protocols.protocol import Context
@@ -33,7 +33,7 @@ DRAWN = 2000
 BLOCK = 256
 """Source images whose descriptors are held at a time; targets are read once per block."""
 BLOCK_BYTES = 2**30
-"""What those descriptors may need, at thirty key points each; a sweep of many reads holds fewer images for it."""
+"""What those descriptors may need, at thirty keypoints each; a sweep of many reads holds fewer images for it."""
 
 
 class Link(NamedTuple):
@@ -114,19 +114,19 @@ def _things(data: DenseDataset, index: int) -> list[tuple[int, Keypoints]]:
 
 
 def _common(a: Keypoints, b: Keypoints) -> NDArray[np.bool_]:
-    """Return which key points (K,) both objects show."""
+    """Return which keypoints (K,) both objects show."""
     return a.visible & b.visible
 
 
 def _no_pairs(data: DenseDataset) -> DatasetError:
     return DatasetError(
-        f"{data.info.name}: no pair among {len(data)} images of split {data.split} has a common visible key point. "
+        f"{data.info.name}: no pair among {len(data)} images of split {data.split} has a common visible keypoint. "
         f"Raise --limit, or run `densebench data check {data.cli_name}`."
     )
 
 
 def find_matches(
-    config: CorrespondenceConfig, reads: Sequence[Read], links: list[Link], data: DenseDataset, context: Context
+    config: CorrespondenceConfig, reads: Sequence[FeatureKey], links: list[Link], data: DenseDataset, context: Context
 ) -> Iterator[Match]:
     """Yield the match of every link by every read. A block of sources is read, then each of its targets once."""
     spec = config.spec
@@ -163,7 +163,7 @@ def find_matches(
 
 
 _Held = dict[tuple[int, int], tuple[Keypoints, list[Tensor]]]
-"""Key points of a source object, and their descriptors (K, D) by each read."""
+"""Keypoints of a source object, and their descriptors (K, D) by each read."""
 
 
 def _match_target(

@@ -1,4 +1,4 @@
-"""What each pair of images adds to the percentage of correct key points, kept beside the record."""
+"""What each pair of images adds to the percentage of correct keypoints, kept beside the record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pairs:
     _hits: list[bytes] = field(default_factory=list)
 
     def add(self, link: Link, hits: Tensor) -> None:
-        """Add `hits` (A, K) of one pair: which of its K key points are right, by alpha and read."""
+        """Add `hits` (A, K) of one pair: which of its K keypoints are right, by alpha and read."""
         self.n_bytes += 200 + 4 * len(hits)
         if self.n_bytes > self.held_bytes:
             self._links, self._points, self._hits = [], [], []

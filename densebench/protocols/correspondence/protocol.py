@@ -1,9 +1,9 @@
-"""Correspondence: does the feature at a key point of one image find the same part in another image?
+"""Correspondence: does the feature at a keypoint of one image find the same part in another image?
 
-The feature at each key point of the source image is compared by cosine with the target's features, upsampled
+The feature at each keypoint of the source image is compared by cosine with the target's features, upsampled
 bilinearly to the target's pixels; the best pixel is right if it lies within alpha times the longer side of the target's
 box of the true place (PCK@alpha). Nothing is learned. Source: "Unsupervised Semantic Segmentation Facilitates Model
-Understanding" (P-POS), A.7 and Table 3.
+Understanding" (POS), A.7 and Table 3.
 
 Left open by the paper, with the defaults here: input size (448, which shares the feature pass with overclustering),
 which pixels (the image's own, as DIFT `eval_spair.py` has it), the rim of the threshold (counts, as there), alphas
@@ -26,11 +26,11 @@ from torch import Tensor
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.pairs import listed_pairs
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import BackboneInfo, Facet, Read
+from densebench.model_zoo.backbone import BackboneInfo, Facet, FeatureKey
 from densebench.ops import correspondence as ops
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.common.examples import spread
-from densebench.protocols.common.sweeps import reads_of
+from densebench.protocols.common.sweeps import feature_keys
 from densebench.protocols.correspondence.config import CorrespondenceConfig
 from densebench.protocols.correspondence.matches import DRAWN, Match, block_size, find_links, find_matches
 from densebench.protocols.correspondence.pairs import Pairs, Per
@@ -54,17 +54,17 @@ PER: tuple[Per, Per] = ("point", "pair")
 
 
 class Correspondence(Protocol[CorrespondenceConfig]):
-    """Semantic correspondence by nearest neighbours of key points."""
+    """Semantic correspondence by nearest neighbours of keypoints."""
 
     name = "correspondence"
-    title = "Key point correspondence"
+    title = "Keypoint correspondence"
     version = 2
     config = CorrespondenceConfig
     presets = CorrespondenceConfig.presets
     seeded = False
     metrics = (
         MetricInfo(
-            "pck", "%", True, "key points of all pairs found within alpha times the longer side of the box", ("alpha",)
+            "pck", "%", True, "keypoints of all pairs found within alpha times the longer side of the box", ("alpha",)
         ),
         MetricInfo("pck_image", "%", True, "mean over pairs of the same percentage within the pair", ("alpha",)),
         MetricInfo(
@@ -86,7 +86,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
     def estimate(self, config: CorrespondenceConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return the feature pass, the descriptors of a block, and the matching's arithmetic at ten points a pair."""
-        spec, n_reads = config.spec, len(reads_of(config, backbone))
+        spec, n_reads = config.spec, len(feature_keys(config, backbone))
         height, width = spec.grid(backbone)
         listed = listed_pairs(data.val)
         n_pairs = config.pairs or (DRAWN if listed is None else len(listed))
@@ -99,7 +99,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
     def run(self, config: CorrespondenceConfig, data: Data, context: Context) -> Measurement:
         """Match all pairs, block by block, and count what is right."""
-        reads = reads_of(config, context.features.info)
+        reads = feature_keys(config, context.features.info)
         with context.stage("pairs"):
             links, pointless = find_links(config, data.val)
         categories = sorted({link.category for link in links})
@@ -133,7 +133,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         }
         notes = ["pairs that share an image are not independent: intervals resample images"]
         if pointless:
-            notes.append(f"{pointless} listed pairs without a common visible key point are left out")
+            notes.append(f"{pointless} listed pairs without a common visible keypoint are left out")
         with context.stage("figures"):
             artifacts = {"matches.png": _picture(config, examples, top, data.val)}
         if config.layers is None:
@@ -150,9 +150,9 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
 @dataclass(frozen=True)
 class Study:
-    """The scores of all layers and facets (P-POS A.8), and what is derived from them."""
+    """The scores of all layers and facets (POS A.8), and what is derived from them."""
 
-    reads: tuple[Read, ...]
+    reads: tuple[FeatureKey, ...]
     overall: Tensor
     """(2, R, A) in percent: per point and per image."""
     depth: int
@@ -185,7 +185,7 @@ class Study:
         ]
 
     def facts(self) -> dict[str, Any]:
-        """Return all reads, the best layer per facet, and the ablation of the final norm (P-POS table 5)."""
+        """Return all reads, the best layer per facet, and the ablation of the final norm (POS table 5)."""
         best, main = self.best, self.main
         top = max(best.values(), key=lambda r: main[r])
         last = {
@@ -204,14 +204,14 @@ class Study:
         }
 
     def artifacts(self) -> dict[str, bytes]:
-        """Return the table and the chart of all layers (P-POS figure 15)."""
+        """Return the table and the chart of all layers (POS figure 15)."""
         name = metric_label("PCK", {"alpha": self.config.alphas[0]}) + " per point [%]"
         panels = {name: sweeps.by_layer(self.reads, self.main, self.config.norm)}
         return {"reads.csv": sweeps.to_csv(self.rows()), "curves.png": figures.curves(panels, "layer")}
 
 
 def _best_metrics(study: Study, pck: ops.PCK, pairs: Pairs) -> Iterator[scoring.Scored]:
-    """Yield PCK per point of each facet's best layer, at every alpha (P-POS table 3)."""
+    """Yield PCK per point of each facet's best layer, at every alpha (POS table 3)."""
     alphas, shape = study.config.alphas, (2, len(study.reads), len(study.config.alphas))
     by_category = 100 * pck.by_category().unflatten(2, shape[1:])[:, 0]
     left_out = 100 * pck.left_out().unflatten(2, shape[1:])[:, 0]

@@ -17,7 +17,7 @@ STEPS, BATCH = 38_400, 16
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
-    """Settings of linear depth heads; D2, D3, DVT and MDE are the codes that the protocol names."""
+    """Settings of linear depth heads; DINOv2, DINOv3, DVT and MDE are the codes that the protocol names."""
 
     presets = {
         "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),
@@ -46,53 +46,55 @@ class DepthConfig:
         ),
     }
     heads: Annotated[tuple[Literal[1, 4], ...], AtLeastOne] | None = None
-    """Numbers of layers to read, one head each; None: (1, 4) as P-PaKA Tab. 7, (1,) for backbones that give only their
-    last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as D2 has them."""
+    """Numbers of layers to read, one head each; None: (1, 4) as PaKA Tab. 7, (1,) for backbones that give only their
+    last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as DINOv2 has
+    them."""
     norm: bool | None = None
-    """Take the last layer after its final norm (others are always raw); None: no, as D2's hub, where the backbone can
-    leave it out. DVT and D3 say yes."""
+    """Take the last layer after its final norm (others are always raw); None: no, as DINOv2's hub, where the backbone
+    can leave it out. DVT and DINOv3 say yes."""
     class_token: bool | None = None
-    """Concatenate the class token to every patch (D2 yes, D3 no); None: where the backbone has one."""
+    """Concatenate the class token to every patch (DINOv2 yes, DINOv3 no); None: where the backbone has one."""
     batch_norm: bool = False
-    """Batch normalisation before the linear layer (D3 yes; D2's head is called BNHead and has none)."""
+    """Batch normalisation before the linear layer (DINOv3 yes; DINOv2's head is called BNHead and has none)."""
     upsample: Count = 4
-    """Bilinear factor on the head's input (D2 4, D3 1)."""
+    """Bilinear factor on the head's input (DINOv2 4, DINOv3 1)."""
     init_std: Positive | None = None
-    """Deviation of the initial weights, biases 0 (D3 0.01); None: torch's default for convolutions (D2)."""
+    """Deviation of the initial weights, biases 0 (DINOv3 0.01); None: torch's default for convolutions (DINOv2)."""
     bins: Annotated[int, Ge(2)] = 256
-    """Depths between which a pixel's distance is weighed, evenly spaced (D2, D3)."""
+    """Depths between which a pixel's distance is weighed, evenly spaced (DINOv2, DINOv3)."""
     bin_norm: BinNorm = "linear"
     """How logits become weights of bins that sum to 1: relu + 0.1, exp, or the logistic function, over their sum."""
     min_depth: Positive = 1e-3
     """Metres: first bin, and the exclusive lower bound of what is evaluated (MDE)."""
     max_depth: Positive = 10.0
-    """Metres: last bin and exclusive upper bound; 10 as for NYU (D2's hub writes 80)."""
+    """Metres: last bin and exclusive upper bound; 10 as for NYU (DINOv2's hub writes 80)."""
     steps: Count = STEPS
-    """Optimiser steps (DVT, D3). Warm-ups are shares of it."""
+    """Optimiser steps (DVT, DINOv3). Warm-ups are shares of it."""
     batch: Count = BATCH
-    """Images per step (DVT, D3: 8 GPUs with 2 each)."""
+    """Images per step (DVT, DINOv3: 8 GPUs with 2 each)."""
     images_per_loss: Count = 2
-    """The loss is no mean over pixels: it is taken over so many images, and averaged (DVT, D3: 2 on each GPU)."""
+    """The loss is no mean over pixels: it is taken over so many images, and averaged (DVT, DINOv3: 2 on each GPU)."""
     learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-3, 2e-3, 5e-3)
-    """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. D2's own is not
-    public, DVT has 5e-3, P-PaKA says nothing."""
+    """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. DINOv2's own is
+    not public, DVT has 5e-3, PaKA says nothing."""
     held_out: Count = 256
     """Training images that choose among several learning rates, at most a fifth of all; a single rate needs none."""
     beta2: BelowOne = 0.999
-    """Of AdamW; the first beta cycles between 0.95 and 0.85 with the schedule (DVT, D3)."""
+    """Of AdamW; the first beta cycles between 0.95 and 0.85 with the schedule (DVT, DINOv3)."""
     weight_decay: NonNegative = 0.01
     """Of AdamW."""
     schedule: Schedule = "cosine"
-    """"cosine": linear warm-up times cosine (DVT). "one_cycle": D3's WarmupOneCycleLR, first beta 0 in the warm-up."""
+    """"cosine": linear warm-up times cosine (DVT). "one_cycle": DINOv3's WarmupOneCycleLR, first beta 0 in the
+    warm-up."""
     warmup: BelowOne = 1 / 3
-    """Share of the steps (DVT, D3: 12,800)."""
+    """Share of the steps (DVT, DINOv3: 12,800)."""
     loss_warmup: Chance = 1 / 384
-    """Share of the steps in which the loss is the mean log error alone (D2, D3: 100)."""
+    """Share of the steps in which the loss is the mean log error alone (DINOv2, DINOv3: 100)."""
     gradient_loss: NonNegative = 0.0
-    """Weight of the gradient loss along image rows and columns. D2's code takes differences along batch and channel,
-    so the published 0.5 multiplies an exact 0 for 2 images per GPU; 0 is what was run."""
+    """Weight of the gradient loss along image rows and columns. DINOv2's code takes differences along batch and
+    channel, so the published 0.5 multiplies an exact 0 for 2 images per GPU; 0 is what was run."""
     clip: Positive = 35.0
-    """Largest norm of a head's gradient (DVT, D3)."""
+    """Largest norm of a head's gradient (DVT, DINOv3)."""
     augment: bool = True
     """Rotation, flip, random crop and colour as MDE; without it, the central crop."""
     crop: tuple[Count, Count] | None = None
@@ -100,7 +102,7 @@ class DepthConfig:
     nyu_crops: bool | None = None
     """Cut NYU's white frame off training images, and evaluate inside the Eigen crop (MDE); None: on NYU."""
     flip_test: bool = True
-    """Average the predictions of image and mirror image (MDE, D3)."""
+    """Average the predictions of image and mirror image (MDE, DINOv3)."""
     examples: Natural = no_score(6)
     """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(60.0)

@@ -72,15 +72,15 @@ class Plan:
 
 
 class LinearHead(nn.Module):
-    """Channels to depth: batch norm where asked for, one linear layer, bins (D2 ``BNHead``, D3 ``LinearHead``).
+    """Channels to depth: batch norm where asked for, one linear layer, bins (DINOv2 ``BNHead``, DINOv3 ``LinearHead``).
 
     Args:
         channels: C, see `ops.depth.concat_tokens`.
         centres: (K,) depths of the bins in metres.
         bin_norm: see `ops.depth.BinNorm`.
         upsample: see `ops.depth.linear_logits`.
-        batch_norm: normalise the channels first; D3 does, D2 does not.
-        init_std: deviation of the initial weights, with biases 0 (D3 0.01); None: torch's default (D2).
+        batch_norm: normalise the channels first; DINOv3 does, DINOv2 does not.
+        init_std: deviation of the initial weights, with biases 0 (DINOv3 0.01); None: torch's default (DINOv2).
     """
 
     def __init__(

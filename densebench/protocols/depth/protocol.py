@@ -1,10 +1,10 @@
 """Depth: a linear head on frozen patch tokens, trained to say how far every pixel is.
 
 Tokens of one or of four layers, with the class token beside each, go through one linear layer to 256 bins of depth,
-whose weighted mean is the prediction; errors are computed per image and averaged over images. Sources: P-PaKA B.1 and
-Tab. 7 ask for it ("Linear 1.", "Linear 4.") and leave most settings open; D2 is dinov2 `hub/depth` and
+whose weighted mean is the prediction; errors are computed per image and averaged over images. Sources: PaKA B.1 and
+Tab. 7 ask for it ("Linear 1.", "Linear 4.") and leave most settings open; DINOv2 is dinov2 `hub/depth` and
 `eval/depth`, with the NYU settings of DVT (Denoising-ViT `evaluation/configs/vitb_nyu_linear_config.py`, derived from
-DINOv2's own, which is not public); D3 is dinov3 `eval/depth`; MDE is the Monocular-Depth-Estimation-Toolbox, whose
+DINOv2's own, which is not public); DINOv3 is dinov3 `eval/depth`; MDE is the Monocular-Depth-Estimation-Toolbox, whose
 data pipeline and metrics all of them use.
 
 Heads see augmented images, so features are not cached: every step runs the backbone. One run trains all heads and

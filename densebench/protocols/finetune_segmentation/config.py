@@ -24,7 +24,7 @@ SEGMENTER: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSegmentationConfig:
-    """Settings of end-to-end fine-tuning; MMSEG and CRIBO are the codes that the protocol names."""
+    """Settings of end-to-end fine-tuning; MMSEG and CrIBo are the codes that the protocol names."""
 
     presets = {
         "paper": Preset(source="PaKA A.2, B.2, Tab. 8 and 10: linear head, backbone 1e-4, head 1e-2, 20 epochs"),
@@ -50,35 +50,35 @@ class FinetuneSegmentationConfig:
     """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
     (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
     stride: Count = 480
-    """Of sliding windows (MMSEG, CRIBO)."""
+    """Of sliding windows (MMSEG, CrIBo)."""
     mask_size: Count | None = 100
-    """Side at which "squash" compares, in training and in validation (NECO's linear code); None: validation masks at
+    """Side at which "squash" compares, in training and in validation (NeCo's linear code); None: validation masks at
     their own size, training masks at the input's. "slide" does not read it."""
     train_share: Share | None = None
-    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (P-NeCo
-    4.1, NECO; P-PaKA is silent), else all."""
+    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (NeCo
+    4.1, NeCo code; PaKA is silent), else all."""
     epochs: Count | None = None
-    """Passes over the training images; None: 20 (P-PaKA A.2) for "squash"; as `steps` says."""
+    """Passes over the training images; None: 20 (PaKA A.2) for "squash"; as `steps` says."""
     steps: Count | None = None
     """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
     (NeCo A.2)."""
     batch: Count | None = None
-    """Images per step; None: 128 (NECO's linear code) for "squash", 8 (MMSEG, CRIBO: 8 GPUs with 1) for "slide"."""
+    """Images per step; None: 128 (NeCo's linear code) for "squash", 8 (MMSEG, CrIBo: 8 GPUs with 1) for "slide"."""
     sub_batch: Count = 8
     """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
     sums in another order are rounded otherwise."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     """Who takes the steps; PaKA A.2 does not say."""
     momentum: BelowOne = 0.9
-    """Of SGD (P-PaKA A.2)."""
+    """Of SGD (PaKA A.2)."""
     weight_decay: NonNegative = 1e-4
-    """On all parameters (P-PaKA A.2)."""
+    """On all parameters (PaKA A.2)."""
     learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] | None = None
-    """Of the backbone; None: 1e-4 (P-PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
+    """Of the backbone; None: 1e-4 (PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
     several, each is trained, and the one with the best mIoU on the validation images is reported, as NeCo does: that
     choice looks at the images it is measured on."""
     head_factor: Positive = 100.0
-    """Learning rate of the head over that of the backbone (P-PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
+    """Learning rate of the head over that of the backbone (PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
     layer_decay: Share = 1.0
     """Factor on the learning rate from each block to the one before it; 1: none (both papers)."""
     freeze: Natural = 0
@@ -86,19 +86,19 @@ class FinetuneSegmentationConfig:
     drop_path: BelowOne = 0.0
     """Of the last block, rising linearly from 0 at the first, in backbones whose blocks have a place for it."""
     clip: Positive | None = None
-    """Largest norm of the gradient; None: any (MMSEG, CRIBO: clip_grad=None)."""
+    """Largest norm of the gradient; None: any (MMSEG, CrIBo: clip_grad=None)."""
     schedule: Literal["step", "poly"] = "step"
     """"step": times `final_rate` after every `drop_at` epochs. "poly": polynomial down to `final_rate` of the start."""
     drop_at: Count = 20
-    """Epochs; 20 of 20 means never (NECO's linear code)."""
+    """Epochs; 20 of 20 means never (NeCo's linear code)."""
     final_rate: Chance = 0.1
-    """Share of the learning rate (NECO: gamma; NeCo A.2: eta_min)."""
+    """Share of the learning rate (NeCo code: gamma; NeCo A.2: eta_min)."""
     power: NonNegative = 0.9
-    """Of "poly" (MMSEG, CRIBO)."""
+    """Of "poly" (MMSEG, CrIBo)."""
     loss_over: Literal["valid", "all"] = "valid"
     """Cross-entropy is the mean over pixels with a class, or over all of them, those without counting 0 (MMSEG)."""
     decoder_layers: Count = 2
-    """Of Segmenter (MMSEG, CRIBO, Strudel et al.)."""
+    """Of Segmenter (MMSEG, CrIBo, Strudel et al.)."""
     decoder_heads: Count | None = None
     """None: one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
     decoder_drop_path: BelowOne = 0.1

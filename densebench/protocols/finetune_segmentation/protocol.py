@@ -1,14 +1,14 @@
 """End-to-end fine-tuning: backbone and segmentation head are trained together; what counts is where that ends.
 
-Two published ways. `paper` is P-PaKA A.2, B.2 (Tab. 8, 10): a linear head, everything else as in linear segmentation.
-`segmenter` is P-NeCo A.2 (Tab. 4), which runs Segmenter's decoder in mmsegmentation "following" CrIBo; MMSEG is
-mmsegmentation 1.x `configs/segmenter` and its bases, CRIBO the `segmentation` folder of tileb1/CrIBo. The backbone is
+Two published ways. `paper` is PaKA A.2, B.2 (Tab. 8, 10): a linear head, everything else as in linear segmentation.
+`segmenter` is NeCo A.2 (Tab. 4), which runs Segmenter's decoder in mmsegmentation "following" CrIBo; MMSEG is
+mmsegmentation 1.x `configs/segmenter` and its bases, CrIBo the `segmentation` folder of tileb1/CrIBo. The backbone is
 trained as a copy: the one that other protocols measure stays as it is.
 
-Left open by P-PaKA, with the defaults here: optimiser and schedule (those of linear segmentation, on which it
-"builds"), batch size and mask size (NECO's linear code: 128, 100 x 100), drop path (none). A learning rate of 1e-4
-means something else in AdamW than in SGD; the optimiser is an option, and every record states it. Left open by P-NeCo:
-batch size, weight decay and drop path (as CRIBO's configs), and which step is reported (here the last).
+Left open by PaKA, with the defaults here: optimiser and schedule (those of linear segmentation, on which it
+"builds"), batch size and mask size (NeCo's linear code: 128, 100 x 100), drop path (none). A learning rate of 1e-4
+means something else in AdamW than in SGD; the optimiser is an option, and every record states it. Left open by NeCo:
+batch size, weight decay and drop path (as CrIBo's configs), and which step is reported (here the last).
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ class Squashed(Dataset[Any]):
     data: DenseDataset
     size: int
     mask_size: int | None
-    """Side of the masks, brought to the image's size first as NECO does; None keeps their own."""
+    """Side of the masks, brought to the image's size first as NeCo code does; None keeps their own."""
 
     def __len__(self) -> int:
         return len(self.data)

@@ -1,4 +1,4 @@
-"""Pictures of retrieval: query patches beside their nearest patches of the memory, as in figure 5 of P-PaKA."""
+"""Pictures of retrieval: query patches beside their nearest patches of the memory, as in figure 5 of PaKA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densebench.protocols.common.memory import Memory
 from densebench.protocols.protocol import Data
 
 NEIGHBOURS = 5
-"""Shown of each query (P-PaKA C.1)."""
+"""Shown of each query (PaKA C.1)."""
 RIGHT, WRONG = "#21a84a", "#d62728"
 
 

@@ -7,7 +7,7 @@ al. 2023, in the open implementation that PaKA (5.2, A.2) and NeCo (A.2) use, op
 Left open by the papers, with the defaults here: input size (HBIRD's table: 512 px, 504 for patches of 14), passes over
 the augmented memory images (HBIRD's default: 1), which of the two mIoU is printed (both are in every result).
 
-Memory and queries may come from different datasets with the same classes: domain shift, as P-DIP table 2 has it.
+Memory and queries may come from different datasets with the same classes: domain shift, as DIP table 2 has it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class InContextDepthConfig(RetrievalConfig):
     """Settings of in-context depth beside those of the memory (`memory.RetrievalConfig`)."""
 
     presets = {
-        "paper": Preset(source="DIP (P-DIP) 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
+        "paper": Preset(source="DIP 3.1, Tab. 3 and 7: cosine similarity; what is left open as its README"),
         "embedded": Preset(
             source="preset paper with a smaller memory, and depth up to the 20 m of the embedded scenes",
             settings={"memory_size": 25_600, "augmentation_epochs": 1, "max_depth": 20.0},
@@ -27,9 +27,9 @@ class InContextDepthConfig(RetrievalConfig):
     input_size: Count | None = None
     """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
     temperature: Positive = 0.07
-    """Of the softmax over the neighbours' cosine similarities (P-DIP Tab. 7, DIP README)."""
+    """Of the softmax over the neighbours' cosine similarities (DIP Tab. 7, DIP README)."""
     memory_size: Count | None = 10_240_000
-    """Rows of the memory (P-DIP 3.1); None keeps every patch."""
+    """Rows of the memory (DIP 3.1); None keeps every patch."""
     augmentation_epochs: Natural = 2
     """Passes over the memory images (DIP README); 0 takes them as they are."""
     bins: Count = 255

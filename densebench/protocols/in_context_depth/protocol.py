@@ -1,7 +1,7 @@
 """In-context depth: depth by retrieving patches of known depth, without training anything.
 
 The memory of `hummingbird` with other labels: a patch remembers the depth of each of its pixels, a validation patch
-takes over the mean of its nearest patches, weighted by attention. Source: P-DIP 3.1 and Tab. 3 (NYU Depth v2); the
+takes over the mean of its nearest patches, weighted by attention. Source: DIP 3.1 and Tab. 3 (NYU Depth v2); the
 code is DIP `hummingbird/src/hbird_eval.py`, whose depth mode cannot be run as published (no NYU loader, no metric).
 
 Left open there, with the defaults here: retrieved patches are put back in their places (the code upsamples their

@@ -21,26 +21,27 @@ EMBEDDED = Preset(
 
 @dataclass(frozen=True, kw_only=True)
 class LinearHeadConfig(FeatureConfig):
-    """Settings of a linear segmentation head; NECO and LEO are the codes that `linear_segmentation.py` names."""
+    """Settings of a linear segmentation head; NeCo code and LEO are the codes that `linear_segmentation.py` names."""
 
     mask_size: Count = 100
-    """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NECO, LEO)."""
+    """Side of the logits and masks that are compared, in training and for `miou` (NeCo A.2, NeCo code, LEO)."""
     epochs: Count = EPOCHS
-    """20 in PaKA A.2 and NeCo A.2; NECO's and LEO's configs say 25."""
+    """20 in PaKA A.2 and NeCo A.2; NeCo's and LEO's configs say 25."""
     batch: Count = BATCH
-    """Images per step (NECO)."""
+    """Images per step (NeCo code)."""
     learning_rate: Positive = 0.01
-    """Of SGD (PaKA A.2, NECO; LEO has 0.1 or 1 for some models)."""
+    """Of SGD (PaKA A.2, NeCo code; LEO has 0.1 or 1 for some models)."""
     momentum: BelowOne = 0.9
     """Of SGD."""
     weight_decay: NonNegative = 1e-4
     """Of SGD."""
     drop_at: Count = 20
-    """Epochs after which the learning rate falls to `drop_factor` of itself (NECO, LEO): never reached in 20 epochs."""
+    """Epochs after which the learning rate falls to `drop_factor` of itself (NeCo code, LEO): never reached in 20
+    epochs."""
     drop_factor: Positive = 0.1
     """What the learning rate is multiplied by after `drop_at` epochs."""
     train_share: Share | None = None
-    """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NECO, LEO), else all."""
+    """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NeCo code, LEO), else all."""
     loaders: Literal["shuffled", "neco"] = "shuffled"
     """What `shuffle` and `drop_last` are where they are None. "shuffled": yes and no. "neco": VOC is not shuffled and
     loses its last incomplete batch, ADE20K is not shuffled and keeps it, COCO is shuffled and loses it."""
@@ -50,7 +51,7 @@ class LinearHeadConfig(FeatureConfig):
     """Leave out the images of an incomplete last batch."""
     evaluations: Count | None = None
     """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: after every
-    epoch (NECO, LEO)."""
+    epoch (NeCo code, LEO)."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted."""
     examples: Natural = no_score(6)
@@ -74,7 +75,7 @@ class LinearSegmentationConfig(LinearHeadConfig):
         ),
     }
     scale: tuple[Share, Share] = (0.8, 1.0)
-    """Share of the image's area that is cut out (NECO, LEO)."""
+    """Share of the image's area that is cut out (NeCo code, LEO)."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Width over height of the cut."""
     flip: Chance = 0.5

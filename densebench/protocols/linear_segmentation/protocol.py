@@ -1,14 +1,14 @@
 """Linear segmentation: a 1x1 convolution on frozen patch tokens, trained to name the class of every pixel.
 
-Source: NeCo `experiments/linear_segmentation` and Leopart `experiments/linear_probing` (NECO, LEO), which PaKA (5.2,
-A.2) and NeCo (A.2) follow. Tokens of random crops are classified at 100 x 100 pixels, in training and in
+Source: NeCo `experiments/linear_segmentation` and Leopart `experiments/linear_probing` (NeCo code, LEO), which PaKA
+(5.2, A.2) and NeCo (A.2) follow. Tokens of random crops are classified at 100 x 100 pixels, in training and in
 validation; predictions are scored as they are, with no matching. The head comes before the upsampling, which is the
 same function (see `ops/heads.py`).
 
 Left open, with the defaults here. Which head is reported: the code keeps the three best on validation images; `miou`
 is the last one's, `miou_best` the best one's. At which size: training watches 100 x 100 pixels, but the script that
 both READMEs name for evaluation (`eval_linear.py`) reads a saved head at the input's 448, which is `miou_input`.
-Whether training images are shuffled: papers do not say, LEO does, NECO does not on VOC and ADE20K.
+Whether training images are shuffled: papers do not say, LEO does, NeCo code does not on VOC and ADE20K.
 
 `linear_segmentation_cached` is another protocol by the same code: it trains on the images as they are, squashed, so
 that their features are read from the cache and twenty epochs cost one pass of the backbone.
@@ -63,7 +63,7 @@ from densebench.views.segmentation import Mirror, SegmentationViews
 C = TypeVar("C", bound=LinearHeadConfig)
 
 NECO_LOADERS = {"voc": (False, True), "ade20k": (False, False), "coco": (True, True)}
-"""NECO's (shuffle, drop_last) by dataset; others, Cityscapes among them, are (True, False)."""
+"""NeCo code's (shuffle, drop_last) by dataset; others, Cityscapes among them, are (True, False)."""
 
 
 class LinearHeadProtocol(Protocol[C]):

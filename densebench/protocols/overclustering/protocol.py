@@ -1,9 +1,10 @@
 """Overclustering: k-means on validation patches, clusters matched to classes, mIoU at 100 x 100 pixels.
 
-Source: Leopart and NeCo `experiments/overcluster` (LEO, NECO), which PaKA (5.2, A.2) follows: tokens of the validation
-split are standardised, reduced to 50 dimensions by PCA and clustered with faiss k-means; K = number of classes is
-matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching (the papers describe
-one; the code has none). No features are held per image: moments, training rows and contingency tables are streamed.
+Source: Leopart and NeCo `experiments/overcluster` (LEO, NeCo code), which PaKA (5.2, A.2) follows: tokens of the
+validation split are standardised, reduced to 50 dimensions by PCA and clustered with faiss k-means; K = number of
+classes is matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching (the papers
+describe one; the code has none). No features are held per image: moments, training rows and contingency tables are
+streamed.
 
 Two things differ from the code and change no result that is reproducible there: PCA is exact over all tokens (faiss
 trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn. Unless faiss is

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.features.spec import ReadBatch
-from densebench.model_zoo.backbone import BackboneInfo, Read
+from densebench.features.spec import KeyedBatch
+from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.ops import clustering, cosine_kmeans, information, matching
 from densebench.ops.confusion import (
     ConfusionMatrix,
@@ -43,7 +43,7 @@ class Reads:
     """Streams the reads of one study."""
 
     config: PositionalEffectConfig
-    reads: tuple[Read, ...]
+    reads: tuple[FeatureKey, ...]
     context: Context
 
     def stream(
@@ -53,7 +53,7 @@ class Reads:
         title: str,
         labels: Labels | None = None,
         batch_size: int | None = None,
-    ) -> Iterator[ReadBatch]:
+    ) -> Iterator[KeyedBatch]:
         """Yield the maps of all reads, one image batch after another."""
         yield from sweeps.stream_reads(
             self.context,
@@ -93,7 +93,7 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
     return [one.centroids for one in fits], [sum(map(float, last)) / max(len(last), 1) for last in losses]
 
 
-def _whole_batches(stream: Iterator[ReadBatch], size: int) -> Iterator[tuple[Tensor, ...]]:
+def _whole_batches(stream: Iterator[KeyedBatch], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield the maps (size, D, h, w) of each read: a batch is a step, whatever the cache holds.
 
     Streams end a batch where cached and missing images alternate; steps of fewer images would change the clusters.

@@ -12,7 +12,7 @@ from densebench.protocols.common.sweep_config import PAPER, SweepConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PositionalEffectConfig(SweepConfig):
-    """Settings of the positional-effect study (P-POS 2.1, A.2)."""
+    """Settings of the positional-effect study (POS 2.1, A.2)."""
 
     presets = {
         "paper": Preset(source=f"{PAPER}, 2.1 to 2.3 and A.2"),
@@ -34,24 +34,24 @@ class PositionalEffectConfig(SweepConfig):
     clusters: Count | None = None
     """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
     extra_clusters: Natural = 0
-    """Clusters beyond the classes: 70 in P-POS A.5."""
+    """Clusters beyond the classes: 70 in POS A.5."""
     matching: Literal["hungarian", "precision"] = "hungarian"
-    """One-to-one over the whole test set (P-POS 2.2); "precision" gives each cluster its best class, which P-POS A.5
+    """One-to-one over the whole test set (POS 2.2); "precision" gives each cluster its best class, which POS A.5
     leaves open and NeCo and Leopart do where clusters outnumber classes."""
     steps: Count = 5000
-    """Of the online k-means (P-POS A.2)."""
+    """Of the online k-means (POS A.2)."""
     batch: Count = 24
-    """Images per step (P-POS A.2)."""
+    """Images per step (POS A.2)."""
     learning_rate: Positive = 5e-3
     """Of Adam on the centroids."""
     init_batches: Count = 96
-    """Batches whose principal components are the initial centroids (P-POS A.2)."""
+    """Batches whose principal components are the initial centroids (POS A.2)."""
     cell: Count = 1
     """Side in pixels of one position. Larger cells need less memory and have less bias, and hide what varies within."""
     groups: Count = 10
     """Image groups of the jackknife."""
     locality: Literal["patches", "all", "none"] | None = None
-    """Tokens between which a sweep measures the locality bias I(K, Q) of P-POS 3.3: patches alone, renormalised, or
-    class token and registers too; None: patches where the backbone gives attention, else none. P-POS is silent."""
+    """Tokens between which a sweep measures the locality bias I(K, Q) of POS 3.3: patches alone, renormalised, or
+    class token and registers too; None: patches where the backbone gives attention, else none. POS is silent."""
     examples: Natural = no_score(6)
     """Images in the example grid."""

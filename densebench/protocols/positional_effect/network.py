@@ -1,7 +1,7 @@
-"""The positional-effect study of a whole network: every layer and facet, locality bias, correlations (P-POS 2.4, 3).
+"""The positional-effect study of a whole network: every layer and facet, locality bias, correlations (POS 2.4, 3).
 
 The second half of `positional_effect.py`, which has the settings and their sources. All reads come from one forward
-pass per image. For each facet the layer of the best mIoU is reported (P-POS 2.4); the record has all of them.
+pass per image. For each facet the layer of the best mIoU is reported (POS 2.4); the record has all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from densebench.model_zoo.backbone import BackboneInfo, Read
+from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.positional_effect.clusters import Assigned, Positions, Reads
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from densebench.protocols.positional_effect.config import PositionalEffectConfig
 
 
-def estimate(config: PositionalEffectConfig, reads: Sequence[Read], backbone: BackboneInfo, data: Data) -> Estimate:
+def estimate(
+    config: PositionalEffectConfig, reads: Sequence[FeatureKey], backbone: BackboneInfo, data: Data
+) -> Estimate:
     """Return feature passes, the larger of what training and counting hold, and the arithmetic of the clusters.
 
     Training holds the maps of one batch of all reads and their second moments, counting the position tables.

@@ -77,7 +77,7 @@ def pictures_of(study: Study, assigned: Assigned, data: Data) -> dict[str, bytes
 
 
 def _aggregates(study: Study, aggregated: Sequence[Picture], real: Picture, legend: tuple[Any, Any, Any]) -> bytes:
-    """Return the aggregated maps (P-POS 2.2), facets below and layers beside each other, the ground truth last."""
+    """Return the aggregated maps (POS 2.2), facets below and layers beside each other, the ground truth last."""
     places: dict[str, dict[Any, Picture]] = {facet: {} for facet in study.best}
     for read, picture in zip(study.reads, aggregated, strict=True):
         places[read.facet][sweeps.label(read, study.depth).removeprefix(f"{read.facet} ")] = picture

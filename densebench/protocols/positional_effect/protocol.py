@@ -3,7 +3,7 @@
 Features are clustered by cosine similarity, every pixel gets a cluster, and the mutual information of position and
 cluster is divided by the clusters' entropy (NMI). The same is done for the ground truth, whose NMI is the positional
 structure that belongs to the data. Source: "Unsupervised Semantic Segmentation Facilitates Model Understanding"
-(P-POS), 2.1 to 2.3 and A.2. With `layers` and `facets` it becomes the study of a whole network, P-POS 2.4 and 3
+(POS), 2.1 to 2.3 and A.2. With `layers` and `facets` it becomes the study of a whole network, POS 2.4 and 3
 (`network.py`).
 
 Left open by the paper, with the defaults here: image size (448, which shares the feature pass with overclustering),
@@ -29,7 +29,7 @@ from densebench.figures import kit as figures
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
-from densebench.protocols.common.sweeps import reads_of
+from densebench.protocols.common.sweeps import feature_keys
 from densebench.protocols.positional_effect import network
 from densebench.protocols.positional_effect.clusters import Assigned, Positions, Reads, Score, assign, fit
 from densebench.protocols.positional_effect.config import PositionalEffectConfig
@@ -80,7 +80,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     def estimate(self, config: PositionalEffectConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, the larger of training batch and count tables, and the arithmetic of the clusters."""
-        reads = reads_of(config, backbone)
+        reads = feature_keys(config, backbone)
         if len(reads) > 1:
             return network.estimate(config, reads, backbone, data)
         spec = config.spec
@@ -95,7 +95,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
     def run(self, config: PositionalEffectConfig, data: Data, context: Context) -> Measurement:
         """Cluster the training split, assign every validation pixel, count positions."""
-        reads = Reads(config, reads_of(config, context.features.info), context)
+        reads = Reads(config, feature_keys(config, context.features.info), context)
         centroids, losses = fit(reads, data.train)
         found = assign(reads, centroids, data)
         if config.layers is not None:

@@ -1,4 +1,4 @@
-"""What the study of a whole network finds: the scores of all reads, and what is derived from them (P-POS 2.4, 3)."""
+"""What the study of a whole network finds: the scores of all reads, and what is derived from them (POS 2.4, 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from densebench.model_zoo.backbone import Read
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.positional_effect.clusters import Score
@@ -32,7 +32,7 @@ class Points:
 class Study:
     """The scores of all reads, and what is derived from them."""
 
-    reads: tuple[Read, ...]
+    reads: tuple[FeatureKey, ...]
     scores: list[Score]
     truth: information.MutualInformation
     depth: int
@@ -64,7 +64,7 @@ class Study:
         ]
 
     def final_norm(self) -> dict[str, Any]:
-        """Return the last tokens before and after the final norm (P-POS A.11, table 4), {} where not both are read."""
+        """Return the last tokens before and after the final norm (POS A.11, table 4), {} where not both are read."""
         last = {read.norm: s for read, s in zip(self.reads, self.scores, strict=True) if self._is_last_token(read)}
         if len(last) < 2:
             return {}
@@ -73,7 +73,7 @@ class Study:
             for name, value in (("miou", lambda s: round(s.miou, 4)), ("nmi", lambda s: round(s.information.nmi, 6)))
         }
 
-    def _is_last_token(self, read: Read) -> bool:
+    def _is_last_token(self, read: FeatureKey) -> bool:
         return read.facet == "token" and read.layer == self.depth - 1
 
     def locality_facts(self, tokens: str | None, n_images: int) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Study:
         }
 
     def points(self) -> dict[str, Points]:
-        """Return what figure 9 of P-POS plots: mIoU (log) over NMI, and NMI of keys and queries over locality.
+        """Return what figure 9 of POS plots: mIoU (log) over NMI, and NMI of keys and queries over locality.
 
         Reads with mIoU 0 have no logarithm and are left out; so is the ablation of the final norm.
         """

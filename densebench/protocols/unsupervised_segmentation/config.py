@@ -42,9 +42,9 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     "stuff": that, and its classes that are no objects, such as sky and floor."""
     train_split: str | None = None
     """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
-    split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (P-NeCo A.2; LEO, NECO)."""
+    split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (NeCo A.2; LEO, NeCo code)."""
     attention_mass: Share = 0.7
-    """Share of the attention's mass that is foreground: P-NeCo A.2 says 0.7, the code has 0.65."""
+    """Share of the attention's mass that is foreground: NeCo A.2 says 0.7, the code has 0.65."""
     blur_sigma: Positive = 0.6
     """Deviation in patches of the Gaussian, 7 patches wide, that attention is blurred with."""
     min_component: Natural = 3
@@ -56,13 +56,13 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     of the training images, rounded to a multiple of 0.05."""
     objects: Count | None = None
     """Clusters of the foreground for `miou_cbfe`, and the communities to aim at; None: the classes but background. With
-    background they are matched to classes one to one if there are as many, else by precision (LEO, NECO)."""
+    background they are matched to classes one to one if there are as many, else by precision (LEO, NeCo code)."""
     object_seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
     """Of the k-means for `miou_cbfe`; scores are means over them."""
     community_detection: Literal["infomap"] | None = "infomap"
     """None stops at `miou_cbfe` and needs no further package."""
     k_community: Count = 189
-    """Clusters of the foreground that become communities. 189, 0.07 and 1.2 are P-NeCo's, tuned on the ground truth of
+    """Clusters of the foreground that become communities. 189, 0.07 and 1.2 are NeCo's, tuned on the ground truth of
     VOC `train` for NeCo's ViT-S/14."""
     weight_threshold: Chance = 0.07
     """Share of each other's neighbours from which two clusters are linked."""

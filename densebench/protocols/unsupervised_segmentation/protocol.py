@@ -1,6 +1,6 @@
 """Fully unsupervised segmentation: foreground from attention, clusters of it, clusters side by side become objects.
 
-Source: Leopart and NeCo `experiments/fully_unsup_seg` (LEO, NECO), described in P-NeCo A.2. Tokens of training and
+Source: Leopart and NeCo `experiments/fully_unsup_seg` (LEO, NeCo code), described in NeCo A.2. Tokens of training and
 validation images are standardised, reduced to 50 dimensions and clustered; clusters that lie where the class token
 attends are foreground (cluster-based foreground extraction, CBFE). The foreground is clustered again, finely, and
 Infomap merges clusters that keep occurring side by side into communities (CD), which are matched to classes one to one.
@@ -80,12 +80,12 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
     )
     shrink_hint = "Take fewer clusters, such as --set unsupervised_segmentation.k_fg_extraction=100."
 
-    def unserved(self, data: DatasetInfo) -> str:
+    def missing_targets(self, data: DatasetInfo) -> str:
         """Return what a dataset lacks: masks, or a class that is background."""
         no_background = "" if _background(data) else f"{self.name} needs a background class, which {data.name} lacks"
-        return super().unserved(data) or no_background
+        return super().missing_targets(data) or no_background
 
-    def unfit(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo) -> str:
+    def unsupported_reason(self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo) -> str:
         """Return what the backbone or the machine lacks: a class token, its attention, or Infomap."""
         if not backbone.has_class_token or not backbone.prefix:
             return f"{self.name} needs a class token, which {backbone.name} does not have"
@@ -106,7 +106,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         self, config: UnsupervisedSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> UnsupervisedSegmentationConfig:
         """Fill in the input size, the background, the training split, the number of objects and the k-means."""
-        lacking = self.unfit(config, backbone) or self.unserved(data)
+        lacking = self.unsupported_reason(config, backbone) or self.missing_targets(data)
         if lacking:
             raise UsageError(f"{lacking}.")
         given = config.background

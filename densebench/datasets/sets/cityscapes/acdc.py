@@ -5,7 +5,7 @@ Expected below the data root (the root itself, `acdc/` or `ACDC/`), or rgb_anon_
     rgb_anon/{fog,night,rain,snow}/{train,val}/SEQUENCE/ID_rgb_anon.png
     gt/{fog,night,rain,snow}/{train,val}/SEQUENCE/ID_gt_labelIds.png
 
-For the domain shift of P-DIP table 2: `--dataset acdc --train-dataset cityscapes`.
+For the domain shift of DIP table 2: `--dataset acdc --train-dataset cityscapes`.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ class CocoThings(CocoMaps):
         with decoding(path, "a panoptic mask", index) as image:
             if image.mode != "RGB":
                 raise DatasetError(f"{path} is a {image.mode} image; expected an RGB PNG of panoptic segment ids.")
-            colours = np.array(image).astype(np.uint32)
-        segments = colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
+            colors = np.array(image).astype(np.uint32)
+        segments = colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16
         try:
             categories = self._segments.categories(self.ids[index], segments)
         except KeyError as error:
