@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -193,17 +194,30 @@ class _Watch:
     def close(self, now: bool) -> None:
         """Let go of the workers; `now` ends those that are still at work."""
         if now:
-            alive = [worker for worker in self.workers if worker.is_alive()]
-            for worker in alive:
-                worker.terminate()
-            for worker in alive:
-                worker.join(0.5)
-                if worker.is_alive():
-                    with contextlib.suppress(RuntimeError):  # torch tells that it was killed, which is known
+            with _ends_expected():
+                alive = [worker for worker in self.workers if worker.is_alive()]
+                for worker in alive:
+                    worker.terminate()
+                for worker in alive:
+                    worker.join(0.5)
+                    if worker.is_alive():
                         worker.kill()
                         worker.join(1)
         if _Watch.latest is self:
             _Watch.latest = None
+
+
+@contextlib.contextmanager
+def _ends_expected() -> Iterator[None]:
+    """Keep torch's handler from raising in the midst of it that children ended, which were told to."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _start_worker(worker: int) -> None:
