@@ -21,21 +21,11 @@ from PIL import Image
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.memo import remembered
 from densebench.core.paths import file_state
-from densebench.datasets.dataset import (
-    VOID,
-    DatasetInfo,
-    DenseDataset,
-    Root,
-    Transforms,
-    decoding,
-    json_digest,
-    read_image,
-    read_labels,
-    read_size,
-)
+from densebench.datasets.dataset import VOID, DatasetInfo, DenseDataset, Root, Transforms, json_digest
 from densebench.datasets.io import archives as packing
 from densebench.datasets.io.archive_index import COMPRESSED, SUFFIXES, unpacking
 from densebench.datasets.io.archives import read_bytes, split
+from densebench.datasets.io.decode import decoding, read_image, read_labels, read_size
 from densebench.datasets.io.id_lists import read_ids
 from densebench.datasets.io.label_files import Color, Published, check_order, color_of, read_palette
 from densebench.datasets.io.left_out import GENERATED, unread, without_image

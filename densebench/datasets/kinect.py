@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.dataset import decoding
+from densebench.datasets.io.decode import decoding
 
 PLAUSIBLE = (0.3, 15.0)
 """Metres that the farthest pixel of a Kinect image lies within; the sensor measures 0.5 to 10."""

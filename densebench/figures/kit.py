@@ -251,9 +251,9 @@ def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Se
         figure.legend(handles=handles, loc="outside right center", fontsize=6.5, frameon=False, ncols=columns)
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG bytes."""
+def png(figure: Figure, dpi: int = 130) -> bytes:
+    """Return a figure as PNG, the same bytes for the same figure."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

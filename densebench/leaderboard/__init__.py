@@ -72,11 +72,12 @@ def write_leaderboard(
     files: dict[str, str | bytes] = {}
     pictures: dict[Table, list[str]] = {}
     if "png" in formats:
-        from densebench.leaderboard import drawing, plots  # matplotlib takes a second to import
+        from densebench.figures.kit import png  # matplotlib takes a second to import
+        from densebench.leaderboard import drawing, plots
 
         for table, figures in plots.figures(rows, printed, records, report).items():
             for name, figure in figures.items():
-                files[f"plots/{name}.png"] = drawing.png(figure)
+                files[f"plots/{name}.png"] = png(figure, drawing.DPI)
                 pictures.setdefault(table, []).append(f"plots/{name}.png")
     for table, name, content in _study(results, records, rows, formats, report):
         files[name] = content
@@ -128,6 +129,7 @@ def _study(
         yield ("", "", ""), "positional_study.csv", to_csv(best)
     if not found or "png" not in formats:
         return
+    from densebench.figures.kit import png
     from densebench.leaderboard import drawing, layers
 
     styles = drawing.styles(rows)
@@ -135,7 +137,7 @@ def _study(
     members = tables(rows)
     for table, sweeps in found.items():
         stem = f"plots/{slug('--'.join(table))}"
-        yield table, f"{stem}--correlation.png", drawing.png(layers.correlation(sweeps, members[table], looks))
+        yield table, f"{stem}--correlation.png", png(layers.correlation(sweeps, members[table], looks), drawing.DPI)
         facet = positional.shared_facet(sweeps)
         if facet is None:
             continue

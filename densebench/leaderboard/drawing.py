@@ -5,14 +5,12 @@ Figures are built without pyplot, so nothing global changes. A model has one col
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
@@ -49,14 +47,6 @@ class Name(NamedTuple):
     y: float
     style: Style | None
     """None: a published value, in grey."""
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
-    out = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    return out.getvalue()
 
 
 def styles(rows: Iterable[Row]) -> dict[str, Style]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.paths import write_atomically
 from densebench.core.regular import parse_json, read_text
-from densebench.datasets.dataset import decoding
+from densebench.datasets.io.decode import decoding
 from densebench.datasets.io.label_files import read_stored
 
 ABOUT = "pseudolabels.json"

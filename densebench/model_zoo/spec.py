@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from densebench.core.errors import UsageError
+from densebench.core.lists import split_list
 from densebench.core.registry import unknown_name
 from densebench.model_zoo.families import FAMILIES, MODELS, ModelSpec
 
@@ -91,13 +92,7 @@ def check_name(name: object, what: str) -> None:
 
 def split_models(text: str) -> list[str]:
     """Return the models of a comma-separated list; a comma inside the path of a file that exists parts nothing."""
-    parts, found = text.split(","), []
-    while parts:
-        joined = [",".join(parts[:n]) for n in range(len(parts), 1, -1)]
-        first = next((each for each in joined if _ends_in_a_file(each)), parts[0])
-        parts = parts[first.count(",") + 1 :]
-        found.append(first.strip())
-    return [each for each in found if each]
+    return split_list(text, _ends_in_a_file)
 
 
 def weights_in(text: str | Path) -> tuple[Path, str]:

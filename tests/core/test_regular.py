@@ -19,7 +19,8 @@ from densebench.core import paths, regular
 from densebench.core.config import read_toml
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.datasets import DATASETS, dataset
-from densebench.datasets.dataset import read_image, read_mat
+from densebench.datasets.io import decode
+from densebench.datasets.io.decode import read_image, read_mat
 from densebench.datasets.io.id_lists import read_ids
 from densebench.datasets.sets.nyu.mat import hdf5
 
@@ -173,8 +174,8 @@ def test_a_broken_orientation_tag_is_nothing_to_warn_of(tmp_path):
     torn = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0"
     Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=torn)
     with warnings.catch_warnings(record=True) as said:
-        dataset._formats.cache_clear()  # where they are turned off
+        decode._formats.cache_clear()  # where they are turned off
         read_image(tmp_path / "x.jpg")
         dataset._is_sideways(Image.open(tmp_path / "x.jpg"))
-    dataset._formats.cache_clear()
+    decode._formats.cache_clear()
     assert not said

@@ -10,7 +10,7 @@ from PIL import Image
 
 from densebench.core.errors import DatasetError
 from densebench.datasets import DATASETS, load_dataset
-from densebench.datasets.dataset import read_labels
+from densebench.datasets.io.decode import read_labels
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
 from tests.datasets.writers import export

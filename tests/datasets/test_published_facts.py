@@ -4,7 +4,7 @@ import pytest
 
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.datasets import DATASETS
-from densebench.datasets.dataset import read_mat
+from densebench.datasets.io.decode import read_mat
 from densebench.datasets.sets.pascal_context import CATEGORIES
 from densebench.datasets.sets.pascal_part import ENDINGS
 

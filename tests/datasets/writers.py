@@ -6,13 +6,17 @@ five to eight (see `ten_points`).
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 from densebench.core.errors import UsageError
 from densebench.datasets import DATASETS
@@ -73,7 +77,7 @@ def _parts(data: DenseDataset, to: Target, split: str) -> None:
         ]
         thing = {"class": "cat", "class_ind": 8, "mask": (sample.mask < len(PARTS)).astype(np.uint8), "parts": parts}
         name = f"{_VOC10}/Annotations_Part/{sample.id}.mat"
-        to.save_mat({"anno": {"imname": sample.id, "objects": [thing]}}, name, do_compression=True)
+        save_mat(to, {"anno": {"imname": sample.id, "objects": [thing]}}, name, do_compression=True)
 
 
 def _nyu(data: DenseDataset, to: Target, split: str) -> None:
@@ -120,6 +124,13 @@ def _spair(data: DenseDataset, to: Target, split: str) -> None:
     to.write(f"SPair-71k/Layout/large/{split}.txt", "".join(lines))
 
 
+def save_mat(to: Target, variables: Mapping[str, Any], name: str, **options: Any) -> None:
+    """Write a MATLAB file, with a header that does not say when."""
+    buffer = io.BytesIO()
+    savemat(buffer, dict(variables), **options)
+    to.write(name, b"MATLAB 5.0 MAT-file, by densebench".ljust(116) + buffer.getvalue()[116:])
+
+
 def ten_points(xy: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return ten points, (10, 2), for the K of a thing, (K, 2) with 5 <= K <= 10: these, then midpoints.
 
@@ -147,7 +158,7 @@ def _pf_willow(data: DenseDataset, to: Target, split: str) -> None:
         for index, xy in whole[name].items():
             stem = f"PF-dataset/{group}/{data.ids[index]}"
             to.save(data.image(index), f"{stem}.png")
-            to.save_mat({"pts_coord": ten_points(xy).T}, f"{stem}.mat")
+            save_mat(to, {"pts_coord": ten_points(xy).T}, f"{stem}.mat")
 
 
 def _millimetres(depth: NDArray[np.float32]) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image
 from densebench.cli import main
 from densebench.core.errors import CorruptFileError, DatasetError, LoaderError, UsageError
 from densebench.datasets import DATASETS
-from densebench.datasets.dataset import read_labels
+from densebench.datasets.io.decode import read_labels
 from densebench.methods import SEGMENTERS, pseudolabels
 from densebench.methods.label_folder import LabelFolder, read_map, write_map
 from densebench.methods.pseudolabels import nearest_images, pseudolabel

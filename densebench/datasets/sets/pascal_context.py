@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.dataset import DatasetInfo, Root, Transforms, read_mat
+from densebench.datasets.dataset import DatasetInfo, Root, Transforms
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
+from densebench.datasets.io.decode import read_mat
 from densebench.datasets.io.palettes import voc_palette
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_context", ".")

@@ -22,16 +22,9 @@ from numpy.typing import NDArray
 from densebench.core.errors import DatasetError
 from densebench.core.memo import remembered
 from densebench.core.paths import file_state
-from densebench.datasets.dataset import (
-    VOID,
-    DatasetInfo,
-    Root,
-    Transforms,
-    json_digest,
-    read_image,
-    read_mat,
-)
+from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms, json_digest
 from densebench.datasets.files import FileDataset, find_tree, read_split, table
+from densebench.datasets.io.decode import read_image, read_mat
 from densebench.datasets.io.palettes import voc_palette
 
 PLACES = ("VOCdevkit/VOC2010", "VOC2010", "pascal_part", ".")

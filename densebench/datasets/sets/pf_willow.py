@@ -16,8 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms, read_mat
+from densebench.datasets.dataset import DatasetInfo, Keypoints, Root, Transforms
 from densebench.datasets.files import find_trees
+from densebench.datasets.io.decode import read_mat
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.pairs import PairedDataset
 

@@ -20,7 +20,8 @@ import numpy as np
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.paths import write_new
 from densebench.core.progress import Progress
-from densebench.datasets.dataset import VOID, decoding, read_labels
+from densebench.datasets.dataset import VOID
+from densebench.datasets.io.decode import decoding, read_labels
 from densebench.datasets.io.id_lists import ids_of, read_lines
 from densebench.datasets.io.label_files import color_of
 from densebench.datasets.names import DATASETS

@@ -8,7 +8,7 @@ JPEG loses; label maps lose nothing.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,6 @@ class Target:
         else:
             image.save(buffer, "PNG")
         self.write(name, buffer.getvalue())
-
-    def save_mat(self, variables: Mapping[str, Any], name: str, **options: Any) -> None:
-        """Write a MATLAB file, with a header that does not say when."""
-        from scipy.io import savemat
-
-        buffer = io.BytesIO()
-        savemat(buffer, dict(variables), **options)  # type: ignore[arg-type]  # its stubs do not know open files
-        self.write(name, b"MATLAB 5.0 MAT-file, by densebench".ljust(116) + buffer.getvalue()[116:])
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file; raises UsageError where another one is there."""

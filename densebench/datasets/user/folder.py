@@ -10,7 +10,8 @@ from typing import ClassVar
 from PIL import Image
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.dataset import DatasetInfo, DenseDataset, Transforms, read_image
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, Transforms
+from densebench.datasets.io.decode import read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of image files, in any case."""

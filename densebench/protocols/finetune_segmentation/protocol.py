@@ -96,9 +96,9 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
         tokens = (side // backbone.patch) ** 2
         looks = len(plan.looks) * len(plan.rates) * len(data.val)
         train = plan.steps * plan.batch * len(plan.rates)
-        block = 24 * backbone.width**2 + 4 * tokens * backbone.width  # as densebench.runner.plan counts a pass
-        back = 2.0 * train * tokens * block * (backbone.depth - config.freeze)
-        second_windows = looks * tokens * block * backbone.depth if config.pipeline == "slide" else 0.0  # aspect 4:3
+        forth = backbone.token_flops(tokens)
+        back = 2.0 * train * forth * (1 - config.freeze / backbone.depth)
+        second_windows = looks * forth if config.pipeline == "slide" else 0.0  # aspect 4:3
         return Estimate(
             features={"train": (spec, train), "val": (spec, looks)},
             uncached=frozenset({"train", "val"}),

@@ -138,7 +138,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         lloyd = sum(2.0 * dims * run.k * r * config.n_iter * config.n_redo for run, r in zip(runs, rows, strict=True))
         assign = 2.0 * dims * n * height * width * sum(run.k * 3 for run in runs)
         tokens = height * width + backbone.prefix
-        attention = n * tokens * backbone.depth * (24 * backbone.width**2 + 4 * tokens * backbone.width)
+        attention = n * backbone.token_flops(tokens)
         return Estimate(
             features={"train": (spec, n_train), "val": (spec, n_val)},
             bank_bytes=4 * dims * (max(rows[0], sum(rows[1:])) + max(rows)) + ATTENTION_BYTES,

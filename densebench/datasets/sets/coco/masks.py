@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.core.errors import DatasetError
-from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms, decoding, json_digest
+from densebench.datasets.dataset import VOID, DatasetInfo, Root, Transforms, json_digest
 from densebench.datasets.files import WRONG, FileDataset, Tree, find_tree, read_split
+from densebench.datasets.io.decode import decoding
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.sets.coco import index as coco_index
 from densebench.datasets.sets.coco.classes import STUFF_15, STUFF_27, STUFF_171, THINGS_12, THINGS_80, ClassMerge

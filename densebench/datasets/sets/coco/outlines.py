@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from densebench.datasets.dataset import MOST_PIXELS
+from densebench.datasets.io.decode import MOST_PIXELS
 
 FARTHEST = 100_000
 """Pixels; a point farther away than the side of any image is a mistake."""

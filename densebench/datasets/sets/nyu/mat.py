@@ -26,8 +26,9 @@ from PIL import Image
 from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.memo import remembered
 from densebench.core.paths import file_digest, file_state
-from densebench.datasets.dataset import DatasetInfo, json_digest, read_mat
+from densebench.datasets.dataset import DatasetInfo, json_digest
 from densebench.datasets.io.archives import opened
+from densebench.datasets.io.decode import read_mat
 from densebench.datasets.kinect import checked_metres
 
 NAME, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
