@@ -126,9 +126,9 @@ def kmeans(
         seed: >= 0; equal seeds give equal centroids on one backend, and nearly equal ones across backends.
         n_iter: Lloyd iterations per restart.
         n_redo: restarts; the one with the best objective wins, the first of those within a part in 1e9.
-        backend: ``auto`` is torch, which stays on the device and, by skipping distances, is faster than faiss on a CPU
-            too (``benchmarks/kmeans.py``). faiss's own iterations read rows on the host, so for rows on a GPU faiss
-            finds the nearest centroids there and the rest is the torch backend's.
+        backend: ``auto`` is torch, which stays on the device and does not depend on the processor. faiss's own
+            iterations read rows on the host, so for rows on a GPU faiss finds the nearest centroids there and the rest
+            is the torch backend's. ``benchmarks/kmeans.py`` times both.
         spherical: normalise the centroids after each iteration.
         max_points_per_centroid: faiss's default 256; the published overclustering keeps it.
     """

@@ -165,16 +165,15 @@ def test_nearest_centroids_fall_by_rule(monkeypatch):
         assert torch.equal(lloyd.assign(x, centroids), expected)
 
 
-def test_k_means_of_duplicates_does_not_depend_on_bounds_blocks_or_threads(monkeypatch):
+def test_k_means_of_duplicates_does_not_depend_on_blocks_or_threads(monkeypatch):
     x = randn(90, 6).repeat(4, 1)
     start, before = x[:70], torch.get_num_threads()
-    plain, objective = lloyd.lloyd(x, start, 12, prune=False)
-    monkeypatch.setattr(lloyd, "GROUP_SIZE", 5)
+    plain, objective = lloyd.lloyd(x, start, 12)
     try:
         for n_threads, rows in ((1, 37), (2, 101)):
             torch.set_num_threads(n_threads)
             monkeypatch.setattr(lloyd, "ROWS", rows)
-            found, again = lloyd.lloyd(x, start, 12, prune=True)
+            found, again = lloyd.lloyd(x, start, 12)
             assert torch.equal(lloyd.assign(x, found), lloyd.assign(x, plain))
             assert again == pytest.approx(objective, rel=1e-12)
     finally:
