@@ -1,6 +1,6 @@
-"""Turning cluster ids into class ids: one-to-one by IoU, or many-to-one by precision or IoU.
+"""Turning cluster ids into class ids: one-to-one by IoU, many-to-one by precision or IoU, or the one after the other.
 
-Both read a confusion table (C, K), rows = ground truth, and return ``mapping`` (K,) for
+All read a confusion table (C, K), rows = ground truth, and return ``mapping`` (K,) for
 :func:`densebench.ops.confusion.counts`. As in open-hummingbird-eval and Leopart (``PredsmIoU``), a cluster that
 finds no class becomes class 0, and the matching is one for the whole evaluation set.
 """
@@ -55,3 +55,15 @@ def many_to_one(table: Tensor, by: Literal["precision", "iou"] = "precision") ->
     for overclustering, and nothing after it (``eval_overcluster.py``).
     """
     return torch.from_numpy(scores(table, by).cpu().numpy().argmax(0))  # numpy's argmax is the first maximum
+
+
+def greedy_hungarian(table: Tensor) -> Tensor:
+    """Return the (K,) mapping of `many_to_one` by precision with its groups matched again, one to one by IoU.
+
+    As the texts of PaKA (5.2, A.2) and NeCo (A.2) describe overclustering: clusters with one best class are merged, and
+    Hungarian matches the merged ones with classes. Their public code does the one or the other. A group may move to
+    another class, even to one that no cluster had as its best, so the sum of IoU over classes never falls.
+    """
+    greedy = many_to_one(table, "precision")
+    grouped = torch.zeros_like(table[:, :1]).repeat(1, len(table)).index_add_(1, greedy.to(table.device), table)
+    return hungarian(grouped)[greedy]

@@ -129,11 +129,14 @@ def test_presets_say_what_is_published():
     hbird, dip = resolve("open-hummingbird-v2"), resolve("dip")
     for config in (hbird, dip):
         assert (config.neighbours, config.memory_size, config.augmentation_epochs) == (30, 10_240_000, 2)
-        assert (config.std, config.fractions, config.void_to) == ((0.229, 0.224, 0.255), (1,), 0)
+        assert (config.std, config.void_to) == ((0.229, 0.224, 0.255), 0)
+    assert (hbird.fractions, dip.fractions) == ((1,), (1, 8, 64, 128))
     assert (hbird.similarity, hbird.temperature, hbird.memory_dtype) == ("cosine", 0.02, "float32")
     assert (hbird.absent, hbird.ignore, hbird.search) == ("zero", "dataset", "exact")
     assert (dip.similarity, dip.temperature, dip.memory_dtype) == ("l2", 0.07, "float16")
     assert (dip.absent, dip.ignore, dip.search) == ("skip", "void", "exact")
+    paper, scann = resolve("paper"), resolve("paper-scann")
+    assert (paper.search, scann) == ("exact", dataclasses.replace(paper, search="scann"))
 
 
 def test_a_memory_of_half_precision_holds_half_and_answers_alike(data):

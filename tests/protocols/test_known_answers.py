@@ -128,6 +128,20 @@ def test_overclustering_with_more_clusters_is_matched_by_precision(data, tmp_pat
     assert found["miou@K=7"].value == pytest.approx(100.0)
 
 
+def test_overclustering_as_the_papers_write_matches_any_number_twice(data, tmp_path):
+    found, result, _ = measure(
+        "overclustering", toys.ColorBackbone(), data, tmp_path, clusters=(4, 7), matching="greedy_hungarian"
+    )
+    assert [found[f"miou@K={k}"].value for k in (4, 7)] == pytest.approx([100.0, 100.0])
+    assert result.facts["matching"] == dict.fromkeys(("K=4", "K=7"), "precision, then hungarian")
+    noise = [
+        measure("overclustering", toys.ShuffledBackbone(), data, tmp_path, clusters=(40,), matching=matching)[0]
+        for matching in ("by_count", "greedy_hungarian")
+    ]
+    by_count, twice = (one["miou@K=40"].seeds for one in noise)
+    assert all(twice[seed] >= by_count[seed] for seed in by_count), "the second matching never lowers the sum of IoU"
+
+
 def test_positional_effect_of_the_classes_is_that_of_the_ground_truth(data, tmp_path):
     found, result, _ = measure("positional_effect", toys.OneHotBackbone(), data, tmp_path)
     assert found["miou"].value == pytest.approx(100.0)

@@ -235,6 +235,8 @@ def test_orders_follow_the_loaders_of_the_codes():
     assert shuffled.order(0) != shuffled.order(1)
     assert shuffled.order(1) == plan().order(1) != plan(seed=1).order(1)
     assert plan(300, name="voc", preset="neco").order(3) == list(range(256))
+    assert plan(300, name="voc", preset="neco-text").order(3) == list(range(256))
+    assert (plan(300, preset="neco").epochs, plan(300, preset="neco-text").epochs) == (25, 20)
     assert plan(300, name="ade20k_150", preset="neco").order(3) == list(range(300))
     assert sorted(plan(300, name="cityscapes", preset="neco").order(3)) == list(range(300))
     assert plan(300, name="cityscapes", preset="neco").order(3) != list(range(300))

@@ -31,6 +31,7 @@ class RetrievalConfig(FeatureConfig):
     augmentation_epochs: Natural = 1
     """Passes over the memory images, each with new colour jitter and crop; 0 takes the images as they are."""
     search: Literal["exact", "scann"] = "exact"
-    """"scann" is approximate, with the published parameters; needs the extra `scann`."""
+    """"exact": the nearest neighbours themselves, the same on every machine. "scann": approximate, with the published
+    parameters; needs the extra `scann`, and the record states its recall."""
     backend: Literal["auto", "torch", "faiss"] = no_score("auto")
     """Which exact search: they agree, so this is not part of the score hash."""

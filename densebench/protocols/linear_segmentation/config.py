@@ -69,6 +69,10 @@ class LinearSegmentationConfig(LinearHeadConfig):
             source="NeCo experiments/linear_segmentation: 25 epochs, VOC and ADE20K in listed order",
             settings={"epochs": 25, "loaders": "neco"},
         ),
+        "neco-text": Preset(
+            source="NeCo A.2: 20 epochs; loaders, which it leaves open, as NeCo experiments/linear_segmentation",
+            settings={"loaders": "neco"},
+        ),
         "leopart": Preset(
             source="Leopart experiments/linear_probing: 25 epochs, batches of 60 on each of 2 GPUs",
             settings={"epochs": 25, "batch": 120, "drop_last": True},

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from densebench.core.bounds import AtLeastOne, Count, Seed
 from densebench.core.config import AS_PAPER, Preset
-from densebench.ops.choices import AbsentRule
+from densebench.ops.choices import AbsentRule, ClusterMatching
 from densebench.protocols.common.kmeans_config import KMeansConfig
 
 
@@ -18,6 +18,10 @@ class OverclusteringConfig(KMeansConfig):
     presets = {
         "paper": Preset(source="PaKA A.2, NeCo A.2, with the code they ran (NeCo and Leopart experiments/overcluster)"),
         "embedded": AS_PAPER,
+        "text": Preset(
+            source="PaKA 5.2 and A.2, NeCo A.2 as written: greedy by precision, then Hungarian; the code does either",
+            settings={"matching": "greedy_hungarian"},
+        ),
         "neco": Preset(source="NeCo experiments/overcluster: the same settings"),
         "leopart": Preset(
             source="Leopart experiments/overcluster README: K = 500 for VOC", settings={"clusters": (500,)}
@@ -27,5 +31,9 @@ class OverclusteringConfig(KMeansConfig):
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
     """Of k-means; scores are means over them."""
+    matching: ClusterMatching = "by_count"
+    """How clusters get their classes. "by_count": Hungarian on IoU if they are as many, else each its best class by
+    precision (NeCo code, LEO). "greedy_hungarian": each its best class by precision, then Hungarian on IoU of the
+    merged clusters, whatever their number (texts of PaKA and NeCo)."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted."""

@@ -2,9 +2,9 @@
 
 Source: Leopart and NeCo `experiments/overcluster` (LEO, NeCo code), which PaKA (5.2, A.2) follows: tokens of the
 validation split are standardised, reduced to 50 dimensions by PCA and clustered with faiss k-means; K = number of
-classes is matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching (the papers
-describe one; the code has none). No features are held per image: moments, training rows and contingency tables are
-streamed.
+classes is matched by Hungarian on IoU, larger K many-to-one by pixel precision, with no second matching. The papers
+describe one for any K (preset `text`); the code has none. No features are held per image: moments, training rows and
+contingency tables are streamed.
 
 Two things differ from the code and change no result that is reproducible there: PCA is exact over all tokens (faiss
 trains it on at most 1000 x D of them), and k-means is handed the very rows that faiss would have drawn. Unless faiss is
@@ -14,7 +14,7 @@ amplify to another local optimum of much the same objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
             "miou",
             "%",
             True,
-            "mIoU with so many clusters: Hungarian if they are as many as classes, else by precision",
+            "mIoU with so many clusters, matched with classes as `matching` says",
             at=("clusters",),
         ),
     )
@@ -108,7 +108,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
         metrics = []
         for k in _numbers(config):
             found = {
-                str(fit.seed): _score(table, fit.k == data.info.n_classes, config.absent)
+                str(fit.seed): _score(table, _rule(config, fit.k, data.info.n_classes), config.absent)
                 for fit, table in zip(fits, tables, strict=True)
                 if fit.k == k
             }
@@ -120,9 +120,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
                 "kmeans": [fit.facts() for fit in fits],
                 "tokens": n_tokens,
                 "dimensions": space.dims,
-                "matching": {
-                    f"K={k}": "hungarian" if k == data.info.n_classes else "precision" for k in _numbers(config)
-                },
+                "matching": {f"K={k}": _rule(config, k, data.info.n_classes) for k in _numbers(config)},
             },
             notes=(f"k-means trains on at most {config.points_per_centroid} tokens per centroid",),
         )
@@ -159,10 +157,24 @@ class _Tables(NamedTuple):
     images: ImageTables
 
 
-def _score(tables: _Tables, one_to_one: bool, absent: AbsentRule) -> scoring.Miou:
+def _rule(config: OverclusteringConfig, n_clusters: int, n_classes: int) -> str:
+    """Return how so many clusters are matched, as `MATCHERS` and the record call it."""
+    if config.matching == "greedy_hungarian":
+        return "precision, then hungarian"
+    return "hungarian" if n_clusters == n_classes else "precision"
+
+
+MATCHERS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "hungarian": matching.hungarian,
+    "precision": matching.many_to_one,
+    "precision, then hungarian": matching.greedy_hungarian,
+}
+
+
+def _score(tables: _Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
     """Match clusters with classes once over all images, and score."""
     table = tables.groups.total()
-    mapping = matching.hungarian(table) if one_to_one else matching.many_to_one(table, "precision")
+    mapping = MATCHERS[rule](table)
     images = tables.images.arrays(mapping, merge=True)
     return scoring.miou(counts(table, mapping), counts(tables.groups.left_out(), mapping), absent, images=images)
 
