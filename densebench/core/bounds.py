@@ -21,6 +21,8 @@ Share = Annotated[float, Gt(0), Le(1)]
 """Of a whole, of which none would leave nothing."""
 Chance = Annotated[float, Ge(0), Le(1)]
 BelowOne = Annotated[float, Ge(0), Lt(1)]
+Auto = Literal["auto"]
+"""Beside the type of a setting that depends on model, data or machine: `Protocol.resolve` puts a value in its place."""
 AtLeastOne = MinLen(1)
 """Of a tuple: `Annotated[tuple[Count, ...], AtLeastOne]`."""
 

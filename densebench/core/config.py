@@ -16,13 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from densebench.core.bounds import alternatives, bare, is_tuple, limits, words
+from densebench.core.bounds import Auto, alternatives, bare, is_tuple, limits, words
 from densebench.core.errors import UsageError
 from densebench.core.paths import config_file
 from densebench.core.registry import unknown_name
 from densebench.core.regular import MOST_TOML, parse_toml, read, read_text
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,13 @@ def as_json(config: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return found
+
+
+def known(value: T | Auto | None, name: str) -> T:
+    """Return a setting that `Protocol.resolve` filled in; raises ValueError where it is still open."""
+    if value is None or value == "auto":
+        raise ValueError(f"the setting {name} is still {value}: the config was not resolved")
+    return value
 
 
 def score_fields(config: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from densebench.core.bounds import Auto
     from densebench.core.progress import Progress
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
     from densebench.features.source import FeatureSource
@@ -172,7 +173,7 @@ class Protocol(ABC, Generic[C]):
 
     @abstractmethod
     def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:
-        """Return the config with every None and "auto" that depends on model, data or machine filled in.
+        """Return the config with a value for every "auto", which depends on model, data or machine.
 
         Raises UsageError for settings that cannot work together.
         """
@@ -200,18 +201,18 @@ def by_class(info: DatasetInfo, scores: Tensor) -> dict[str, float | None]:
     }
 
 
-def input_size(asked: int | None, published: int, backbone: BackboneInfo, data: DatasetInfo) -> int:
-    """Return the input side in pixels: as asked, else the dataset's own, else the published one.
+def input_size(asked: int | Auto, published: int, backbone: BackboneInfo, data: DatasetInfo) -> int:
+    """Return the input side in pixels: as asked; for "auto" the dataset's own, else the published one.
 
-    The last two are rounded down to a multiple of the patch (512 becomes 504 for patches of 14, as published);
+    These two are rounded down to a multiple of the patch (512 becomes 504 for patches of 14, as published);
     a size that was asked for must be one already.
     """
-    if asked is None:
+    if asked == "auto":
         return max(1, (data.input_size or published) // backbone.patch) * backbone.patch
     if asked % backbone.patch:
         below = asked // backbone.patch * backbone.patch
         raise UsageError(
-            f"input_size={asked} is no multiple of the patch size of {backbone.name} ({backbone.patch}); "
+            f"input_size={asked} is not a multiple of the patch size of {backbone.name} ({backbone.patch}); "
             f"nearest are {below} and {below + backbone.patch}."
         )
     return asked

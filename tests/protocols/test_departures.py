@@ -39,11 +39,28 @@ def found(name, preset="paper", backbone=SMALL, dataset="voc", **settings):
         ("positional_effect", {"extra_clusters": 70, "clusters": 21}, {"extra_clusters": 70, "clusters": 21}),
         ("positional_effect", {"layers": "all"}, {"layers": "all"}),
         ("finetune_segmentation", {"steps": 2}, {"steps": 2}),  # and no epochs, which that replaces
+        ("finetune_segmentation", {"epochs": 5}, {"epochs": 5}),
+        ("finetune_segmentation", {"batch": 128, "evaluations": 20, "train_share": 1.0}, {}),
+        ("finetune_segmentation", {"decoder_heads": 6, "input_size": "auto"}, {}),
         ("linear_segmentation", {"epochs": 3, "batch": 128}, {"epochs": 3}),
     ],
 )
 def test_the_fewest_settings_are_named(name, settings, named):
     assert found(name, **settings) == named
+
+
+def test_steps_and_epochs_replace_each_other_in_a_preset_and_in_its_label():
+    protocol = PROTOCOLS["finetune_segmentation"]()
+    for preset in protocol.presets:
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            for value in (7, "7"):
+                config = protocol.configure(preset, {one: value})
+                assert (getattr(config, one), getattr(config, other)) == (7, None)
+                assert found(protocol.name, preset, **{one: value}) == {one: 7}
+    for name, steps in (("voc", 80_000), ("pascal_context", 80_000), ("ade20k", 160_000)):
+        assert found(protocol.name, "segmenter", dataset=name, steps=steps) == {}
+        assert found(protocol.name, "segmenter", dataset=name, steps="published", epochs=None) == {}
+        assert found(protocol.name, "segmenter", dataset=name, steps=steps // 2) == {"steps": steps // 2}
 
 
 def test_a_label_is_the_same_for_models_of_other_depths():

@@ -262,7 +262,7 @@ def test_a_share_of_the_images_is_drawn_once_and_by_the_seed():
         ({"train_share": 1.5}, "linear_segmentation.train_share=1.5"),
         ({"scale": (0.9, 0.8)}, r"linear_segmentation.scale=\(0.9, 0.8\)"),
         ({"drop_last": True, "batch": 64}, "leaves nothing of 14 training images in batches of 64"),
-        ({"input_size": 60}, "input_size=60 is no multiple"),
+        ({"input_size": 60}, "input_size=60 is not a multiple"),
     ],
 )
 def test_settings_that_cannot_work_say_why(settings, message, plain):

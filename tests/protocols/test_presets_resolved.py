@@ -23,8 +23,9 @@ HASHES = {
     "hummingbird": {
         "paper": ("b198ea6c1f6770b1", "522080474d79df2b"),
         "embedded": ("b198ea6c1f6770b1", "522080474d79df2b"),
+        "paper-scann": ("2b147a694e57eac4", "504cd785d9edcacc"),
         "open-hummingbird-v2": ("7db6e6820d45fe10", "aa50ce8700ae5fd2"),
-        "dip": ("d54e661c26c7de85", "7a03ad5cddc25f90"),
+        "dip": ("fdd7579aff75cdc7", "99e155f967efbe4b"),
     },
     "in_context_depth": {
         "paper": ("b3b53208797908d8", "468a55258a7d5214"),
@@ -32,15 +33,17 @@ HASHES = {
         "dip": ("bb9816edabe255be", "8c121f25af99d118"),
     },
     "overclustering": {
-        "paper": ("0ea918380b3e02c9", "f873a9d13af8296e"),
-        "embedded": ("0ea918380b3e02c9", "f873a9d13af8296e"),
-        "neco": ("0ea918380b3e02c9", "f873a9d13af8296e"),
-        "leopart": ("e74fc86bb842e692", "1cf93bb617bdf91c"),
+        "paper": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
+        "embedded": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
+        "text": ("207c670cdb143acf", "6fa3cd13c91c23a5"),
+        "neco": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
+        "leopart": ("86a172e22a0731f7", "d21e6e0368018f56"),
     },
     "linear_segmentation": {
         "paper": ("220de1a9fb633667", "7bbf501ec6bd0dea"),
         "embedded": ("2c43fdc3a45771a5", "151effd1f614bf9e"),
         "neco": ("6fed35f6491a63f2", "b3b0f20eb4f97e26"),
+        "neco-text": ("0ad2d2e1d34f4c73", "fa4769780b1fda46"),
         "leopart": ("60f2b223aa16a3eb", "2bc916919923c1c7"),
     },
     "linear_segmentation_cached": {

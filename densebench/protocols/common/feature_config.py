@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from densebench.core.bounds import Count
+from densebench.core.bounds import Auto, Count
+from densebench.core.config import known
 from densebench.model_zoo.facets import Facet
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ ATTENTION_BYTES = 2**28
 class FeatureConfig:
     """What a protocol asks of the backbone; protocols' configs add to it."""
 
-    input_size: Count | None = None
-    """Side in pixels that images are squashed to; None: 448 rounded down to a multiple of the patch."""
+    input_size: Count | Auto = "auto"
+    """Side in pixels that images are squashed to; "auto": the dataset's own where it has one size, else 448, rounded
+    down to a multiple of the patch."""
     layer: int = -1
     """Whose output is read; negative ones count from the last, -1."""
     facet: Facet = "token"
@@ -32,10 +34,9 @@ class FeatureConfig:
     @property
     def spec(self) -> FeatureSpec:
         """The same as a request."""
-        assert self.input_size is not None, "resolve() fills it in"
         from densebench.features.spec import FeatureSpec
 
-        side = self.input_size
+        side = known(self.input_size, "input_size")
         return FeatureSpec(size=(side, side), layer=self.layer, facet=self.facet, norm=self.norm)
 
     def attention_batch(self, backbone: BackboneInfo, batch_size: int) -> int:

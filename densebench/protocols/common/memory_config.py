@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.core.bounds import Count, Natural, Positive
+from densebench.core.bounds import Auto, Count, Natural, Positive
 from densebench.core.config import no_score
 from densebench.protocols.common.feature_config import FeatureConfig
 
@@ -14,8 +14,9 @@ from densebench.protocols.common.feature_config import FeatureConfig
 class RetrievalConfig(FeatureConfig):
     """Settings of every protocol that asks a memory of patches."""
 
-    input_size: Count | None = None
-    """Side in pixels, of memory and query images; None: 512 (HBIRD), rounded down to a multiple of the patch."""
+    input_size: Count | Auto = "auto"
+    """Side in pixels, of memory and query images; "auto": the dataset's own where it has one size, else 512
+    (HBIRD), rounded down to a multiple of the patch."""
     std: tuple[Positive, Positive, Positive] | None = None
     """Channel deviations instead of the weights' own."""
     neighbours: Count = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from densebench.core.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
+from densebench.core.bounds import AtLeastOne, Auto, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
 from densebench.core.config import Preset, no_score
 from densebench.ops.choices import AbsentRule
 
@@ -19,7 +19,13 @@ SEGMENTER: dict[str, Any] = {
     "schedule": "poly",
     "loss_over": "all",
     "absent": "skip",
+    "epochs": None,
+    "steps": "published",
+    "batch": 8,
+    "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6),
+    "evaluations": 10,
 }
+"""Batch and evaluations as MMSEG and CrIBo (8 GPUs with one image each; val_interval), learning rates as NeCo A.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,14 @@ class FinetuneSegmentationConfig:
         ),
         "embedded-segmenter": Preset(
             source="preset segmenter with one epoch at one rate",
-            settings={**SEGMENTER, "epochs": 1, "batch": 4, "learning_rates": (1e-4,), "evaluations": 2},
+            settings={
+                **SEGMENTER,
+                "epochs": 1,
+                "steps": None,
+                "batch": 4,
+                "learning_rates": (1e-4,),
+                "evaluations": 2,
+            },
         ),
     }
     head: Literal["linear", "segmenter"] = "linear"
@@ -46,24 +59,25 @@ class FinetuneSegmentationConfig:
     pipeline: Literal["squash", "slide"] = "squash"
     """"squash": random resized crops and mirror images as in linear segmentation, validation images squashed to their
     size. "slide": MMSEG's crops, validation images in sliding windows, compared at their own size."""
-    input_size: Count | None = None
-    """Side of training views in pixels; None: 448 rounded down to a multiple of the patch for "squash", 512 for "slide"
-    (NeCo A.2), where images are padded with zeros all around up to the next multiple (518 for patches of 14)."""
+    input_size: Count | Auto = "auto"
+    """Side of training views in pixels; "auto": the dataset's own where it has one size, else 448 rounded down to a
+    multiple of the patch for "squash", 512 for "slide" (NeCo A.2), where images are padded with zeros all around up to
+    the next multiple (518 for patches of 14)."""
     stride: Count = 480
     """Of sliding windows (MMSEG, CrIBo)."""
     mask_size: Count | None = 100
-    """Side at which "squash" compares, in training and in validation (NeCo's linear code); None: validation masks at
+    """Side at which "squash" compares, in training and in validation (NeCo's linear code); none: validation masks at
     their own size, training masks at the input's. "slide" does not read it."""
-    train_share: Share | None = None
-    """Share of the training images, drawn at random as in linear segmentation; None: 0.1 of COCO for "squash" (NeCo
+    train_share: Share | Auto = "auto"
+    """Share of the training images, drawn at random as in linear segmentation; "auto": 0.1 of COCO for "squash" (NeCo
     4.1, NeCo code; PaKA is silent), else all."""
-    epochs: Count | None = None
-    """Passes over the training images; None: 20 (PaKA A.2) for "squash"; as `steps` says."""
-    steps: Count | None = None
-    """Optimiser steps instead of epochs; None for "slide": 80,000 on VOC and Pascal Context, else 160,000
-    (NeCo A.2)."""
-    batch: Count | None = None
-    """Images per step; None: 128 (NeCo's linear code) for "squash", 8 (MMSEG, CrIBo: 8 GPUs with 1) for "slide"."""
+    epochs: Count | None = 20
+    """Passes over the training images (PaKA A.2); none: as many as `steps` makes. One of the two is set: asking for
+    steps or epochs sets the other to none."""
+    steps: Count | Literal["published"] | None = None
+    """Optimiser steps instead of epochs. "published": 80,000 on VOC and Pascal Context, else 160,000 (NeCo A.2)."""
+    batch: Count = 128
+    """Images per step (NeCo's linear code)."""
     sub_batch: Count = 8
     """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
     sums in another order are rounded otherwise."""
@@ -73,10 +87,9 @@ class FinetuneSegmentationConfig:
     """Of SGD (PaKA A.2)."""
     weight_decay: NonNegative = 1e-4
     """On all parameters (PaKA A.2)."""
-    learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] | None = None
-    """Of the backbone; None: 1e-4 (PaKA A.2) for "squash"; 8e-5, 3e-5, 1e-5 and 8e-6 (NeCo A.2) for "slide". Of
-    several, each is trained, and the one with the best mIoU on the validation images is reported, as NeCo does: that
-    choice looks at the images it is measured on."""
+    learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-4,)
+    """Of the backbone (PaKA A.2). Of several, each is trained, and the one with the best mIoU on the validation images
+    is reported, as NeCo does: that choice looks at the images it is measured on."""
     head_factor: Positive = 100.0
     """Learning rate of the head over that of the backbone (PaKA A.2: 1e-2 over 1e-4; MMSEG: 1)."""
     layer_decay: Share = 1.0
@@ -86,7 +99,7 @@ class FinetuneSegmentationConfig:
     drop_path: BelowOne = 0.0
     """Of the last block, rising linearly from 0 at the first, in backbones whose blocks have a place for it."""
     clip: Positive | None = None
-    """Largest norm of the gradient; None: any (MMSEG, CrIBo: clip_grad=None)."""
+    """Largest norm of the gradient; none: any (MMSEG, CrIBo: clip_grad=None)."""
     schedule: Literal["step", "poly"] = "step"
     """"step": times `final_rate` after every `drop_at` epochs. "poly": polynomial down to `final_rate` of the start."""
     drop_at: Count = 20
@@ -99,13 +112,12 @@ class FinetuneSegmentationConfig:
     """Cross-entropy is the mean over pixels with a class, or over all of them, those without counting 0 (MMSEG)."""
     decoder_layers: Count = 2
     """Of Segmenter (MMSEG, CrIBo, Strudel et al.)."""
-    decoder_heads: Count | None = None
-    """None: one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
+    decoder_heads: Count | Auto = "auto"
+    """"auto": one per 64 channels, as in MMSEG's configs for ViT-Ti, S, B and L."""
     decoder_drop_path: BelowOne = 0.1
     """MMSEG's default."""
-    evaluations: Count | None = None
-    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: 20 for
-    "squash", 10 for "slide" (MMSEG: val_interval)."""
+    evaluations: Count = 20
+    """Times that the validation images are scored in a training, evenly spaced, the last at the end."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
     examples: Natural = no_score(6)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densebench.core.config import known
 from densebench.core.errors import FeatureError, ModelError
 from densebench.features.source import Precision
 from densebench.model_zoo.backbone import Backbone
@@ -103,8 +104,7 @@ def build(
     if config.head == "linear":
         head = linear_head(width, n_classes, seed)
     else:
-        heads = config.decoder_heads
-        assert heads is not None
+        heads = known(config.decoder_heads, "decoder_heads")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = MaskTransformer(width, n_classes, config.decoder_layers, heads, config.decoder_drop_path)

@@ -38,8 +38,6 @@ from densebench.protocols.protocol import (
 from densebench.results.schema import Metric
 from densebench.views.mmseg import LONG
 
-SQUASH: dict[str, Any] = {"epochs": 20, "batch": 128, "learning_rates": (1e-4,), "evaluations": 20}
-SLIDE: dict[str, Any] = {"steps": 160_000, "batch": 8, "learning_rates": (8e-5, 3e-5, 1e-5, 8e-6), "evaluations": 10}
 SHORT = ("voc", "pascal_context")
 """How the names of datasets begin that NeCo trains on for 80k iterations; the others have 160k."""
 
@@ -62,31 +60,34 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
     def configure(
         self, preset: str = "paper", overrides: Mapping[str, Any] | None = None
     ) -> FinetuneSegmentationConfig:
-        """Return the config of a preset with overrides applied; steps that are asked for replace a preset's epochs."""
+        """Return the config of a preset with overrides applied; steps that are asked for replace its epochs, and epochs
+        its steps."""
         given = dict(overrides or {})
-        if given.get("steps") not in (None, "none"):
-            given.setdefault("epochs", None)
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if given.get(one) not in (None, "none"):
+                given.setdefault(other, None)
         return super().configure(preset, given)
 
     def resolve(
         self, config: FinetuneSegmentationConfig, backbone: BackboneInfo, data: DatasetInfo
     ) -> FinetuneSegmentationConfig:
         """Fill in what depends on backbone and dataset."""
-        slides = config.pipeline == "slide"
-        defaults = SLIDE if slides else SQUASH
-        if slides and data.family in SHORT:
-            defaults = {**defaults, "steps": 80_000}
-        if config.steps is not None or config.epochs is not None:
-            defaults = {name: value for name, value in defaults.items() if name not in ("steps", "epochs")}
+        _check(config, backbone)
+        slides, asked = config.pipeline == "slide", config.input_size
+        if slides:  # windows are padded
+            size = (data.input_size or 512) if asked == "auto" else asked
+        else:
+            size = input_size(asked, 448, backbone, data)
         share = 0.1 if data.family == "coco" and not slides else 1.0
-        defaults = {"train_share": share, **defaults}
-        any_size = config.input_size or data.input_size or 512  # windows are padded
-        size = any_size if slides else input_size(config.input_size, 448, backbone, data)
         heads = next(n for n in range(max(1, backbone.width // 64), 0, -1) if backbone.width % n == 0)
-        filled = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-        resolved = replace(config, input_size=size, decoder_heads=config.decoder_heads or heads, **filled)
-        _check(resolved, backbone)
-        return resolved
+        steps = 80_000 if data.family in SHORT else 160_000
+        return replace(
+            config,
+            input_size=size,
+            train_share=share if config.train_share == "auto" else config.train_share,
+            steps=steps if config.steps == "published" else config.steps,
+            decoder_heads=heads if config.decoder_heads == "auto" else config.decoder_heads,
+        )
 
     def estimate(self, config: FinetuneSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, what a step holds beside the model, and the arithmetic of the way back."""
@@ -102,7 +103,7 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
         return Estimate(
             features={"train": (spec, train), "val": (spec, looks)},
             uncached=frozenset({"train", "val"}),
-            bank_bytes=_bytes_held(config, backbone, data.info.n_classes, tokens),
+            bank_bytes=_bytes_held(config, plan.size, backbone, data.info.n_classes),
             search_flops=back + second_windows,
         )
 
@@ -144,16 +145,16 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
 
 
 def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
-    """Raise UsageError for numbers that the backbone has no place for, and for steps beside epochs."""
-    width, heads, name = backbone.width, config.decoder_heads or 1, "finetune_segmentation"
+    """Raise UsageError for numbers that the backbone has no place for, and for both or none of steps and epochs."""
+    width, heads, name = backbone.width, config.decoder_heads, "finetune_segmentation"
     if config.freeze >= backbone.depth:
         raise UsageError(f"{name}.freeze={config.freeze}: expected fewer than the {backbone.depth} blocks there are.")
-    if width % heads:
+    if heads != "auto" and width % heads:
         raise UsageError(f"{name}.decoder_heads={heads}: expected a number that divides the width, {width}.")
+    if config.steps is None and config.epochs is None:
+        raise UsageError(f"{name}.steps and {name}.epochs are none: set one of them.")
     if config.steps is not None and config.epochs is not None:
-        raise UsageError(
-            f"finetune_segmentation.steps={config.steps} and epochs={config.epochs}: set one of them, not both."
-        )
+        raise UsageError(f"{name}.steps={config.steps} and epochs={config.epochs}: set one of them, not both.")
 
 
 def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
@@ -167,14 +168,15 @@ def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -
     yield scoring.Scored(Metric(name="miou_best", value=best))
 
 
-def _bytes_held(config: FinetuneSegmentationConfig, backbone: BackboneInfo, n_classes: int, tokens: int) -> int:
+def _bytes_held(config: FinetuneSegmentationConfig, size: int, backbone: BackboneInfo, n_classes: int) -> int:
     """Return what the training holds beside the model: the copy and its state, activations, logits.
 
     A block of a ViT keeps about 18 D numbers per token for the way back (two norms in and out, queries, keys and
     values, the attention's output, 4 D before and after the activation) where attention is not written out, and
     float32 is assumed; the weights are those of blocks with an MLP of 4 D.
     """
-    width, pixels, is_segmenter = backbone.width, (config.input_size or 0) ** 2, config.head == "segmenter"
+    width, pixels, is_segmenter = backbone.width, size**2, config.head == "segmenter"
+    tokens = (-(-size // backbone.patch)) ** 2
     layers = backbone.depth + config.decoder_layers * is_segmenter
     weights = 4 * (12 * width**2 * layers + 3 * backbone.patch**2 * width)
     copies = 2 + (1 if config.optimiser == "sgd" else 2)  # the copy, its gradients, moments

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from densebench.core.config import known
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.datasets.dataset import DenseDataset
 from densebench.model_zoo.backbone import Backbone
@@ -55,15 +56,14 @@ class Plan:
     @classmethod
     def of(cls, config: FinetuneSegmentationConfig, n_train: int, seed: int = 0) -> Plan:
         """Draw the share of the images that a resolved config asks for, and turn epochs into steps."""
-        assert config.input_size is not None
-        assert config.batch is not None
-        assert config.evaluations is not None
-        assert config.learning_rates is not None
-        assert config.train_share is not None
-        images = draw_share(n_train, config.train_share, seed)  # those that linear segmentation trains on
-        steps = config.steps or math.ceil((config.epochs or 1) * len(images) / config.batch)
+        share, size = known(config.train_share, "train_share"), known(config.input_size, "input_size")
+        images = draw_share(n_train, share, seed)  # those that linear segmentation trains on
+        if config.epochs is not None:
+            steps = math.ceil(config.epochs * len(images) / config.batch)
+        else:
+            steps = known(None if config.steps == "published" else config.steps, "steps")
         looks = tuple(evenly(steps, config.evaluations))
-        return cls(images, config.input_size, config.batch, steps, looks, config.learning_rates, seed)
+        return cls(images, size, config.batch, steps, looks, config.learning_rates, seed)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from densebench.core.bounds import Count, Natural, Positive
+from densebench.core.bounds import Auto, Count, Natural, Positive
 from densebench.core.config import Preset, no_score
 from densebench.protocols.common.memory_config import RetrievalConfig
 
@@ -24,8 +24,9 @@ class InContextDepthConfig(RetrievalConfig):
             settings={"similarity": "l2", "memory_dtype": "float16", "std": (0.229, 0.224, 0.255)},
         ),
     }
-    input_size: Count | None = None
-    """Side in pixels; None: 504 (DIP README), rounded down to a multiple of the patch."""
+    input_size: Count | Auto = "auto"
+    """Side in pixels; "auto": the dataset's own where it has one size, else 504 (DIP README), rounded down to a
+    multiple of the patch."""
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities (DIP Tab. 7, DIP README)."""
     memory_size: Count | None = 10_240_000
