@@ -270,13 +270,17 @@ def _draw(axes: Axes, line: _Line, look: Style, *, crowded: bool) -> None:
 
 
 def _references(published: Sequence[PublishedRow], plot: LinePlot, settings: Sequence[float]) -> list[_Line]:
+    """Return the published lines, best first; of those that one paper quotes of another, and of ablations, none."""
     grouped: dict[tuple[str, str], list[PublishedRow]] = {}
     for row in published:
         grouped.setdefault((row.label, row.paper), []).append(row)
     found = []
+    seen = set()
     for (label, paper), members in grouped.items():
         points = tuple(point for point in _points(members, plot) if point[0] in settings)
-        if points:
+        values = label, tuple((place, row.value) for place, row in points)
+        if points and values not in seen and not members[0].variant:
+            seen.add(values)
             found.append(_Line(f"{label} ({paper})" if label.split()[0] != paper else label, points))
     return sorted(found, key=lambda line: (-line.points[-1][1].value, line.name))
 

@@ -1,7 +1,8 @@
 """What the papers print: `published.csv`, one value per row, with the table it stands in.
 
 The file is facts, transcribed. `quantity`, its coordinates `at_...`, `protocol`, `dataset` and `preset` are our names,
-so that a row lines up with a result; the preset is the one with the paper's setting. `note` says what the table leaves
+so that a row lines up with a result; the preset is the one with the paper's setting, followed by what departs from it
+("paper + input_size=448"). `also` names other tables of the paper with the same value, `note` what the table leaves
 open. `docs/results.md` lists the few names that the code does not have.
 """
 
@@ -33,6 +34,8 @@ class PublishedRow:
 
     paper: str
     table: str
+    also: tuple[str, ...] = ()
+    """Other tables of the paper that print the same value."""
     model: str
     backbone: str
     """Empty where the paper does not say."""
@@ -51,6 +54,11 @@ class PublishedRow:
     note: str
 
     @property
+    def tables(self) -> tuple[str, ...]:
+        """Every table of the paper that prints the value."""
+        return self.table, *self.also
+
+    @property
     def key(self) -> Key:
         """Which metric it is."""
         return metric_key(self.quantity, self.at)
@@ -59,6 +67,11 @@ class PublishedRow:
     def metric(self) -> str:
         """What tables call it: "miou@1/8"."""
         return metric_label(self.quantity, self.at)
+
+    @property
+    def variant(self) -> str:
+        """What an ablation changes of the model, "HSIC instead of CKA"; mostly empty."""
+        return self.model.partition(", ")[2]
 
     @property
     def label(self) -> str:
@@ -93,4 +106,5 @@ def _read() -> tuple[PublishedRow, ...]:
 def _row(line: dict[str, Any]) -> PublishedRow:
     at = {name: kind(line.pop(f"at_{name}")) for name, kind in COORDINATES.items() if line[f"at_{name}"]}
     words = {name: text for name, text in line.items() if not name.startswith("at_")}
-    return PublishedRow(**{**words, "at": at, "value": float(line["value"]), "printed": line["value"]})
+    also = tuple(filter(None, line["also"].split(";")))
+    return PublishedRow(**{**words, "also": also, "at": at, "value": float(line["value"]), "printed": line["value"]})

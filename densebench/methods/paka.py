@@ -24,7 +24,7 @@ class Paka(Aligned):
     """Kernel alignment of student and teacher patches."""
 
     Config: ClassVar[type[TrainConfig]] = PakaConfig
-    citation = "Patch-level Kernel Alignment for Dense Self-Supervised Learning"
+    citation = "Juan Yeo, Ijun Jang and Taesup Kim, Patch-level Kernel Alignment for Dense Self-Supervised Learning"
     config: PakaConfig
 
     def compare(self, student: Tensor, teacher: Tensor, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
