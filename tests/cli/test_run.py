@@ -165,7 +165,7 @@ def records_exist(place):
         (["--model", "pico?random", "--set", "humingbird.neighbours=3"], "did you mean 'hummingbird'?"),
         (["--model", "pico?random", "--set", "hummingbird.neighbours=many"], "expected a whole number"),
         (["--model", "pico?random", "--protocol", "hummingbird", "--dataset", "scenes", "--set",
-          "hummingbird.input_size=100"], "no multiple of the patch size of pico?random (8); nearest are 96 and 104"),
+          "hummingbird.input_size=100"], "not a multiple of the patch size of pico?random (8); nearest are 96 and 104"),
         (["--model", "pico?random", "--limit", "0"], "expected at least 1"),
         (["--model", "pico?random", "--seed", "-1"], "--seed -1: expected at least 0"),
         (["--model", "pico?random", "--batch-size", "0"], "--batch-size 0: expected at least 1"),

@@ -188,7 +188,7 @@ def test_a_dataset_without_key_points_is_refused(tmp_path):
         ({"alphas": ()}, "expected one or more numbers"),
         ({"alphas": (0.1, -1.0)}, "above 0"),
         ({"pairs": 0}, "expected at least 1"),
-        ({"input_size": 60}, "no multiple of the patch size"),
+        ({"input_size": 60}, "not a multiple of the patch size"),
         ({"upsampling": "pixels"}, "upsampling='pixels'"),
     ],
 )

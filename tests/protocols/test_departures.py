@@ -43,6 +43,10 @@ def found(name, preset="paper", backbone=SMALL, dataset="voc", **settings):
         ("finetune_segmentation", {"batch": 128, "evaluations": 20, "train_share": 1.0}, {}),
         ("finetune_segmentation", {"decoder_heads": 6, "input_size": "auto"}, {}),
         ("linear_segmentation", {"epochs": 3, "batch": 128}, {"epochs": 3}),
+        ("linear_segmentation", {"epochs": 30}, {"epochs": 30}),  # evaluations follow from it
+        ("linear_segmentation", {"evaluations": 20, "shuffle": True, "drop_last": "auto"}, {}),
+        ("linear_segmentation", {"shuffle": False}, {"shuffle": False}),
+        ("unsupervised_segmentation", {"objects": 20, "train_split": "train", "background": (0,)}, {}),
     ],
 )
 def test_the_fewest_settings_are_named(name, settings, named):
@@ -61,6 +65,20 @@ def test_steps_and_epochs_replace_each_other_in_a_preset_and_in_its_label():
         assert found(protocol.name, "segmenter", dataset=name, steps=steps) == {}
         assert found(protocol.name, "segmenter", dataset=name, steps="published", epochs=None) == {}
         assert found(protocol.name, "segmenter", dataset=name, steps=steps // 2) == {"steps": steps // 2}
+
+
+def test_depth_names_what_differs_from_what_backbone_and_dataset_make_of_auto():
+    same = {"heads": (1, 4), "norm": False, "class_token": True, "crop": (416, 544), "nyu_crops": True}
+    assert found("depth", dataset="nyu", **same) == {}
+    assert found("depth", dataset="nyu", **dict.fromkeys(same, "auto")) == {}
+    for name, value in {
+        "heads": (4,),
+        "norm": True,
+        "class_token": False,
+        "crop": (96, 96),
+        "nyu_crops": False,
+    }.items():
+        assert found("depth", dataset="nyu", **{name: value}) == {name: value}
 
 
 def test_a_label_is_the_same_for_models_of_other_depths():

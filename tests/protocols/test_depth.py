@@ -159,9 +159,13 @@ def test_the_preset_of_dinov3_normalises_by_batch(data):
     assert not result.facts["class_token"]
 
 
+def resolved(**settings):
+    return Depth().resolve(DepthConfig(**settings), toys.ShuffledBackbone.info, Ramps.info)
+
+
 def test_image_and_depth_move_together():
     data = Ramps(None, "train")
-    config = DepthConfig(crop=(32, 40), nyu_crops=False, max_depth=10.0)
+    config = resolved(crop=(32, 40), max_depth=10.0)
     views = views_of(data, config, seed=3)
     drawn, plain = [], 0
     for epoch in range(20):
@@ -182,7 +186,7 @@ def test_image_and_depth_move_together():
 
 def test_the_central_crop_is_taken_without_augmentation():
     data = Ramps(None, "train")
-    config = DepthConfig(crop=(32, 40), nyu_crops=False, max_depth=10.0, augment=False)
+    config = resolved(crop=(32, 40), max_depth=10.0, augment=False)
     _, image, depth = views_of(data, config, seed=0)[5, 1]
     assert torch.equal(depth, torch.from_numpy(data.depth(1)[8:40, 4:44]))
     assert torch.equal((image[0] * 255).round(), (depth * 25).round())
@@ -228,7 +232,7 @@ def test_nyu_is_cropped_as_published(data):
             return Image.new("RGB", (640, 480), (50, 50, 50))
 
     nyu = Data(Kinect(None, "train"), Kinect(None, "val").select([0, 1]))
-    settings = {"crop": None, "augment": True, "steps": 20, "batch": 1, "heads": (1,), "upsample": 1}
+    settings = {"crop": "auto", "augment": True, "steps": 20, "batch": 1, "heads": (1,), "upsample": 1}
     _, result, _ = measure(TrueDepth(), nyu, **settings)
     assert result.facts["crop"] == [416, 544]
     assert result.facts["constant"]["depth"] == pytest.approx(2.0, abs=0.2)

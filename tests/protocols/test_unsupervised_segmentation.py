@@ -309,7 +309,7 @@ def test_backbones_without_attention_are_told_what_it_takes(backbone, message, s
         ({"attention_mass": 1.5}, "attention_mass=1.5: expected"),
         ({"community_seeds": (0, 1)}, r"community_seeds=\[0, 1\]: expected .* of at least 1"),
         ({"train_split": "trainaug"}, "objects has train, val"),
-        ({"input_size": 60}, "no multiple of the patch size"),
+        ({"input_size": 60}, "not a multiple of the patch size"),
     ],
 )
 def test_settings_that_cannot_work_say_why(settings, message, stand_in):

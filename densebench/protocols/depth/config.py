@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge
 
-from densebench.core.bounds import AtLeastOne, BelowOne, Chance, Count, Natural, NonNegative, Positive
-from densebench.core.config import Preset, no_score
+from densebench.core.bounds import AtLeastOne, Auto, BelowOne, Chance, Count, Natural, NonNegative, Positive
+from densebench.core.config import Preset, known, no_score
 from densebench.ops.choices import BinNorm, Schedule
 
 STEPS, BATCH = 38_400, 16
 """As published."""
+
+
+class Resolved(NamedTuple):
+    """The settings that depend on backbone and dataset, as `Depth.resolve` fills them in."""
+
+    heads: tuple[int, ...]
+    norm: bool
+    class_token: bool
+    crop: tuple[int, int]
+    nyu_crops: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +55,21 @@ class DepthConfig:
             },
         ),
     }
-    heads: Annotated[tuple[Literal[1, 4], ...], AtLeastOne] | None = None
-    """Numbers of layers to read, one head each; None: (1, 4) as PaKA Tab. 7, (1,) for backbones that give only their
-    last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as DINOv2 has
+    heads: Annotated[tuple[Literal[1, 4], ...], AtLeastOne] | Auto = "auto"
+    """Numbers of layers to read, one head each; "auto": 1 and 4 as PaKA Tab. 7, 1 alone for backbones that give only
+    their last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as DINOv2 has
     them."""
-    norm: bool | None = None
-    """Take the last layer after its final norm (others are always raw); None: no, as DINOv2's hub, where the backbone
+    norm: bool | Auto = "auto"
+    """Take the last layer after its final norm (others are always raw); "auto": no, as DINOv2's hub, where the backbone
     can leave it out. DVT and DINOv3 say yes."""
-    class_token: bool | None = None
-    """Concatenate the class token to every patch (DINOv2 yes, DINOv3 no); None: where the backbone has one."""
+    class_token: bool | Auto = "auto"
+    """Concatenate the class token to every patch (DINOv2 yes, DINOv3 no); "auto": where the backbone has one."""
     batch_norm: bool = False
     """Batch normalisation before the linear layer (DINOv3 yes; DINOv2's head is called BNHead and has none)."""
     upsample: Count = 4
     """Bilinear factor on the head's input (DINOv2 4, DINOv3 1)."""
     init_std: Positive | None = None
-    """Deviation of the initial weights, biases 0 (DINOv3 0.01); None: torch's default for convolutions (DINOv2)."""
+    """Deviation of the initial weights, biases 0 (DINOv3 0.01); none: torch's default for convolutions (DINOv2)."""
     bins: Annotated[int, Ge(2)] = 256
     """Depths between which a pixel's distance is weighed, evenly spaced (DINOv2, DINOv3)."""
     bin_norm: BinNorm = "linear"
@@ -73,7 +83,7 @@ class DepthConfig:
     batch: Count = BATCH
     """Images per step (DVT, DINOv3: 8 GPUs with 2 each)."""
     images_per_loss: Count = 2
-    """The loss is no mean over pixels: it is taken over so many images, and averaged (DVT, DINOv3: 2 on each GPU)."""
+    """The loss is taken over so many images at a time, and averaged (DVT, DINOv3: 2 on each GPU)."""
     learning_rates: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-3, 2e-3, 5e-3)
     """Of AdamW. Of several, each head keeps the one with the lowest RMSE on training images held out. DINOv2's own is
     not public, DVT has 5e-3, PaKA says nothing."""
@@ -97,13 +107,24 @@ class DepthConfig:
     """Largest norm of a head's gradient (DVT, DINOv3)."""
     augment: bool = True
     """Rotation, flip, random crop and colour as MDE; without it, the central crop."""
-    crop: tuple[Count, Count] | None = None
-    """Height and width of training crops; None: 416x544 (MDE), nine tenths of datasets with a fixed size."""
-    nyu_crops: bool | None = None
-    """Cut NYU's white frame off training images, and evaluate inside the Eigen crop (MDE); None: on NYU."""
+    crop: tuple[Count, Count] | Auto = "auto"
+    """Height and width of training crops; "auto": 416x544 (MDE), nine tenths of datasets with a fixed size."""
+    nyu_crops: bool | Auto = "auto"
+    """Cut NYU's white frame off training images, and evaluate inside the Eigen crop (MDE); "auto": on NYU."""
     flip_test: bool = True
     """Average the predictions of image and mirror image (MDE, DINOv3)."""
     examples: Natural = no_score(6)
     """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(60.0)
     """How often the training is written down, to go on from after a kill; it is at its end, too."""
+
+    @property
+    def resolved(self) -> Resolved:
+        """What was "auto"; raises ValueError for a config that was not resolved."""
+        return Resolved(
+            known(self.heads, "heads"),
+            known(self.norm, "norm"),
+            known(self.class_token, "class_token"),
+            known(self.crop, "crop"),
+            known(self.nyu_crops, "nyu_crops"),
+        )

@@ -50,16 +50,14 @@ class Plan:
     @classmethod
     def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> Plan:
         """Split the training images as the config asks."""
-        assert config.crop is not None
-        assert config.heads is not None
         order = np.random.default_rng((seed, len(train))).permutation(len(train)).tolist()
         several = len(config.learning_rates) > 1 and len(train) > 4
         n = min(config.held_out, len(train) // 5) if several else 0
         return cls(
             steps=config.steps,
             batch=config.batch,
-            crop=config.crop,
-            heads=tuple((layers, rate) for layers in config.heads for rate in config.learning_rates),
+            crop=config.resolved.crop,
+            heads=tuple((layers, rate) for layers in config.resolved.heads for rate in config.learning_rates),
             images=tuple(sorted(order[n:])),
             held_out=tuple(sorted(order[:n])),
             seed=seed,
@@ -157,17 +155,16 @@ class LinearHead(nn.Module):
 
 def views_of(data: DenseDataset, config: DepthConfig, seed: int) -> DepthViews:
     """Return the views of a dataset that the config asks for."""
-    assert config.crop is not None
-    return DepthViews(data, config.crop, seed, frame_off=bool(config.nyu_crops), augment=config.augment)
+    resolved = config.resolved
+    return DepthViews(data, resolved.crop, seed, frame_off=resolved.nyu_crops, augment=config.augment)
 
 
 class Encoder:
     """The frozen backbone as heads read it: padded images in, channels per head out."""
 
     def __init__(self, config: DepthConfig, backbone: Backbone, context: Context) -> None:
-        self.config, self.backbone, self.source = config, backbone, context.features
-        assert config.heads is not None
-        wanted = {n: layers_read(n, backbone.info.depth) for n in config.heads}
+        self.settings, self.backbone, self.source = config.resolved, backbone, context.features
+        wanted = {n: layers_read(n, backbone.info.depth) for n in self.settings.heads}
         self.layers = sorted({layer for layers in wanted.values() for layer in layers})
         self.rows = {n: [self.layers.index(layer) for layer in layers] for n, layers in wanted.items()}
 
@@ -175,7 +172,7 @@ class Encoder:
         """Return {layers: (B, C, h, w)} float32 of images (B, 3, H, W) in [0, 1]; raises FeatureError for NaN."""
         padded = ops.centre_pad(images.to(self.source.device), self.backbone.info.patch, self.backbone.info.mean)
         found = self.source.dense(
-            padded, names, self.layers, norm=bool(self.config.norm), class_tokens=bool(self.config.class_token)
+            padded, names, self.layers, norm=self.settings.norm, class_tokens=self.settings.class_token
         )
         # rounded like the features of every other protocol, which go through the cache
         maps, tokens = ([x.float() for x in some] for some in found)
@@ -186,7 +183,7 @@ class Encoder:
 
     def channels(self, n: int) -> int:
         """Return the number of channels that a head of n layers reads."""
-        return n * self.backbone.info.width * (2 if self.config.class_token else 1)
+        return n * self.backbone.info.width * (2 if self.settings.class_token else 1)
 
 
 class Trained(NamedTuple):
@@ -266,4 +263,4 @@ def errors_of(config: DepthConfig, prediction: Tensor, depth: Tensor) -> Tensor:
 
 def valid_pixels(config: DepthConfig, depth: Tensor) -> Tensor:
     """Return which pixels of a depth map (H, W) the config says count."""
-    return ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=bool(config.nyu_crops))
+    return ops.valid_depth(depth, config.min_depth, config.max_depth, eigen=config.resolved.nyu_crops)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -62,27 +63,29 @@ class Depth(Protocol[DepthConfig]):
     def resolve(self, config: DepthConfig, backbone: BackboneInfo, data: DatasetInfo) -> DepthConfig:
         """Fill in what depends on backbone and dataset."""
         four = backbone.any_layer and backbone.depth >= 4
-        heads = config.heads or ((1, 4) if four else (1,))
+        widest: tuple[Literal[1, 4], ...] = (1, 4) if four else (1,)
+        heads = widest if config.heads == "auto" else config.heads
         if 4 in heads and not four:
             raise UsageError(
                 f"depth.heads={heads}: {backbone.name} "
                 + (f"has {backbone.depth} layers" if backbone.any_layer else "gives its last layer only")
                 + "; set depth.heads=[1]."
             )
-        norm = not backbone.any_layer if config.norm is None else config.norm
+        norm = not backbone.any_layer if config.norm == "auto" else config.norm
         if not norm and not backbone.any_layer:
             raise UsageError(f"depth.norm=false: {backbone.name} gives its last layer after the final norm only.")
         has_token = backbone.has_class_token and backbone.prefix > 0
-        if config.class_token and not has_token:
+        class_token = has_token if config.class_token == "auto" else config.class_token
+        if class_token and not has_token:
             raise UsageError(f"depth.class_token=true: {backbone.name} has no class token.")
         check_depths(self.name, config.min_depth, config.max_depth)
         return replace(
             config,
             heads=tuple(dict.fromkeys(heads)),
             norm=norm,
-            class_token=has_token if config.class_token is None else config.class_token,
-            crop=config.crop or _default_crop(backbone, data),
-            nyu_crops=data.family == "nyu" if config.nyu_crops is None else config.nyu_crops,
+            class_token=class_token,
+            crop=_default_crop(backbone, data) if config.crop == "auto" else config.crop,
+            nyu_crops=data.family == "nyu" if config.nyu_crops == "auto" else config.nyu_crops,
         )
 
     def estimate(self, config: DepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -90,7 +93,7 @@ class Depth(Protocol[DepthConfig]):
         plan = Plan.of(config, data.train)
         train, val = (_spec(config, backbone, size) for size in (plan.crop, _val_size(config, data.info)))
         patches, most = (math.prod(spec.grid(backbone)) for spec in (train, val))
-        token = backbone.width * (2 if config.class_token else 1)
+        token = backbone.width * (2 if config.resolved.class_token else 1)
         channels = [n * token for n, _ in plan.heads]
         # a product with the weights, and some operations on each upsampled logit, thrice with the way back
         each = 6.0 * config.bins * sum(c + 5 * config.upsample**2 for c in channels)
@@ -103,7 +106,7 @@ class Depth(Protocol[DepthConfig]):
                 "val": (val, len(data.val) * (2 if config.flip_test else 1)),
             },
             uncached=frozenset({"train", "val"}),
-            bank_bytes=logits + 4 * plan.batch * max(patches, most) * token * sum(set(config.heads or ())),
+            bank_bytes=logits + 4 * plan.batch * max(patches, most) * token * sum(config.resolved.heads),
             search_flops=each * (patches * plan.steps * plan.batch + most * len(data.val) / 3),
         )
 
@@ -154,13 +157,13 @@ def _val_size(config: DepthConfig, data: DatasetInfo) -> tuple[int, int]:
     """Return the size of evaluated images as far as it is known before one is opened."""
     if data.input_size is not None:
         return data.input_size, data.input_size
-    return (480, 640) if config.nyu_crops else config.crop or CROP
+    return (480, 640) if config.resolved.nyu_crops else config.resolved.crop
 
 
 def _spec(config: DepthConfig, backbone: BackboneInfo, size: tuple[int, int]) -> FeatureSpec:
     """Return the request that stands for a pass in plan and record: images are padded, not resized, to its size."""
     height, width = (-(-side // backbone.patch) * backbone.patch for side in size)
-    return FeatureSpec(size=(height, width), norm=bool(config.norm))
+    return FeatureSpec(size=(height, width), norm=config.resolved.norm)
 
 
 def _evaluate(

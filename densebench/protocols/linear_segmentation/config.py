@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.core.bounds import BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
+from densebench.core.bounds import Auto, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
 from densebench.core.config import Preset, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.feature_config import FeatureConfig
@@ -40,22 +40,27 @@ class LinearHeadConfig(FeatureConfig):
     epochs."""
     drop_factor: Positive = 0.1
     """What the learning rate is multiplied by after `drop_at` epochs."""
-    train_share: Share | None = None
-    """Share of the training images, drawn at random; None: 0.1 of COCO (NeCo 4.1, NeCo code, LEO), else all."""
+    train_share: Share | Auto = "auto"
+    """Share of the training images, drawn at random; "auto": 0.1 of COCO (NeCo 4.1, NeCo code, LEO), else all."""
     loaders: Literal["shuffled", "neco"] = "shuffled"
-    """What `shuffle` and `drop_last` are where they are None. "shuffled": yes and no. "neco": VOC is not shuffled and
+    """What "auto" is for `shuffle` and `drop_last`. "shuffled": yes and no. "neco": VOC is not shuffled and
     loses its last incomplete batch, ADE20K is not shuffled and keeps it, COCO is shuffled and loses it."""
-    shuffle: bool | None = None
-    """A new order of the training images in every epoch; without, the listed one."""
-    drop_last: bool | None = None
-    """Leave out the images of an incomplete last batch."""
-    evaluations: Count | None = None
-    """Times that the validation images are scored in a training, evenly spaced, the last at the end; None: after every
-    epoch (NeCo code, LEO)."""
+    shuffle: bool | Auto = "auto"
+    """A new order of the training images in every epoch, or the listed one; "auto": as `loaders` says."""
+    drop_last: bool | Auto = "auto"
+    """Leave out the images of an incomplete last batch; "auto": as `loaders` says."""
+    evaluations: Count | Literal["epochs"] = "epochs"
+    """Times that the validation images are scored in a training, evenly spaced, the last at the end; "epochs": after
+    every epoch (NeCo code, LEO)."""
     absent: AbsentRule = "zero"
     """What a class scores that is neither in ground truth nor predicted."""
     examples: Natural = no_score(6)
     """Images in the picture."""
+
+    @property
+    def n_evaluations(self) -> int:
+        """`evaluations` as a number."""
+        return self.epochs if self.evaluations == "epochs" else self.evaluations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from densebench.core.config import known
 from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets.dataset import DatasetInfo
 from densebench.features.spec import FeatureSpec
@@ -48,10 +49,9 @@ class Plan:
     @classmethod
     def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> Plan:
         """Draw the share of the images that a resolved config asks for."""
-        assert config.train_share is not None
-        assert config.evaluations is not None
-        images = draw_share(n_images, config.train_share, seed)
-        if config.drop_last and len(images) < config.batch:
+        images = draw_share(n_images, known(config.train_share, "train_share"), seed)
+        drop_last = known(config.drop_last, "drop_last")
+        if drop_last and len(images) < config.batch:
             raise UsageError(
                 f"{protocol}.drop_last=true leaves nothing of {len(images)} training images in batches of "
                 f"{config.batch}. Set {protocol}.batch={len(images)} or less, or {protocol}.drop_last=false."
@@ -62,9 +62,9 @@ class Plan:
             batch=config.batch,
             learning_rate=config.learning_rate,
             drop_at=config.drop_at,
-            looks=frozenset(evenly(config.epochs, config.evaluations)),
-            shuffle=bool(config.shuffle),
-            drop_last=bool(config.drop_last),
+            looks=frozenset(evenly(config.epochs, config.n_evaluations)),
+            shuffle=known(config.shuffle, "shuffle"),
+            drop_last=drop_last,
             seed=seed,
         )
 

@@ -91,17 +91,15 @@ class LinearHeadProtocol(Protocol[C]):
         """Fill in the input size and what depends on the dataset."""
         loaders = NECO_LOADERS if config.loaders == "neco" else {}
         shuffle, drop_last = loaders.get(data.family, (True, False))
-        defaults: dict[str, Any] = {
-            "train_share": 0.1 if data.family == "coco" else 1.0,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-        }
-        config = replace(
+        share = 0.1 if data.family == "coco" else 1.0
+        return replace(
             config,
             input_size=input_size(config.input_size, 448, backbone, data),
-            **{name: value for name, value in defaults.items() if getattr(config, name) is None},
+            train_share=share if config.train_share == "auto" else config.train_share,
+            shuffle=shuffle if config.shuffle == "auto" else config.shuffle,
+            drop_last=drop_last if config.drop_last == "auto" else config.drop_last,
+            evaluations=config.n_evaluations,
         )
-        return config if config.evaluations is not None else replace(config, evaluations=config.epochs)
 
     def estimate(self, config: C, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, what is held beside the model, and the arithmetic of the head."""

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
 def foreground_runs(config: UnsupervisedSegmentationConfig) -> list[Run]:
     """Return the k-means of the foreground: the one for communities first, if any."""
-    assert config.objects is not None, "resolve() fills it in"
     fine = [Run(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
-    return [*fine, *(Run(config.objects, seed) for seed in config.object_seeds)]
+    return [*fine, *(Run(config.n_objects, seed) for seed in config.object_seeds)]
 
 
 def fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part], n_rows: int) -> list[Fit]:
@@ -99,7 +98,7 @@ def find_communities(
         edges = cbfe.strong_edges(stream.compute(), config.weight_threshold)
         found = {
             str(seed): cbfe.communities(
-                edges, fine.k + 1, seed=seed, markov_time=config.markov_time, preferred=config.objects
+                edges, fine.k + 1, seed=seed, markov_time=config.markov_time, preferred=config.n_objects
             )
             for seed in config.community_seeds
         }

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from densebench.core.bounds import AtLeastOne, Chance, Count, Natural, Positive, Seed, Share
-from densebench.core.config import Preset, no_score
+from densebench.core.bounds import AtLeastOne, Auto, Chance, Count, Natural, Positive, Seed, Share
+from densebench.core.config import Preset, known, no_score
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.kmeans_config import KMeansConfig
 
@@ -40,8 +40,8 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     background: Literal["dataset", "stuff"] | Annotated[tuple[Natural, ...], AtLeastOne] = "dataset"
     """Labels that are background, one class together in all that follows. "dataset": what it calls so, VOC's 0.
     "stuff": that, and its classes that are no objects, such as sky and floor."""
-    train_split: str | None = None
-    """Split clustered beside the validation images; None: "train" where the dataset has one, else its own training
+    train_split: str = "auto"
+    """Split clustered beside the validation images; "auto": "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (NeCo A.2; LEO, NeCo code)."""
     attention_mass: Share = 0.7
     """Share of the attention's mass that is foreground: NeCo A.2 says 0.7, the code has 0.65."""
@@ -52,15 +52,15 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     k_fg_extraction: Annotated[int, Ge(2)] = 200
     """Clusters of all tokens, spherical k-means."""
     threshold: Chance | None = None
-    """Precision from which a cluster is foreground; None: the best of 55 % to 75 % background on the **ground truth**
+    """Precision from which a cluster is foreground; none: the best of 55 % to 75 % background on the **ground truth**
     of the training images, rounded to a multiple of 0.05."""
-    objects: Count | None = None
-    """Clusters of the foreground for `miou_cbfe`, and the communities to aim at; None: the classes but background. With
-    background they are matched to classes one to one if there are as many, else by precision (LEO, NeCo code)."""
+    objects: Count | Auto = "auto"
+    """Clusters of the foreground for `miou_cbfe`, and the communities to aim at; "auto": the classes but background.
+    With background they are matched to classes one to one if there are as many, else by precision (LEO, NeCo code)."""
     object_seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
     """Of the k-means for `miou_cbfe`; scores are means over them."""
     community_detection: Literal["infomap"] | None = "infomap"
-    """None stops at `miou_cbfe` and needs no further package."""
+    """How clusters become objects; none stops at `miou_cbfe` and needs no further package."""
     k_community: Count = 189
     """Clusters of the foreground that become communities. 189, 0.07 and 1.2 are NeCo's, tuned on the ground truth of
     VOC `train` for NeCo's ViT-S/14."""
@@ -76,3 +76,13 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     """What a class scores that is neither in ground truth nor predicted."""
     examples: Natural = no_score(6)
     """Images in the picture."""
+
+    @property
+    def background_labels(self) -> tuple[int, ...]:
+        """`background` as labels; raises ValueError for a config that was not resolved."""
+        return known(None if isinstance(self.background, str) else self.background, "background")
+
+    @property
+    def n_objects(self) -> int:
+        """`objects` as a number; raises ValueError for a config that was not resolved."""
+        return known(self.objects, "objects")

@@ -107,14 +107,12 @@ class Foreground:
 
 def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, Part]:
     """Return the images of the training split asked for, and all validation images."""
-    assert not isinstance(config.background, str), "resolve() fills it in"
-    labels = one_background(data.info, config.background)
+    labels = one_background(data.info, config.background_labels)
     train = Part(data.train, list(range(len(data.train))), *labels)
     if config.train_split != data.train.split:
         whole = data.train
         while isinstance(inner := getattr(whole, "base", None), DenseDataset):  # of a view, such as --limit makes
             whole = inner
-        assert config.train_split is not None, "resolve() fills it in"
         listed = set(type(whole)(whole.root, config.train_split).ids)
         inside = [i for i, name in enumerate(data.train.ids) if name in listed]
         if not inside:

@@ -114,7 +114,8 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         outside = [label for label in background if label not in _labels(data)]
         if outside:
             raise UsageError(f"{self.name}.background={background}: {data.name} has no class {outside[0]}.")
-        split = config.train_split or ("train" if "train" in data.splits else data.train)
+        default = "train" if "train" in data.splits else data.train
+        split = default if config.train_split == "auto" else config.train_split
         if split not in data.splits:
             raise UsageError(f"{self.name}.train_split={split}: {data.name} has {', '.join(data.splits)}.")
         return replace(
@@ -122,7 +123,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
             input_size=input_size(config.input_size, 448, backbone, data),
             background=tuple(dict.fromkeys(background)),
             train_split=split,
-            objects=config.objects or len(_labels(data) - set(background)),
+            objects=len(_labels(data) - set(background)) if config.objects == "auto" else config.objects,
             kmeans=config.backend,
         )
 
