@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from densebench.core.errors import UsageError
+from densebench.core.machine import processor
 from densebench.core.package import PACKAGE, __version__
 
 
@@ -36,7 +36,7 @@ def environment(device: str) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     found["device"] = device
-    found["cpu"] = f"{_cpu_name()}, {os.cpu_count()} cores"
+    found["cpu"] = processor()
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = str(torch.version.cuda)
@@ -55,14 +55,6 @@ def _git() -> dict[str, str]:
         )
         return {"git": commit.strip(), "git_state": "changed" if changed.strip() else "clean"}
     return {}
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def available_memory() -> int | None:

@@ -112,6 +112,8 @@ class ModelRecord(_Strict):
     std: tuple[float, ...]
     licence: str = ""
     citation: str = ""
+    parameters: int | None = None
+    """How many numbers its parameters hold; None in records of before."""
 
 
 class ProtocolRecord(_Strict):
@@ -149,6 +151,9 @@ class Cost(_Strict):
     peak_gpu_bytes: int = 0
     bank_bytes: int = 0
     """The largest structure beside the model, as estimated before the run: the bound that `run` checks."""
+    images_per_second: float | None = None
+    """Of the model's forward pass alone, at the size of the validation images; None where the protocol has no such
+    pass, and in records of before."""
 
 
 class Record(_Strict):

@@ -19,6 +19,7 @@ from densebench.core.locks import Timeout
 from densebench.core.paths import cache_dir, sweep
 from densebench.core.progress import Progress
 from densebench.features.source import FeatureSource
+from densebench.features.throughput import images_per_second
 from densebench.model_zoo import parse_models
 from densebench.protocols.protocol import Context
 from densebench.results.schema import Cost, Record
@@ -189,6 +190,7 @@ class _Run:
             peak_memory_bytes=peak,
             peak_gpu_bytes=gpu,
             bank_bytes=job.estimate.bank_bytes,
+            images_per_second=_speed(job, source),
         )
         artifacts = artifacts_of(measurement, job.data.val, self._path(job).stem)
         return record_of(job, source, measurement, artifacts, cost, self.splits), artifacts
@@ -219,3 +221,14 @@ class _Run:
             return False
         self.outcome.kept.append(record)
         return True
+
+
+def _speed(job: Job, source: FeatureSource) -> float | None:
+    """Return the images per second of a job's forward pass; None where it has none, or it fails: no score needs it."""
+    specs = [spec for spec, _ in job.estimate.features.values()]
+    if not specs:
+        return None
+    try:
+        return round(images_per_second(source, specs[-1].size), 3)
+    except FOREIGN:
+        return None

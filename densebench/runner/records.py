@@ -58,6 +58,7 @@ def record_of(
             std=info.std,
             licence=info.licence,
             citation=info.citation,
+            parameters=sum(parameter.numel() for parameter in source.backbone.parameters()),
         ),
         data=DataRecord(
             name=job.data_name,

@@ -93,6 +93,8 @@ def test_all_protocols_make_records_a_table_and_a_leaderboard_and_a_second_run_d
         assert record["cost"]["bank_bytes"] > 0
         assert record["data"]["val"]["n_images"] == 6
         assert record["model"]["weights_sha256"]
+        assert record["model"]["parameters"] == 1  # the one factor of a backbone that computes colours
+        assert record["cost"]["images_per_second"] > 0
         for artifact in record["artifacts"]:
             assert (cli.folder / "results/records/voc" / name / artifact).stat().st_size > 1000
         kept = record["statistics"]
