@@ -60,9 +60,10 @@ def no_score(default: Any) -> Any:
 def apply_overrides(config: C, overrides: Mapping[str, Any], room: str = "") -> C:
     """Return `config` with some fields replaced, typed and checked against their annotations and the bounds in these.
 
-    Strings are read as TOML values where they are one (`5`, `0.1`, `true`, `[1, 2]`), `none` as None, else as text;
-    one value is taken for a tuple of one. No number is NaN or infinite. Raises UsageError for unknown fields (with the
-    nearest) and for values that a field cannot have; `room` is the protocol that messages name before the field.
+    Strings that are a choice of the field stay; others are read as TOML values where they are one (`5`, `0.1`, `true`,
+    `[1, 2]`), `none` as None, else as text; one value is taken for a tuple of one. No number is NaN or infinite. Raises
+    UsageError for unknown fields (with the nearest) and for values that a field cannot have; `room` is the protocol
+    that messages name before the field.
     """
     from pydantic import ValidationError
 
@@ -75,7 +76,7 @@ def apply_overrides(config: C, overrides: Mapping[str, Any], room: str = "") -> 
             raise UsageError(f"{room or type(config).__name__} has no field {key!r}{hint}")
     kind: Any = type(config)
     hints = field_types(kind)
-    given = {**as_dict(config), **{k: _parse(v) for k, v in overrides.items()}}
+    given = {**as_dict(config), **{k: _parse(v, hints[k]) for k, v in overrides.items()}}
     for name, value in given.items():
         inside = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(each, bool) for each in inside) and "bool" not in str(hints[name]):  # would become 0 or 1
@@ -145,7 +146,8 @@ def _refused(room: str, name: str, value: Any, hint: Any, found: Mapping[str, st
 def _expected(hint: Any, found: Mapping[str, str]) -> str:
     """Return in words what a type takes: of a number out of bounds these alone, for the rest is as it should be."""
     bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
-    if found and found.keys() <= bounds and not any(is_tuple(each) for each in alternatives(hint)):
+    out_of_bounds = found.keys() & bounds and found.keys() <= {*bounds, "literal_error"}
+    if out_of_bounds and not any(is_tuple(each) for each in alternatives(hint)):
         return next((limits(each) for each in alternatives(hint) if limits(each)), next(iter(found.values())))
     expected = words(hint)
     if "finite_number" in found:
@@ -153,8 +155,8 @@ def _expected(hint: Any, found: Mapping[str, str]) -> str:
     return expected
 
 
-def _parse(value: Any) -> Any:
-    if not isinstance(value, str):
+def _parse(value: Any, hint: Any) -> Any:
+    if not isinstance(value, str) or any(value in get_args(each) for each in alternatives(hint)):  # one of its choices
         return value
     if value.lower() in ("none", "null"):
         return None

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from densebench.core.config import apply_overrides, no_score, score_hash, split_settings
+from densebench.core.config import apply_overrides, known, no_score, score_hash, split_settings
 from densebench.core.errors import UsageError
 from densebench.protocols import PROTOCOLS
 
@@ -75,3 +75,21 @@ def test_settings_split_by_protocol():
     assert split_settings(["a.b=1", "a.c=x=y", "d.e=2"]) == {"a": {"b": "1", "c": "x=y"}, "d": {"e": "2"}}
     with pytest.raises(UsageError, match=r"PROTOCOL\.FIELD=VALUE"):
         split_settings(["neighbours=5"])
+
+
+def test_what_was_not_resolved_is_an_error_and_not_a_value():
+    assert [known(value, "cell") for value in (0, False, (), "patches")] == [0, False, (), "patches"]
+    for still in ("auto", None):
+        with pytest.raises(ValueError, match=f"cell is still {still}: the config was not resolved"):
+            known(still, "cell")
+
+
+def test_a_choice_called_none_is_that_choice():
+    @dataclass(frozen=True, kw_only=True)
+    class Choices:
+        tokens: Literal["auto", "none"] | None = "auto"
+        size: int | None = 3
+
+    config = apply_overrides(Choices(), {"tokens": "none", "size": "none"})
+    assert config == Choices(tokens="none", size=None)
+    assert apply_overrides(Choices(), {"tokens": None}).tokens is None

@@ -38,6 +38,9 @@ def found(name, preset="paper", backbone=SMALL, dataset="voc", **settings):
         ("positional_effect", {"extra_clusters": 70, "clusters": 91}, {"extra_clusters": 70}),
         ("positional_effect", {"extra_clusters": 70, "clusters": 21}, {"extra_clusters": 70, "clusters": 21}),
         ("positional_effect", {"layers": "all"}, {"layers": "all"}),
+        ("positional_effect", {"clusters": "auto"}, {}),
+        ("positional_effect", {"layers": "all", "locality": "patches"}, {"layers": "all"}),
+        ("positional_effect", {"layers": "all", "locality": "none"}, {"layers": "all", "locality": "none"}),
         ("finetune_segmentation", {"steps": 2}, {"steps": 2}),  # and no epochs, which that replaces
         ("finetune_segmentation", {"epochs": 5}, {"epochs": 5}),
         ("finetune_segmentation", {"batch": 128, "evaluations": 20, "train_share": 1.0}, {}),

@@ -14,7 +14,7 @@ class KMeansConfig(FeatureConfig):
     """How patches are clustered and their maps compared; protocols' configs add to it."""
 
     pca: Count | None = 50
-    """Dimensions kept of the standardised tokens; None clusters the tokens as they are, not standardised either."""
+    """Dimensions kept of the standardised tokens; none clusters the tokens as they are, not standardised either."""
     eval_size: Count = 100
     """Side that cluster maps and masks are compared at."""
     n_iter: Count = 100

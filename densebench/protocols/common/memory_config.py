@@ -26,7 +26,7 @@ class RetrievalConfig(FeatureConfig):
     similarity: Literal["cosine", "l2"] = "cosine"
     """"cosine": unit-norm memory, inner product. "l2": squared distance of raw features, as DIP's code has it."""
     memory_size: Count | None = 10_240_000
-    """Rows of the memory, shared evenly by the images, but no more than an image has patches; None keeps every one."""
+    """Rows of the memory, shared evenly by the images, but no more than an image has patches; none keeps every one."""
     memory_dtype: Literal["float32", "float16"] = "float32"
     """What features and labels of the memory are rounded to (DIP: float16); products are in float32 all the same."""
     augmentation_epochs: Natural = 1

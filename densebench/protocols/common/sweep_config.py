@@ -17,6 +17,6 @@ class SweepConfig(FeatureConfig):
     """Settings of a protocol that reads one layer and facet, or sweeps over several."""
 
     layers: Literal["all"] | Annotated[tuple[int, ...], AtLeastOne] | None = None
-    """Layers of a sweep; None: `layer` alone. A sweep without `facets` is of `facet`."""
+    """Layers of a sweep; none: `layer` alone. A sweep without `facets` is of `facet`."""
     facets: Literal["all"] | Annotated[tuple[Facet, ...], AtLeastOne] | None = None
-    """Facets of a sweep; None: `facet` alone. A sweep without `layers` is of `layer`."""
+    """Facets of a sweep; none: `facet` alone. A sweep without `layers` is of `layer`."""

@@ -56,12 +56,12 @@ def feature_keys(config: SweepConfig, backbone: BackboneInfo) -> tuple[FeatureKe
     A sweep reads the last tokens once more without the final norm (POS A.11); with `norm` False they are without it
     already, and once more with it.
     """
-    if config.layers is None:
+    layers, facets = config.layers, config.facets
+    if layers is None or facets is None:
         return (FeatureKey(config.layer, config.facet, config.norm),)
-    assert not isinstance(config.layers, str)
-    assert not isinstance(config.facets, str)
-    assert config.facets is not None
-    reads = [FeatureKey(layer, facet, config.norm) for facet in config.facets for layer in config.layers]
+    if isinstance(layers, str) or isinstance(facets, str):
+        raise ValueError("the layers and facets of a sweep are still open: the config was not resolved")
+    reads = [FeatureKey(layer, facet, config.norm) for facet in facets for layer in layers]
     if backbone.any_layer and FeatureKey(backbone.depth - 1, "token", config.norm) in reads:
         reads.append(FeatureKey(backbone.depth - 1, "token", not config.norm))
     return tuple(reads)

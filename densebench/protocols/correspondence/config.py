@@ -33,7 +33,7 @@ class CorrespondenceConfig(SweepConfig):
     threshold: Literal["bbox", "image"] = "bbox"
     """The target object's bounding box (SPair-71k, PF-WILLOW) or the target image (as PF-PASCAL is often scored)."""
     pairs: Count | None = None
-    """At most so many pairs, drawn with `seed`; None: all that the dataset lists, 2000 where it lists none."""
+    """At most so many pairs, drawn with `seed`; none: all that the dataset lists, 2000 where it lists none."""
     seed: Seed = 0
     """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
     examples: Natural = no_score(6)

@@ -30,7 +30,7 @@ class InContextDepthConfig(RetrievalConfig):
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities (DIP Tab. 7, DIP README)."""
     memory_size: Count | None = 10_240_000
-    """Rows of the memory (DIP 3.1); None keeps every patch."""
+    """Rows of the memory (DIP 3.1); none keeps every patch."""
     augmentation_epochs: Natural = 2
     """Passes over the memory images (DIP README); 0 takes them as they are."""
     bins: Count = 255

@@ -70,7 +70,6 @@ class Reads:
 def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
     """Return centroids (K, D) of the online cosine k-means per read, and their mean loss over the last 100 steps."""
     config, context = reads.config, reads.context
-    assert config.clusters is not None
     rng = np.random.default_rng(context.seed)
     order = _shuffled_epochs(len(data), config.steps * config.batch, rng)
     first = sorted(set(order[: config.init_batches * config.batch]))
@@ -81,7 +80,7 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
                 seen.update(_rows(maps))
     info, device = context.features.info, context.features.device
     fits = [
-        cosine_kmeans.CosineKMeans(_initial(seen, config.clusters, info).to(device), config.learning_rate)
+        cosine_kmeans.CosineKMeans(_initial(seen, config.n_clusters, info).to(device), config.learning_rate)
         for seen in moments
     ]
     losses: list[deque[Tensor]] = [deque(maxlen=100) for _ in fits]
@@ -168,13 +167,12 @@ class Tally:
         lean: bool,
         held_bytes: int = HELD_BYTES,
     ) -> None:
-        assert config.clusters is not None
         self.info, self.rule = info, config.matching
         self.positions = information.PositionCounts(
-            grid.n, config.clusters, 1 if lean else config.groups, grid.of_pixel
+            grid.n, config.n_clusters, 1 if lean else config.groups, grid.of_pixel
         )
-        self.tables = GroupSums((info.n_classes, config.clusters), config.groups)
-        self._matrix = ConfusionMatrix(config.clusters, info.n_classes, info.ignored)
+        self.tables = GroupSums((info.n_classes, config.n_clusters), config.groups)
+        self._matrix = ConfusionMatrix(config.n_clusters, info.n_classes, info.ignored)
         self._images = ImageTables(held_bytes)
 
     def update(self, indices: Sequence[int], clusters: Tensor, labels: Tensor) -> None:
@@ -248,7 +246,6 @@ class Assigned:
 def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
     """Assign every validation pixel to a cluster of every read, and count."""
     config, context, info = reads.config, reads.context, data.info
-    assert config.clusters is not None
     grid, size = Positions.of(config), config.spec.size
     lean = len(reads.reads) > 1
     found = Assigned(
@@ -257,7 +254,7 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
         [Tally(config, info, grid, lean, HELD_BYTES // len(reads.reads)) for _ in reads.reads],
     )
     shown = spread(config.examples, len(data.val))
-    small = torch.uint8 if config.clusters <= 256 else torch.int16
+    small = torch.uint8 if config.n_clusters <= 256 else torch.int16
     for batch in reads.stream(data.val, None, "assignment", labels=Labels(size)):
         assert batch.labels is not None
         labels = batch.labels.long()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.core.bounds import Count, Natural, Positive
-from densebench.core.config import AS_PAPER, Preset, no_score
+from densebench.core.bounds import Auto, Count, Natural, Positive
+from densebench.core.config import AS_PAPER, Preset, known, no_score
 from densebench.protocols.common.sweep_config import PAPER, SweepConfig
 
 
@@ -31,8 +31,8 @@ class PositionalEffectConfig(SweepConfig):
         ),
         "raw": Preset(source=f"{PAPER}, A.11, table 4, row Before: no final norm", settings={"norm": False}),
     }
-    clusters: Count | None = None
-    """Number of clusters; None: number of classes (27 in the paper) and `extra_clusters`."""
+    clusters: Count | Auto = "auto"
+    """Number of clusters; "auto": the number of classes (27 in the paper) and `extra_clusters`."""
     extra_clusters: Natural = 0
     """Clusters beyond the classes: 70 in POS A.5."""
     matching: Literal["hungarian", "precision"] = "hungarian"
@@ -50,8 +50,13 @@ class PositionalEffectConfig(SweepConfig):
     """Side in pixels of one position. Larger cells need less memory and have less bias, and hide what varies within."""
     groups: Count = 10
     """Image groups of the jackknife."""
-    locality: Literal["patches", "all", "none"] | None = None
-    """Tokens between which a sweep measures the locality bias I(K, Q) of POS 3.3: patches alone, renormalised, or
-    class token and registers too; None: patches where the backbone gives attention, else none. POS is silent."""
+    locality: Literal["auto", "patches", "all", "none"] | None = "auto"
+    """Tokens between which a sweep measures the locality bias I(K, Q) of POS 3.3: patches alone, renormalised, or all,
+    class token and registers too; "auto": patches where the backbone gives attention, else none. POS is silent."""
     examples: Natural = no_score(6)
     """Images in the example grid."""
+
+    @property
+    def n_clusters(self) -> int:
+        """`clusters` as a number; raises ValueError for a config that was not resolved."""
+        return known(self.clusters, "clusters")

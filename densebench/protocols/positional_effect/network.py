@@ -30,8 +30,7 @@ def estimate(
 
     Training holds the maps of one batch of all reads and their second moments, counting the position tables.
     """
-    assert config.clusters is not None
-    spec, width, k = config.spec, backbone.width, config.clusters
+    spec, width, k = config.spec, backbone.width, config.n_clusters
     height, columns = spec.grid(backbone)
     rows, n, grid = height * columns, len(reads), Positions.of(config)
     maps = n * max(config.batch, 16) * rows * width * 6  # float32, then rounded; 16 is the usual batch elsewhere
@@ -59,7 +58,6 @@ def measure(reads: Reads, losses: Sequence[float], assigned: Assigned, data: Dat
         scores = [tally.score() for tally in assigned.tallies]
     locality = None if config.locality == "none" else _locality(reads, data)
     study = Study(reads.reads, scores, real, context.features.info.depth, config.norm, locality)
-    assert config.clusters is not None
     n_pixels = int(assigned.tallies[0].positions.total().sum())
     table = study.table(losses)
     with context.stage("figures"):
@@ -79,7 +77,7 @@ def measure(reads: Reads, losses: Sequence[float], assigned: Assigned, data: Dat
                 for name, points in study.points().items()
             },
             "nmi_ground_truth": real.nmi,
-            "mi_bias": information.mi_bias(assigned.grid.n, config.clusters, n_pixels),
+            "mi_bias": information.mi_bias(assigned.grid.n, config.n_clusters, n_pixels),
             "n_pixels": n_pixels,
         },
         notes=(

@@ -75,7 +75,7 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
             config,
             **sweep,
             input_size=input_size(config.input_size, 448, backbone, data),
-            clusters=config.clusters or data.n_classes + config.extra_clusters,
+            clusters=data.n_classes + config.extra_clusters if config.clusters == "auto" else config.clusters,
         )
 
     def estimate(self, config: PositionalEffectConfig, backbone: BackboneInfo, data: Data) -> Estimate:
@@ -85,12 +85,11 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
             return network.estimate(config, reads, backbone, data)
         spec = config.spec
         height, width = spec.grid(backbone)
-        assert config.clusters is not None
-        cells = Positions.of(config).n * (config.clusters + data.info.n_classes)
+        cells = Positions.of(config).n * (config.n_clusters + data.info.n_classes)
         return Estimate(
             features={"train": (spec, len(data.train)), "val": (spec, len(data.val))},
             bank_bytes=cells * (8 + 4 * config.groups),
-            search_flops=6.0 * config.steps * config.batch * height * width * backbone.width * config.clusters,
+            search_flops=6.0 * config.steps * config.batch * height * width * backbone.width * config.n_clusters,
         )
 
     def run(self, config: PositionalEffectConfig, data: Data, context: Context) -> Measurement:
@@ -104,14 +103,14 @@ class PositionalEffect(Protocol[PositionalEffectConfig]):
 
 
 def _sweep(config: PositionalEffectConfig, backbone: BackboneInfo) -> dict[str, Any]:
-    """Return layers, facets and locality of a sweep, {} where none is asked for."""
+    """Return layers, facets and locality; a study of one layer and facet has no locality to fill in."""
     sweep = sweeps.resolve("positional_effect", config, backbone)
-    if not sweep:
-        return {}
-    if config.locality not in (None, "none") and not backbone.attention:
-        raise UsageError(f"positional_effect.locality={config.locality}: {backbone.name} gives no attention. Set none.")
-    locality = config.locality or ("patches" if backbone.attention else "none")
-    return {**sweep, "locality": locality}
+    asked = config.locality
+    if not sweep:  # nothing is measured of attention
+        return {"locality": None if asked == "auto" else asked}
+    if asked in ("patches", "all") and not backbone.attention:
+        raise UsageError(f"positional_effect.locality={asked}: {backbone.name} gives no attention. Set none.")
+    return {**sweep, "locality": ("patches" if backbone.attention else "none") if asked in ("auto", None) else asked}
 
 
 def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: Data, context: Context) -> Measurement:
@@ -120,7 +119,6 @@ def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: 
     with context.stage("score"):
         score, real = tally.score(), information.mutual_information(assigned.truth.total())
     found, n_pixels = score.information, int(tally.positions.total().sum())
-    assert config.clusters is not None
     with context.stage("figures"):
         pictures = _pictures(assigned, score, real, data)
     positional = map(scoring.Scored, _positional(tally.positions, assigned.truth, found, real))
@@ -133,7 +131,7 @@ def _one(config: PositionalEffectConfig, loss: float, assigned: Assigned, data: 
                 for i, (c, v) in enumerate(zip(score.mapping.tolist(), found.classwise.tolist(), strict=True))
             },
             "classwise_mi_ground_truth": dict(zip(info.classes, real.classwise.tolist(), strict=True)),
-            "mi_bias": information.mi_bias(assigned.grid.n, config.clusters, n_pixels),
+            "mi_bias": information.mi_bias(assigned.grid.n, config.n_clusters, n_pixels),
             "n_pixels": n_pixels,
             "clusters_used": score.used,
         },
