@@ -1,7 +1,8 @@
 """The leaderboard: pure functions of result records, written as CSV, Markdown, JSON and pictures.
 
-`rows.py` makes flat rows (`row.py`) of records; `markdown.py`, `console.py` and `plots.py` show rows; `layers.py` and
-`positional.py` show studies of whole networks; `published.py` holds what papers print.
+`rows.py` makes flat rows (`row.py`) of records; `markdown.py`, `console.py`, `plots.py` and `curves.py` show rows;
+`layers.py` and `positional.py` show studies of whole networks; `published.py` holds what papers print, `beside.py` sets
+it beside ours.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ def write_leaderboard(
 
     Sweeps of `positional_effect` add `positional_study.csv` and pictures of all models together.
 
-    With `published`, the papers' values stand below ours, as grey marks in the line plots, and as `published.csv`
-    beside. With `limited`, records of --limit runs have tables of their own, which say so. `report` is told, a line
-    each, what is left off: such records otherwise, files that cannot be read, and pictures that cannot be drawn (by
-    default they are logged). Each file is written whole or not at all, so two processes may do this at once.
+    With `published`, the papers' values stand below ours, in grey in the plots, and as `published.csv` beside. With
+    `limited`, records of --limit runs have tables of their own, which say so. `report` is told, a line each, what is
+    left off: such records otherwise, files that cannot be read, and pictures that cannot be drawn (by default they are
+    logged). Each file is written whole or not at all, so two processes may do this at once.
 
     Raises UsageError for an unknown format, and StorageError where the folder holds no records or cannot be written.
     """

@@ -7,6 +7,7 @@ imported.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -71,9 +72,9 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, label: str) -> Setting:
-        """Return the setting of a label such as published rows have: "paper + norm=false"."""
+        """Return the setting of a label such as published rows have: "paper + norm=false, fractions=[1, 8]"."""
         preset, _, rest = label.partition(" + ")
-        pairs = (pair.partition("=") for pair in rest.split(", ") if pair)
+        pairs = (pair.partition("=") for pair in re.split(r", (?=\w+=)", rest) if pair)
         return cls(preset, {name: value for name, _, value in pairs})
 
 

@@ -20,6 +20,10 @@ from densebench.leaderboard.row import Row
 
 DPI = 160
 INK, GREY, GRID = "#222222", "#6f6f6f", "#e4e4e4"
+PRINTED = "#b5b5b5"
+"""Of published values."""
+REFERENCES = 6
+"""Published models named in a plot: the best ones."""
 # Distinguishable with the common colour vision deficiencies, and against white: after Okabe & Ito, then Tol's "muted".
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#999933", "#44AA99")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.5, 1.3)), (0, (6, 1.4, 1.2, 1.4)))

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from densebench.leaderboard.beside import Beside, beside, marks
 from densebench.leaderboard.cells import Cell, Grid, footnote_of, title
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.row import Row, Table, tables
@@ -22,10 +23,12 @@ def markdown(
 ) -> str:
     """Return the leaderboard as Markdown: a section per dataset, in it a table per protocol and setting.
 
-    `published` values of a whole dataset and protocol that has results follow below their tables; `pictures` are paths
-    by (data, protocol, setting), relative to where the text will lie.
+    `published` values of a dataset and protocol that has results follow below their tables, whatever their setting;
+    each table says in what a setting that is printed differs from its own. `pictures` are paths by (data, protocol,
+    setting), relative to where the text will lie.
     """
     grouped = tables(rows)
+    near = {key: beside(members, published) for key, members in grouped.items()}
     lines = ["# Leaderboard", ""]
     if not grouped:
         lines += ["No complete results yet; `densebench run` makes them.", ""]
@@ -40,12 +43,16 @@ def markdown(
         earlier, later = list(grouped)[:index], list(grouped)[index + 1 :]
         if key[0] not in {name for name, _, _ in earlier}:
             lines += [f"## {data}", ""]
+        told = marks((near[other] for other in grouped if other[:2] == key[:2]), published)
         lines += [f"### {protocol}, preset {setting}", "", *_table(members), "", footnote_of(members), ""]
+        lines += _differences(near[key], told)
         for picture in (pictures or {}).get(key, ()):
             lines += [f"![{protocol} on {data}, preset {setting}]({picture})", ""]
         if key[:2] not in {other[:2] for other in later}:
-            printed = [row for row in published if (row.dataset, row.protocol) == key[:2]]
-            lines += _published(printed, Grid.of(members).keys)
+            printed = [row for row in published if (row.dataset, row.protocol) == (members[0].dataset, key[1])]
+            ours = Grid.of(members).keys
+            lines += _published("As printed by the papers", [row for row in printed if not row.variant], ours, told)
+            lines += _published("Ablations of the papers", [row for row in printed if row.variant], ours, told)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -75,8 +82,22 @@ def _cell(cell: Cell | None) -> str:
     return " ".join(filter(None, (value, cell.interval, "≈" if cell.close else "")))
 
 
-def _published(printed: Sequence[PublishedRow], ours: Sequence[Key]) -> Iterator[str]:
-    """Yield the papers' values, columns in the order of ours; metrics that no row has together are tables apart."""
+def _differences(near: Sequence[Beside], told: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line per published setting that has a mark: in what it differs from that of the table above."""
+    marked = [each for each in near if each.setting in told]
+    order = list(told)
+    for each in sorted(marked, key=lambda each: order.index(each.setting)):
+        yield f"- {told[each.setting]} {literal(each.text)}"
+    yield from [""] if marked else []
+
+
+def _published(
+    head: str, printed: Sequence[PublishedRow], ours: Sequence[Key], told: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield the papers' values, columns in the order of ours; metrics that no row has together are tables apart.
+
+    `told` are the marks of settings that are not those of all tables above.
+    """
     import pandas as pd
     from scipy.sparse.csgraph import connected_components
 
@@ -91,7 +112,7 @@ def _published(printed: Sequence[PublishedRow], ours: Sequence[Key]) -> Iterator
     table = table[order]
     has = table.notna().to_numpy(int)
     _, group = connected_components(has.T @ has, directed=False)
-    yield from ("#### As printed by the papers", "")
+    yield from (f"#### {head}", "")
     for number in dict.fromkeys(group):
         names = list(table.columns[group == number])
         own = values[values.metric.isin(names)]
@@ -100,7 +121,7 @@ def _published(printed: Sequence[PublishedRow], ours: Sequence[Key]) -> Iterator
         yield _line(["---", *["---:"] * len(names), "---", "---", "---"])
         for entry, *cells in table[names].dropna(how="all").fillna("").itertuples(name=None):
             label, source, preset, _ = entry
-            yield _line([label, *cells, source, preset, notes[entry]])
+            yield _line([label, *cells, source, f"{preset} {told.get(preset, '')}".rstrip(), notes[entry]])
         yield ""
 
 

@@ -72,7 +72,7 @@ def test_published_block_follows_once(record):
     rows = leaderboard_rows([record(preset="paper"), record(preset="dip"), record(dataset="scenes")])
     text = markdown(rows, published_rows())
     assert text.count("#### As printed by the papers") == 1
-    assert "| PaKA ViT-S/14 | 80.5 | 77.3 | 72.4 | 68.1 | PaKA, table 1 | paper | backbone from table 6 |" in text
+    assert "| PaKA ViT-S/14 | 80.5 | 77.3 | 72.4 | 68.1 | PaKA, table 1 | paper ¹ | backbone from table 6 |" in text
     assert "| miou_hungarian@1 | miou_hungarian@1/8 |" in text
     assert text.index("preset paper") < text.index("As printed")
 
