@@ -12,8 +12,8 @@ from types import ModuleType
 def import_file(path: Path) -> ModuleType:
     """Return a user's Python file as a module; raises whatever the file raises."""
     spec = importlib.util.spec_from_file_location(f"densebench_user_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # pickling an object for a worker process looks its class up here
     spec.loader.exec_module(module)

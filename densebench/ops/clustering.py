@@ -152,12 +152,12 @@ def kmeans(
     find = assign_with_faiss if name == "faiss" else None
     seeds = [seed + 1 + redo * REDO_STRIDE for redo in range(n_redo)]
     starts = (train[permutation_head(len(train), k, each).to(x.device)] for each in seeds)
-    sign, best = 1 if spherical else -1, None
-    for centroids, objective in (lloyd(train, start, n_iter, spherical, find=find) for start in starts):
-        if best is None or sign * (objective - best[1]) > 1e-9 * abs(best[1]):
-            best = centroids, objective
-    assert best is not None
-    return best[0], KMeansInfo(best[1], len(train), name)
+    found = (lloyd(train, start, n_iter, spherical, find=find) for start in starts)
+    sign, (best, highest) = 1 if spherical else -1, next(found)
+    for centroids, objective in found:
+        if sign * (objective - highest) > 1e-9 * abs(highest):
+            best, highest = centroids, objective
+    return best, KMeansInfo(highest, len(train), name)
 
 
 def _faiss_kmeans(

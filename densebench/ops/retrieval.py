@@ -61,18 +61,17 @@ def attention(
     Raises:
         ValueError: neither or both of ``scores`` and ``keys`` were given, or the temperature is not positive.
     """
-    if (scores is None) == (keys is None):
-        raise ValueError("give the scores of a search over unit keys, or the keys, and not both")
     if not temperature > 0:
         raise ValueError(f"temperature is positive, got {temperature}")
     queries = widen(queries.to(indices.device))
-    if scores is not None:
+    if scores is not None and keys is None:
         cosine = scores.to(indices.device) / queries.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    else:
-        assert keys is not None
+    elif keys is not None and scores is None:
         cosine = torch.cat(
             [_cosine_by_gathering(q, keys[i]) for q, i in zip(queries.split(chunk), indices.split(chunk), strict=True)]
         )
+    else:
+        raise ValueError("give the scores of a search over unit keys, or the keys, and not both")
     return torch.softmax(cosine / temperature, dim=1)
 
 

@@ -68,7 +68,8 @@ class MaskTransformer(nn.Module):
         rates = torch.linspace(0, drop_path, layers).tolist()
         self.project = nn.Linear(width, width)
         self.classes = nn.Parameter(torch.empty(1, n_classes, width))
-        self.layers = nn.ModuleList(Layer(width, heads, rate) for rate in rates)
+        layered = [Layer(width, heads, rate) for rate in rates]
+        self.layers = nn.ModuleList(layered)
         self.norm = nn.LayerNorm(width)
         self.patch_projection = nn.Linear(width, width, bias=False)
         self.class_projection = nn.Linear(width, width, bias=False)
@@ -79,8 +80,7 @@ class MaskTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=INIT_STD)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
+        for layer in layered:
             nn.init.xavier_uniform_(layer.qkv.weight)  # MMSEG leaves torch's own here
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -124,15 +124,14 @@ def slide(
         at_once: windows that are encoded together.
     """
     places = list(windows(image.shape[1], image.shape[2], crop, stride))
-    total, seen = None, image.new_zeros(image.shape[1:])
+    total, seen = image.new_empty(0), image.new_zeros(image.shape[1:])
     for start in range(0, len(places), at_once):
         some = places[start : start + at_once]
         found = logits_of(torch.stack([image[:, rows, columns] for rows, columns in some]))
         for (rows, columns), logits in zip(some, found, strict=True):
-            total = image.new_zeros(len(logits), *image.shape[1:]) if total is None else total
+            total = total if len(total) else image.new_zeros(len(logits), *image.shape[1:])
             total[:, rows, columns] += logits
             seen[rows, columns] += 1
-    assert total is not None
     return total / seen
 
 

@@ -53,7 +53,7 @@ def hummingbird(v: Golden) -> Iterator[Finding]:
     keys, labels = memory(v)
     yield v.close("memory_features", keys, 1e-6)
     yield v.close("memory_labels", labels, 1e-6)
-    maps = None
+    maps: list[Tensor] = []
     for backend in v.backends:
         for rows, columns in BLOCKS if backend == "torch" else BLOCKS[:1]:
             label = f"{backend}, {rows}x{columns} at a time" if rows else backend
@@ -63,10 +63,9 @@ def hummingbird(v: Golden) -> Iterator[Finding]:
             yield v.close("nn_score", found.scores, 1e-5, label)
             hat = _soft_labels(v, labels, scores=found.scores)
             yield v.close("label_hat", hat, 1e-5, label)
-            maps = hat if maps is None else maps
+            maps.append(hat)
     yield v.close("label_hat", _soft_labels(v, labels, keys=keys), 1e-5, "keys gathered")
-    assert maps is not None
-    yield from _scores(v, maps)
+    yield from _scores(v, maps[0])
 
 
 def _sides(v: Golden) -> tuple[int, int]:

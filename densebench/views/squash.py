@@ -53,25 +53,28 @@ class Squashed(Dataset[Any]):
             return error
 
     def _read(self, index: int) -> tuple[Tensor | None, Tensor | None]:
-        image = self.data.image(index) if self.size is not None else None
-        mask = self.data.mask(index) if self.labels is not None else None
+        size, labels = self.size, self.labels
+        image = None if size is None else self.data.image(index)
+        mask = None if labels is None else self.data.mask(index)
         if mask is not None and (image is not None or self.data.image_size(index) != mask.shape[::-1]):
             # where the header alone is read, here and with cached features, the decoded image has the last word
             check_same_size(self.data, index, image or self.data.image(index), mask, "ground truth")
         if self.augment is not None:
-            size = self.size or (self.labels.size if self.labels else None)
-            assert size is not None
-            return self.augment(image, mask, size, index)
-        pixels = None
-        if image is not None:
-            assert self.size is not None
-            resized = image.resize(self.size[::-1], RESAMPLING[self.interpolation])
-            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-        target = None
-        if mask is not None:
-            assert self.labels is not None
-            target = torch.from_numpy(resize_mask(mask, self.labels))
+            return self.augment(image, mask, self._augmented_size(), index)
+        pixels = target = None
+        if image is not None and size is not None:
+            squashed = image.resize(size[::-1], RESAMPLING[self.interpolation])
+            pixels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1)
+        if mask is not None and labels is not None:
+            target = torch.from_numpy(resize_mask(mask, labels))
         return pixels, target
+
+    def _augmented_size(self) -> tuple[int, int]:
+        """Return the size of views; raises ValueError where neither images nor masks have one."""
+        size = self.size or (self.labels.size if self.labels else None)
+        if size is None:
+            raise ValueError("augmented views need a size")
+        return size
 
 
 def resize_mask(mask: NDArray[np.uint8], labels: Labels) -> NDArray[np.uint8]:

@@ -161,7 +161,7 @@ def records_exist(place):
         (["--model", "picoo"], "unknown model 'picoo'; did you mean 'pico' or "),
         (["--model", "pico?random", "--protocol", "humingbird"], "did you mean 'hummingbird'?"),
         (["--model", "pico?random", "--dataset", "vok"], "did you mean 'voc'?"),
-        (["--model", "pico?random", "--protocol", "hummingbird", "--preset", "papr"], "did you mean 'paper'?"),
+        (["--model", "pico?random", "--protocol", "hummingbird", "--preset", "papr"], "did you mean 'paper'"),
         (["--model", "pico?random", "--preset", "papr"], "no protocol has a preset 'papr'; there are "),
         (["--model", "pico?random", "--set", "hummingbird.neighbors=3"], "did you mean 'neighbours'?"),
         (["--model", "pico?random", "--set", "humingbird.neighbours=3"], "did you mean 'hummingbird'?"),

@@ -134,13 +134,11 @@ def _panel(axes: Axes, title: str, sample: Sample, info: DatasetInfo, far: float
     from densebench.figures.kit import colorize
 
     image = np.asarray(sample.image)
-    if title == "depth":
-        assert sample.depth is not None
+    if title == "depth" and sample.depth is not None:
         colors = colormaps["viridis_r"].with_extremes(bad=GREY)
         axes.imshow(np.ma.masked_less_equal(sample.depth, 0), cmap=colors, vmin=0, vmax=far, interpolation="nearest")
         return
-    if title != "image":
-        assert sample.mask is not None
+    if title != "image" and sample.mask is not None:
         labels = colorize(sample.mask, info.palette)
         plain = np.isin(sample.mask, [VOID, *info.background])[..., None]
         over = np.where(plain, image, 0.45 * image + 0.55 * labels).astype(np.uint8)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Checkpoint:
     """One file in the workspace of a cell: loaded if it is whole and of these settings, written now and then."""
 
-    folder: Path | None
-    """None: nothing is kept."""
+    path: Path | None
+    """Where it is; None: nothing is kept."""
     settings: str
     """Digest of what must be the same."""
     seconds: float
@@ -41,17 +41,12 @@ class Checkpoint:
         """Return the checkpoint of a cell; another config, seed, backbone or data is another training."""
         settings = {"config": config, "seed": context.seed, "weights": context.features.weights_digest}
         digest = score_hash({**settings, "data": [some.digest() for some in data], "format": 3})
-        return cls(context.workspace, digest, seconds, context.progress)
-
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        assert self.folder is not None
-        return self.folder / "training.pt"
+        path = context.workspace / "training.pt" if context.workspace is not None else None
+        return cls(path, digest, seconds, context.progress)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state on the CPU, None where there is none that can be gone on from."""
-        if self.folder is None or not self.path.exists():
+        if self.path is None or not self.path.exists():
             return None
         try:
             state = read_state(self.path)
@@ -66,11 +61,11 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether the last one is old enough."""
-        return self.folder is not None and time.monotonic() - self._last >= self.seconds
+        return self.path is not None and time.monotonic() - self._last >= self.seconds
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state; a disk that is full costs the resume, not the run, and is said once."""
-        if self.folder is None:
+        if self.path is None:
             return
         buffer = io.BytesIO()
         torch.save({"settings": self.settings, **state}, buffer)

@@ -25,7 +25,7 @@ from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols.common import scoring
 from densebench.protocols.finetune_segmentation.config import FinetuneSegmentationConfig
-from densebench.protocols.finetune_segmentation.training import Plan, State, train
+from densebench.protocols.finetune_segmentation.training import Plan, Scores, train
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -111,12 +111,12 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
         """Train with every learning rate, scoring validation images on the way; report the best rate's last step."""
         plan = Plan.of(config, len(data.train), context.seed)
         state = train(config, plan, context.backbone, data, context)
-        assert state.kept is not None
+        chosen = state.chosen
         best = max(state.curve, key=lambda point: point["miou"])
         with context.stage("figures"):
             pictures = {"curve.png": _curve(state.curve)}
-            if state.kept.examples:
-                shown = [(image.numpy(), truth.numpy(), found.numpy()) for image, truth, found in state.kept.examples]
+            if chosen.examples:
+                shown = [(image.numpy(), truth.numpy(), found.numpy()) for image, truth, found in chosen.examples]
                 pictures["examples.png"] = figures.segmentations(shown, data.info.classes, data.info.palette)
         notes = [
             f"trained for {plan.steps} steps of {plan.batch} images with {config.optimiser}, all parameters of a copy",
@@ -127,9 +127,9 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
         if config.drop_path and not state.has_drop_path:
             notes.append("drop path is not applied: the backbone's blocks have no place for it")
         return scoring.measurement(
-            _metrics(state, best["miou"], data.info, config.absent),
+            _metrics(chosen, best["miou"], data.info, config.absent),
             facts={
-                "learning_rate": state.kept.rate,
+                "learning_rate": chosen.rate,
                 "steps": plan.steps,
                 "epochs": round(plan.steps * plan.batch / len(plan.images), 3),
                 "train_images": len(plan.images),
@@ -157,11 +157,9 @@ def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
         raise UsageError(f"{name}.steps={config.steps} and epochs={config.epochs}: set one of them, not both.")
 
 
-def _metrics(state: State, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
-    assert state.kept is not None
-    kept = state.kept.images
-    images = None if kept is None else {name: array.numpy() for name, array in kept.items()}
-    found, rest = Counts(*state.kept.counts), Counts(*state.kept.left_out.unbind(1))
+def _metrics(chosen: Scores, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
+    images = None if chosen.images is None else {name: array.numpy() for name, array in chosen.images.items()}
+    found, rest = Counts(*chosen.counts), Counts(*chosen.left_out.unbind(1))
     plain, present = (scoring.miou(found, rest, absent, present=only, images=images) for only in (False, True))
     yield scoring.metric("miou", {"": plain}, "weights", main=True, info=info)
     yield scoring.metric("miou_present", {"": present}, "weights")

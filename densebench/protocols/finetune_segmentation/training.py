@@ -100,6 +100,13 @@ class State:
     trained_parameters: int = 0
     has_drop_path: bool = False
 
+    @property
+    def chosen(self) -> Scores:
+        """The scores of the best learning rate; raises ValueError before one is trained to its end."""
+        if self.kept is None:
+            raise ValueError("no learning rate was trained to its end")
+        return self.kept
+
     def state_dict(self) -> dict[str, Any]:
         """Return what has to be kept."""
         kept = vars(self.kept) if self.kept is not None else None
