@@ -33,6 +33,11 @@ class Beside:
     """Whether our data is the whole dataset, as theirs."""
 
     @property
+    def same(self) -> bool:
+        """Whether neither settings nor data differ, whatever the names."""
+        return self.whole and not self.differences
+
+    @property
     def text(self) -> str:
         """What a footnote says: "published at preset neco: epochs=25, loaders=neco"."""
         data = "" if self.whole else " on the whole dataset"

@@ -96,7 +96,7 @@ def lines(
 
     for line in theirs:
         xs, ys = _xy(line)
-        look: dict[str, Any] = {"linestyle": "-" if source and source.alike else "--"}
+        look: dict[str, Any] = {"linestyle": "-" if source and source.same else "--"}
         if line not in named:
             look = {"linestyle": "none", "alpha": 0.6}
         axes.plot(xs, ys, color=PRINTED, linewidth=0.8, marker="_", markersize=8, zorder=1, **look)

@@ -32,6 +32,7 @@ def test_a_run_of_another_preset_has_the_published_rows_with_what_differs(record
 def test_another_name_of_the_same_settings_says_so(record: MakeRecord):
     (paper,) = near(record, metrics=overclustering(50.0), protocol="overclustering", preset="neco").values()
     assert paper.text == "published at preset paper: the same settings"
+    assert (paper.alike, paper.same) == (False, True)
     (twice,) = near(record, metrics=overclustering(50.0), protocol="overclustering", preset="text").values()
     assert twice.text == "published at preset paper: matching=by_count"
 
