@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from densebench.cli import suites
+from densebench.cli.ready import dataset_status
 from densebench.cli.settings_page import preset_lines, setting_lines
 from densebench.core.errors import DatasetError, DensebenchError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS, load_dataset, resolve_dataset
 from densebench.datasets.dataset import DenseDataset, data_root
-from densebench.datasets.layout import MissingError
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.fetch import REMOTES
 from densebench.datasets.user.images import load_images
 from densebench.datasets.user.toml import is_whole
 from densebench.protocols import PROTOCOLS
@@ -31,6 +31,7 @@ def rows(kind: str, pattern: str, results: Path, root: Path | None = None) -> li
         "datasets": lambda: _datasets(pattern, root),
         "methods": _methods,
         "segmenters": _segmenters,
+        "suites": lambda: suites.rows(root),
         "results": lambda: _results(results),
     }
     every = found[kind]()
@@ -77,26 +78,7 @@ def _protocols() -> Iterator[tuple[str, str]]:
 def _datasets(pattern: str, root: Path | None) -> Iterator[tuple[str, str]]:
     for entry in DATASETS:
         if fnmatch.fnmatch(entry.name, pattern):
-            yield entry.name, f"{_dataset_status(entry.name, root)}; {entry.summary}"
-
-
-def _dataset_status(name: str, root: Path | None) -> str:
-    """Return whether a dataset is ready, broken, fetchable, or to be fetched by hand."""
-    try:
-        info = DATASETS[name].info
-    except DensebenchError as error:
-        return f"broken: {error}"
-    wrong: dict[str, Exception] = {}
-    for split in dict.fromkeys((info.val, info.train)):
-        try:
-            load_dataset(name, split, root)
-        except Exception as error:  # a plugin's own, or what a file that nobody foresaw leads to
-            wrong[split] = error
-    if info.val not in wrong:
-        return f"ready, but for split {info.train}" if wrong else "ready"
-    if not isinstance(wrong[info.val], MissingError):
-        return f"not as expected, see `densebench data where {name}`"
-    return "fetchable" if name in REMOTES else "by hand"
+            yield entry.name, f"{dataset_status(entry.name, root)}; {entry.summary}"
 
 
 def plugin_problems(kind: str) -> list[str]:

@@ -25,16 +25,25 @@ class Leaderboard:
     Examples:
       densebench leaderboard
       densebench leaderboard --results results --format csv,md --published
+      densebench leaderboard --suite paka-1
     """
 
     results: Results = Path("results")
     format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
     limited: Annotated[bool, arg(help="Show records of --limit runs too, in tables that say so.")] = False
+    suite: Annotated[
+        str, arg(metavar="NAME", help="Print a paper's table instead: measured beside published, with what differs.")
+    ] = ""
     debug: Debug = False
 
     def __call__(self) -> int:
         """Write the files and print their paths."""
+        if self.suite:
+            from densebench.cli.suites import print_leaderboard
+
+            say(str(print_leaderboard(self.suite, self.results, self.limited)))
+            return 0
         from densebench.leaderboard import write_leaderboard
 
         paths = write_leaderboard(
@@ -46,7 +55,7 @@ class Leaderboard:
 
 @dataclass
 class List:
-    """List what there is: models, protocols, datasets, methods, segmenters or results; PATTERN may hold * and ?.
+    """List what there is: models, protocols, datasets, methods, segmenters, suites, results; PATTERN may hold * and ?.
 
     Examples:
       densebench list datasets
@@ -54,7 +63,7 @@ class List:
     """
 
     kind: Annotated[
-        Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "results"]],
+        Positional[Literal["models", "protocols", "datasets", "methods", "segmenters", "suites", "results"]],
         arg(help="What is listed."),
     ]
     pattern: Annotated[
@@ -82,7 +91,7 @@ class List:
 
 @dataclass
 class Show:
-    """Show everything known of one model, protocol, dataset, method or record.
+    """Show everything known of one model, protocol, dataset, method, suite or record.
 
     Examples:
       densebench show protocol hummingbird
@@ -90,12 +99,15 @@ class Show:
       densebench show model dino_vits16 --weights my_run/checkpoint.pth
     """
 
-    kind: Annotated[Positional[Literal["model", "protocol", "dataset", "method", "record"]], arg(help="What is shown.")]
+    kind: Annotated[
+        Positional[Literal["model", "protocol", "dataset", "method", "suite", "record"]], arg(help="What is shown.")
+    ]
     name: Annotated[
         Positional[str], arg(metavar="NAME", help="Its name; of a record its hash, the beginning of one, or its path.")
     ]
     results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
     weights: Annotated[Path | None, arg(metavar="FILE", help="Of a model: a file of weights, as for run.")] = None
+    toml: Annotated[bool, arg(help="Of a suite: print its file, to begin one of your own with.")] = False
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
     base: Annotated[str, arg(help="With --cost: the model that would be trained.")] = "pico"
     data: Annotated[str, arg(help="With --cost: the images that it would be trained on, as for train.")] = "scenes"
@@ -123,6 +135,11 @@ class Show:
             from densebench.leaderboard.record import find_records, record_page
 
             say("\n\n".join(record_page(*found) for found in find_records(self.results, self.name)))
+            return 0
+        if self.kind == "suite":
+            from densebench.cli import suites
+
+            say(suites.page(self.name, self.data_root, self.toml))
             return 0
         from densebench.cli import listing
 

@@ -16,7 +16,8 @@ from tyro.conf import UseAppendAction, arg
 from densebench.cli.options import Debug, Quiet
 from densebench.core.config import read_tables, split_settings
 from densebench.core.errors import MissingWeightsError, StorageError, UsageError
-from densebench.runner.request import Images, Machine, Measure, Request, Results, checked
+from densebench.runner.request import Images, Machine, Measure, Request, Results
+from densebench.runner.suite import requests_of
 
 if TYPE_CHECKING:
     from densebench.core.progress import Progress
@@ -58,6 +59,7 @@ class Run:
     Examples:
       densebench run --model pico --protocol all
       densebench run --model dinov2_vits14,pico --protocol hummingbird --dataset voc --data-root DIR
+      densebench run --suite paka-1 --model paka_vits14,mine=my_file.py:MyBackbone
     """
 
     measure: Asked
@@ -72,7 +74,8 @@ class Run:
 
     def __call__(self) -> int:
         """Run the request and print its results."""
-        request = checked(self._request())  # before torch is imported: a typo costs no time
+        request = self._request()
+        requests_of(request)  # before torch is imported: a typo costs no time
         from densebench.core.progress import Progress
         from densebench.runner.grid import run_request
 
@@ -85,7 +88,7 @@ class Run:
             agree=None if self.results.yes else _agree,
             finished=partial(_keep_rows, out, progress),
         )
-        _report(outcome, self.results.json, out, request.data_root)
+        _report(outcome, self.results.json, out, request)
         if self.debug:
             for _, error in outcome.failed:
                 print(error.trace, file=sys.stderr)
@@ -138,10 +141,14 @@ def _keep_rows(out: Path, progress: Progress, record: Record) -> None:
         progress.say(str(error))
 
 
-def _report(outcome: Outcome, as_json: bool, out: Path, root: str | Path | None) -> None:
+def _report(outcome: Outcome, as_json: bool, out: Path, request: Request) -> None:
     """Print results to stdout, and what happened otherwise to stderr."""
     if as_json:
         print(json.dumps([json.loads(r.model_dump_json()) for r in outcome.records], indent=1))
+    elif outcome.records and request.suite:
+        from densebench.cli.suites import print_tables
+
+        print_tables(request.suite, outcome.records, limited=True)
     elif outcome.records:
         from rich.console import Console
 
@@ -165,9 +172,14 @@ def _report(outcome: Outcome, as_json: bool, out: Path, root: str | Path | None)
         )
     elif outcome.kept:
         lines.append(f"{len(outcome.kept)} results were in {out} already; {len(outcome.done)} are new.")
-    if missing:
+    if missing and request.suite and not request.model:  # several, and nobody named one
+        lines.append(
+            f"failed: the weights of {', '.join(missing)} are not on this machine: `densebench show suite "
+            f"{request.suite}` says how to fetch or train each."
+        )
+    elif missing:
         from densebench.cli.ways import ways_on
 
-        lines += [line for name in missing for line in ways_on(name, root)]
+        lines += [line for name in missing for line in ways_on(name, request.data_root)]
     for line in lines:
         print(line, file=sys.stderr)

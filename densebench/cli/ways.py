@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from densebench.core.config import apply_overrides, split_pair
 from densebench.core.environment import pick_device
 from densebench.core.errors import DensebenchError
@@ -17,15 +15,11 @@ from densebench.datasets.dataset import data_root
 from densebench.datasets.tools.fetch import REMOTES
 from densebench.methods.cost import rough_flops
 from densebench.methods.names import METHODS
-from densebench.model_zoo.adapters.building import build, wrap
-from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.adapters.empty import empty_backbone, weights_size
 from densebench.model_zoo.catalog import ENTRIES, Entry
 from densebench.model_zoo.catalog.pages import status
 from densebench.model_zoo.zoo import zoo_folders
-from densebench.runner.plan import measured_flops
-
-GPU = 5e13
-"""Operations per second of a present GPU in float32."""
+from densebench.runner.plan import GPU, measured_flops
 
 
 def ways_on(name: str, root: str | Path | None = None) -> list[str]:
@@ -37,31 +31,30 @@ def ways_on(name: str, root: str | Path | None = None) -> list[str]:
     """
     entry = ENTRIES[name]
     lines = [f"failed: {name}: its weights are not on this machine. Ways on:"]
-    size, place = _size(entry), f"--weights FILE, or as {name}.pth into the folder that DENSEBENCH_WEIGHTS names"
+    size, place = weights_size(entry), f"--weights FILE, or as {name}.pth into the folder that DENSEBENCH_WEIGHTS names"
     if entry.file:
         lines.append(f"  fetch: by hand, from {entry.file.page}; the file ({size}) goes to {place}")
     else:
         lines.append(f"  fetch: nobody published them; a file ({size}) from those who have one goes to {place}")
     method = name.partition("_")[0]
     if entry.make:
-        method, *needs = _training(entry, root)
+        method, needs = shlex.split(entry.make)[2], training_lines(entry, root)
         lines += [f"  train: {entry.make}", *(f"    {line}" for line in needs)]
     small = next(each for each in (f"{method}_pico", "pico") if each in zoo_folders())
     made = f", made by {method}" if small != "pico" else ""
     return [*lines, f"  or begin with the built-in {small}{made}: densebench run --model {small} --protocol all"]
 
 
-def _training(entry: Entry, root: str | Path | None) -> Iterator[str]:
-    """Yield the method that makes an entry, then what that takes, a line each."""
+def training_lines(entry: Entry, root: str | Path | None) -> Iterator[str]:
+    """Yield what the training that makes an entry takes, a line each."""
     words = shlex.split(entry.make)
     method, options = words[2], list(zip(words[3::2], words[4::2], strict=True))
-    yield method
     given, settings = dict(options), dict(split_pair(value) for key, value in options if key == "--set")
     base, data = ENTRIES[given["--base"]], given["--data"]
     config = apply_overrides(METHODS[method].Config(), settings)
     info = DATASETS[data].info
     images = config.images or info.splits.get("unlabelled") or info.splits[info.train]
-    flops = images * config.epochs * rough_flops(config, _empty(base).info)
+    flops = images * config.epochs * rough_flops(config, empty_backbone(base).info)
     device = pick_device("auto")
     times = f"about {duration(flops / measured_flops(device))} on this machine ({device})"
     if device == "cpu":
@@ -73,15 +66,4 @@ def _training(entry: Entry, root: str | Path | None) -> Iterator[str]:
     except DensebenchError:
         size = sum(remote.size for remote in REMOTES.get(data, ()))
         here = f"{size / 1e9:.0f} GB, densebench data fetch {data}" if size else f"densebench data where {data}"
-    yield f"from {base.name} ({status(base)}, {_size(base)}) on {data} ({here})"
-
-
-def _size(entry: Entry) -> str:
-    """Return the size of a file of all weights in float32."""
-    return f"about {4 * sum(p.numel() for p in _empty(entry).parameters()) / 1e6:.0f} MB"
-
-
-def _empty(entry: Entry) -> Backbone:
-    """Return the backbone of an entry without memory for its weights."""
-    with torch.device("meta"):
-        return wrap(build(entry.architecture), entry.name, entry.architecture)
+    yield f"from {base.name} ({status(base)}, {weights_size(base)}) on {data} ({here})"

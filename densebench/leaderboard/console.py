@@ -66,7 +66,7 @@ def _rich_tables(members: Sequence[Row], width: int, encoding: str) -> list[Rich
     names = [degrade(first.label, encoding) for first, _ in grid.lines]
     wanted = min(max(len(name) for name in names), READABLE)
     apart = " " if sum(widths(" ")) + PADDING + 2 + wanted <= width else "\n"
-    blocks = _blocks(widths(apart), width - PADDING - 2 - min(wanted, SHORTEST))
+    blocks = blocks_of(widths(apart), width - PADDING - 2 - min(wanted, SHORTEST))
 
     data, protocol, setting = members[0].table
     heading = degrade(f"{protocol} on {data}, preset {setting}", encoding)
@@ -99,7 +99,7 @@ def _rich_tables(members: Sequence[Row], width: int, encoding: str) -> list[Rich
     return tables
 
 
-def _blocks(widths: Sequence[int], room: int) -> list[range]:
+def blocks_of(widths: Sequence[int], room: int) -> list[range]:
     """Return columns as runs that fit into `room` characters, of as equal length as can be; one at least in each."""
     for count in range(1, len(widths) + 1):
         size = math.ceil(len(widths) / count)

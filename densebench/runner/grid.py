@@ -18,19 +18,20 @@ from densebench.core.errors import StorageError, UsageError
 from densebench.core.locks import Timeout
 from densebench.core.paths import cache_dir, sweep
 from densebench.core.progress import Progress
+from densebench.datasets.dataset import data_root
 from densebench.features.source import FeatureSource
 from densebench.features.throughput import images_per_second
-from densebench.model_zoo import parse_models
 from densebench.protocols.protocol import Context
 from densebench.results.schema import Cost, Record
 from densebench.results.store import ResultStore
 from densebench.runner.failures import FOREIGN, finite, to_user_error
 from densebench.runner.job import Job, check_fits
 from densebench.runner.models import Models
-from densebench.runner.plan import Failure, Planned, Planner, with_seconds
+from densebench.runner.plan import Built, Failure, Notes, Planned, Planner, with_seconds
 from densebench.runner.records import artifacts_of, finished_line, record_of
-from densebench.runner.request import Request, checked
+from densebench.runner.request import Request
 from densebench.runner.splits import Splits
+from densebench.runner.suite import requests_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,13 +84,13 @@ def run_request(
     is told of each new record as soon as it is written. Raises UsageError for a request that cannot mean anything;
     everything else fails its own cell only.
     """
-    request, progress = checked(request), progress or Progress()
-    run = _Run(request, progress, finished or (lambda record: None))
+    requests, progress = requests_of(request), progress or Progress()
+    run = _Run(requests, progress, finished or (lambda record: None))
     plan, outcome = run.plan(), run.outcome
     if dry_run:
         outcome.planned = plan
         return outcome
-    if agree is not None and plan and not request.dataset:
+    if agree is not None and plan and not all(each.dataset for each in requests):
         agree(plan)
     if plan:
         for what, error in outcome.failed:
@@ -99,10 +100,11 @@ def run_request(
 
 
 class _Run:
-    """One request on its way."""
+    """Requests on their way that differ in what is measured alone."""
 
-    def __init__(self, request: Request, progress: Progress, finished: Callable[[Record], None]) -> None:
-        self.request, self.progress, self.finished = request, progress, finished
+    def __init__(self, requests: Sequence[Request], progress: Progress, finished: Callable[[Record], None]) -> None:
+        request = requests[0]
+        self.requests, self.request, self.progress, self.finished = requests, request, progress, finished
         self.store = ResultStore(request.out)
         self.outcome = Outcome()
         self.models = Models(request, progress)
@@ -114,11 +116,16 @@ class _Run:
         sweep(cache_dir())
         sweep(self.store.root, below=False)  # which may hold other things of the user's
         sweep(self.store.root / "records")
-        planner = Planner(self.request, self.models, self.splits, self.progress)
-        specs = parse_models(self.request.model, self.request.weights)
-        jobs = [job for spec in specs for job in planner.jobs(spec) if not self._is_kept(job)]
-        planner.note_absent()
-        self.outcome.failed, self.outcome.skipped = planner.failed, planner.skipped
+        notes = Notes()
+        planners = [Planner(request, self.splits, notes) for request in self.requests]
+        built = Built(self.models, notes, self.progress)
+        jobs = []
+        for spec in dict.fromkeys(spec for planner in planners for spec in planner.specs):
+            source = built.get(spec)  # once, for all its cells
+            for planner in planners:
+                if spec in planner.specs:
+                    jobs += [job for job in planner.jobs(spec, source) if not self._is_kept(job)]
+        self.outcome.failed, self.outcome.skipped = notes.failed, notes.lines(data_root(self.request.data_root))
         if not (jobs or self.outcome.records or self.outcome.failed):
             raise UsageError("; ".join(["nothing can be measured", *self.outcome.skipped]) + ".")
         return with_seconds(jobs, self.models.device, self.models.cache is not None)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from densebench.core.errors import DensebenchError, UsageError
 from densebench.core.progress import Progress, duration
-from densebench.datasets.dataset import data_root
 from densebench.datasets.layout import MissingError
 from densebench.datasets.names import DATASETS
 from densebench.features.source import FeatureSource
-from densebench.model_zoo import ModelSpec
+from densebench.model_zoo import ModelSpec, parse_models
+from densebench.model_zoo.backbone import BackboneInfo
 from densebench.model_zoo.spec import same_name
 from densebench.protocols import PROTOCOLS
-from densebench.protocols.protocol import Data, Protocol
+from densebench.protocols.protocol import Data, Estimate, Protocol
 from densebench.runner.failures import FOREIGN, to_user_error
 from densebench.runner.job import Job, cell_name, make_job, splits_of
 from densebench.runner.models import Models
@@ -27,6 +29,8 @@ ASK_ABOVE = 3600.0
 """Seconds of a plan that nobody gave datasets for, above which it is not begun unasked."""
 SMALL = 1e12
 """Operations of a plan that the machine's speed is not measured for: a minute or two even on a slow one."""
+GPU = 5e13
+"""Operations per second of a present GPU in float32."""
 SLOW = 1e10
 """Operations per second of a slow machine."""
 
@@ -38,6 +42,16 @@ class Failure(NamedTuple):
     error: DensebenchError
 
 
+class Work(NamedTuple):
+    """What a cell computes, enough to say how much it is."""
+
+    model: str
+    info: BackboneInfo
+    dataset: str
+    train_dataset: str
+    estimate: Estimate
+
+
 class Planned(NamedTuple):
     """A job with the seconds that it will take, roughly."""
 
@@ -45,16 +59,71 @@ class Planned(NamedTuple):
     seconds: float
 
 
-class Planner:
-    """Looks at models and data, and makes jobs; what cannot be run goes into `failed` or `skipped`."""
+@dataclass
+class Notes:
+    """What there is to say of cells that are not run."""
 
-    def __init__(self, request: Request, models: Models, splits: Splits, progress: Progress) -> None:
-        self.request, self.models, self.splits, self.progress = request, models, splits, progress
-        self.failed: list[Failure] = []
-        self.skipped: list[str] = []
-        """What `all` left out, a sentence each."""
-        self._absent: dict[str, None] = {}
+    failed: list[Failure] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """What `all` left out, a sentence each."""
+    absent: dict[str, None] = field(default_factory=dict)
+    """Datasets that nobody asked for by name and that are not here."""
+
+    def fail(self, what: str, error: DensebenchError) -> None:
+        """Note a failure, each once."""
+        if all((each.what, str(each.error)) != (what, str(error)) for each in self.failed):
+            self.failed.append(Failure(what, error))
+
+    def skip(self, line: str) -> None:
+        """Note what is left out, each once."""
+        if line not in self.skipped:
+            self.skipped.append(line)
+
+    def lines(self, root: Path | None) -> list[str]:
+        """Return what was skipped, after one line on all datasets that are not here."""
+        if not self.absent:
+            return self.skipped
+        where = f"below {root}" if root else "no data root is given: --data-root DIR or DENSEBENCH_DATA"
+        absent = (
+            f"{len(self.absent)} dataset{' is' if len(self.absent) == 1 else 's are'} not here ({where}): "
+            f"{', '.join(self.absent)}; `densebench data where NAME` says how to get one"
+        )
+        return [absent, *self.skipped]
+
+
+class Built:
+    """The models of a run as they are looked at; the first that can be built is held."""
+
+    def __init__(self, models: Models, notes: Notes, progress: Progress) -> None:
+        self.models, self.notes, self.progress = models, notes, progress
         self._called: dict[str, str] = {}
+
+    def get(self, spec: ModelSpec) -> FeatureSource | None:
+        """Build a model and say what there is to say of its weights; None, and a note, where it cannot be built."""
+        try:
+            return self._build(spec)
+        except FOREIGN as error:
+            self.notes.fail(spec.shown, to_user_error(error))
+            return None
+
+    def _build(self, spec: ModelSpec) -> FeatureSource:
+        """Raises UsageError for the name of another."""
+        source = self.models.build(spec)
+        name, digest = source.info.name, source.weights_digest
+        if self._called.setdefault(name, digest) != digest:
+            raise same_name(name)
+        for line in source.info.notes.get("loading", ()):
+            self.progress.say(line)
+        self.models.hold(spec, source)
+        return source
+
+
+class Planner:
+    """Makes the jobs of one request; what cannot be run goes into `notes`."""
+
+    def __init__(self, request: Request, splits: Splits, notes: Notes) -> None:
+        self.request, self.splits, self.notes = request, splits, notes
+        self.specs = parse_models(request.model, request.weights)
         self.protocols = self._protocols()
 
     def _protocols(self) -> list[Protocol[Any]]:
@@ -67,11 +136,11 @@ class Planner:
             except FOREIGN as error:
                 if not request.everything:
                     raise to_user_error(error) from None
-                self._skip(f"{name}: {to_user_error(error)}")
+                self.notes.skip(f"{name}: {to_user_error(error)}")
                 continue
             known.update(protocol.presets)
             if request.everything and request.preset and request.preset not in protocol.presets:
-                self._skip(f"{name}: has no preset {request.preset!r}")
+                self.notes.skip(f"{name}: has no preset {request.preset!r}")
                 continue
             self._configured(protocol)
             found.append(protocol)
@@ -84,24 +153,21 @@ class Planner:
         preset = self.request.preset or next(iter(protocol.presets))
         return protocol.configure(preset, self.request.settings.get(protocol.name))
 
-    def jobs(self, spec: ModelSpec) -> Iterator[Job]:
-        """Yield the jobs of a model, which is built for that; the first that has any is held."""
-        try:
-            source = self._build(spec)
-        except FOREIGN as error:
-            self.failed.append(Failure(spec.shown, to_user_error(error)))
+    def jobs(self, spec: ModelSpec, source: FeatureSource | None) -> Iterator[Job]:
+        """Yield the jobs of a model; without one that is built, none, and datasets that are not here are noted."""
+        if source is None:
             for protocol in self.protocols:
-                self._datasets(protocol)  # notes what is not here
+                self._datasets(protocol)
             return
         name = source.info.name
         for protocol in self.protocols:
             try:
                 lacking = protocol.unsupported_reason(self._configured(protocol), source.info)
             except FOREIGN as error:
-                self.failed.append(Failure(f"{name} / {protocol.name}", to_user_error(error)))
+                self.notes.fail(f"{name} / {protocol.name}", to_user_error(error))
                 continue
             if lacking and self.request.everything:
-                self._skip(lacking)
+                self.notes.skip(lacking)
                 continue
             for dataset, seed in itertools.product(self._datasets(protocol), self._seeds(protocol)):
                 try:
@@ -111,24 +177,15 @@ class Planner:
                 except FOREIGN as error:
                     cell = cell_name(name, protocol.name, dataset, seed)
                     known = to_user_error(error, spec.text, source.backbone, protocol.shrink_hint)
-                    self.failed.append(Failure(cell, known))
-
-    def _build(self, spec: ModelSpec) -> FeatureSource:
-        """Build a model and say what there is to say of its weights; raises UsageError for the name of another."""
-        source = self.models.build(spec)
-        name, digest = source.info.name, source.weights_digest
-        if self._called.setdefault(name, digest) != digest:
-            raise same_name(name)
-        for line in source.info.notes.get("loading", ()):
-            self.progress.say(line)
-        self.models.hold(spec, source)
-        return source
+                    self.notes.fail(cell, known)
 
     def _seeds(self, protocol: Protocol[Any]) -> Sequence[int]:
         """Return the seeds that a protocol is run with: one where they change nothing."""
         if protocol.seeded or len(self.request.seed) < 2:
             return self.request.seed
-        self._skip(f"{protocol.name} with more than one --seed: it changes nothing there, seeds are among its settings")
+        self.notes.skip(
+            f"{protocol.name} with more than one --seed: it changes nothing there, seeds are among its settings"
+        )
         return self.request.seed[:1]
 
     def _datasets(self, protocol: Protocol[Any]) -> list[str]:
@@ -149,7 +206,7 @@ class Planner:
         except FOREIGN:  # its cell says so
             return True
         if lacking:
-            self._skip(lacking)
+            self.notes.skip(lacking)
         return not lacking
 
     def _ready(self, protocol: Protocol[Any], name: str) -> bool:
@@ -161,54 +218,41 @@ class Planner:
             splits = splits_of(protocol, name, self.request.train_dataset)
             data = self.splits.data(splits)
             if isinstance(self.splits.data(splits[-1:]), MissingError):
-                self._absent[name] = None
+                self.notes.absent[name] = None
             elif isinstance(data, DensebenchError):
-                self._skip(str(data))
+                self.notes.skip(str(data))
             return isinstance(data, Data)
         except FOREIGN as error:  # of a plugin
-            self._skip(str(to_user_error(error)))
+            self.notes.skip(str(to_user_error(error)))
             return False
-
-    def _skip(self, line: str) -> None:
-        if line not in self.skipped:
-            self.skipped.append(line)
-
-    def note_absent(self) -> None:
-        """Put one line on all datasets that are not here before what else was skipped."""
-        if not self._absent:
-            return
-        root = data_root(self.request.data_root)
-        where = f"below {root}" if root else "no data root is given: --data-root DIR or DENSEBENCH_DATA"
-        self.skipped.insert(
-            0,
-            f"{len(self._absent)} dataset{' is' if len(self._absent) == 1 else 's are'} not here ({where}): "
-            f"{', '.join(self._absent)}; `densebench data where NAME` says how to get one",
-        )
 
 
 def with_seconds(jobs: Sequence[Job], device: str, cached: bool) -> list[Planned]:
-    """Return jobs with what each takes on this machine, measured where they are more than small.
-
-    A feature pass is counted once where the cache keeps it for later jobs.
-    """
-    done: set[Any] = set()
-    flops = [_flops(job, done if cached else set()) for job in jobs]
+    """Return jobs with what each takes on this machine, measured where they are more than small."""
+    works = [Work(job.model, job.info, job.dataset, job.train_dataset, job.estimate) for job in jobs]
+    flops = flops_of(works, cached)
     rate = SLOW if sum(flops) < SMALL else measured_flops(device)
     return [Planned(job, each / rate) for job, each in zip(jobs, flops, strict=True)]
 
 
-def _flops(job: Job, done: set[Any]) -> float:
-    """Return the arithmetic of a job: search and backbone, without the feature passes in `done`, which it adds to."""
-    flops = job.estimate.search_flops
-    for split, (spec, n_images) in job.estimate.features.items():
-        height, width = spec.grid(job.info)
-        data = (job.train_dataset if split == "train" else "") or job.dataset
-        once = (job.model, data, split, spec, n_images)
-        if split not in job.estimate.uncached:
+def flops_of(cells: Iterable[Work], cached: bool = True) -> list[float]:
+    """Return the arithmetic of each cell; a feature pass is counted once where the cache keeps it for later ones."""
+    done: set[Any] = set()
+    return [_flops(work, done if cached else set()) for work in cells]
+
+
+def _flops(work: Work, done: set[Any]) -> float:
+    """Return the arithmetic of a cell: search and backbone, without the feature passes in `done`, which it adds to."""
+    flops = work.estimate.search_flops
+    for split, (spec, n_images) in work.estimate.features.items():
+        height, width = spec.grid(work.info)
+        data = (work.train_dataset if split == "train" else "") or work.dataset
+        once = (work.model, data, split, spec, n_images)
+        if split not in work.estimate.uncached:
             if once in done:
                 continue
             done.add(once)
-        flops += n_images * job.info.token_flops(height * width + job.info.prefix)
+        flops += n_images * work.info.token_flops(height * width + work.info.prefix)
     return flops
 
 

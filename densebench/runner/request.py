@@ -52,10 +52,12 @@ Seeds: TypeAlias = Annotated[tuple[int, ...], _listed(split_seeds, "N[,N,...]")]
 class Measure:
     """What is measured, and how."""
 
-    model: Models
+    model: Models = ()
     """Zoo names, timm/NAME, FILE.py:Class, CHECKPOINT.safetensors; ?random or @WEIGHTS after it, NAME= before it."""
     protocol: Names = ("all",)
     """Protocols, or all."""
+    suite: Annotated[str, arg(metavar="NAME")] = ""
+    """A paper's table, or a set of cells in FILE.toml: without --model its own models."""
     dataset: Names = ()
     """Datasets; by default all that are ready, scenes when none is."""
     train_dataset: Annotated[str, arg(metavar="NAME")] = ""
@@ -145,6 +147,8 @@ def checked(request: Request) -> Request:
     """
     _check_numbers(request)
     specs = parse_models(request.model, request.weights)
+    if not specs:
+        raise UsageError("no model is named. Give --model NAME (`densebench list models`), or --suite NAME.")
     if not request.everything:
         PROTOCOLS.match(request.protocol)
     if request.preset:
