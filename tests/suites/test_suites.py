@@ -17,9 +17,11 @@ from densebench.suites import load_suite, suite_names
 from densebench.suites.suite import OURS
 
 NO_SUITE = {
+    ("Positional effect", "figure 9"): "correlations over all models; suite positional-layers, then `leaderboard`",
     ("open-hummingbird-eval", "README"): "no table of a paper; a run with preset open-hummingbird-v2",
 }
 """Tables of published rows that are not run as a suite, and why."""
+REPEATS = {"paka-4": "its scores are rows of tables 2 and 3, of which it takes those on VOC"}
 UNMEASURED = {"coco_unstated": "DIP says COCO, not which classes"}
 
 SUITES = [load_suite(name) for name in suite_names()]
@@ -52,13 +54,13 @@ def test_quick_is_every_protocol_on_the_embedded_scenes():
 @pytest.mark.parametrize("suite", OF_PAPERS, ids=lambda suite: suite.name)
 def test_every_published_row_of_a_suite_stands_beside_a_cell_and_every_cell_beside_rows(suite):
     beside = [row for cell in suite.cells for row in suite.published(cell)]
-    left = [row for row in suite.published() if row not in beside and row.dataset not in UNMEASURED]
-    assert not left
+    rows = [row for row in suite.published() if row.protocol in PROTOCOLS and row.dataset not in UNMEASURED]
+    assert suite.name in REPEATS or all(row in beside for row in rows)
     if suite.published():
         for cell in suite.cells:
             assert {row.dataset for row in suite.published(cell)} == set(cell.datasets)
     labels = {row.label for row in suite.published()}
-    assert set(suite.models.values()) <= labels
+    assert set(suite.models.values()) <= {*labels, ""}
 
 
 def test_every_table_of_published_rows_that_can_be_measured_is_a_suite():
