@@ -58,12 +58,18 @@ def limits(hint: Any) -> str:
     return " and ".join(f"{BOUNDS[type(b)][1]} {getattr(b, BOUNDS[type(b)][0])}" for b in bounds if type(b) in BOUNDS)
 
 
+def _told(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the types of a union without None where "none" is one of its choices, the same word to a user."""
+    is_choice = any(get_origin(each) is Literal and "none" in get_args(each) for each in kinds)
+    return tuple(each for each in kinds if not (is_choice and each is type(None)))
+
+
 def words(hint: Any, several: bool = False) -> str:
     """Return what a type takes, in words: choices, bounds and how many."""
-    if len(found := alternatives(hint)) > 1:
+    if len(found := _told(alternatives(hint))) > 1:
         *firsts, last = (words(each, several) for each in found)
         return f"{', '.join(firsts)}{' or' if several else ', or'} {last}"
-    plain = bare(hint)
+    plain = bare(found[0])
     if get_origin(plain) is Literal:
         *choices, last = map(repr, get_args(plain))
         return ", ".join([*choices, last]) if several or not choices else f"{', '.join(choices)} or {last}"

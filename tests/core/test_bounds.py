@@ -23,6 +23,7 @@ from densebench.protocols import PROTOCOLS
         (Literal["a", "b"], "'a' or 'b'"),
         (Literal["a", "b", "c"], "'a', 'b' or 'c'"),
         (Literal["a"] | None, "'a', or none"),
+        (Literal["a", "none"] | None, "'a' or 'none'"),
         (Path, "a path"),
         (tuple[Positive, Positive, Positive] | None, "3 numbers above 0, or none"),
         (

@@ -25,7 +25,7 @@ class FeatureConfig:
     """Side in pixels that images are squashed to; "auto": the dataset's own where it has one size, else 448, rounded
     down to a multiple of the patch."""
     layer: int = -1
-    """Whose output is read; negative ones count from the last, -1."""
+    """Layer whose output is read, from 0; negative numbers count from the last, -1."""
     facet: Facet = "token"
     """What is read of it: the output tokens, or the attention's keys, queries or values."""
     norm: bool = True

@@ -55,7 +55,7 @@ class DepthConfig:
             },
         ),
     }
-    heads: Annotated[tuple[Literal[1, 4], ...], AtLeastOne] | Auto = "auto"
+    heads: Auto | Annotated[tuple[Literal[1, 4], ...], AtLeastOne] = "auto"
     """Numbers of layers to read, one head each; "auto": 1 and 4 as PaKA Tab. 7, 1 alone for backbones that give only
     their last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as DINOv2 has
     them."""
@@ -90,7 +90,7 @@ class DepthConfig:
     held_out: Count = 256
     """Training images that choose among several learning rates, at most a fifth of all; a single rate needs none."""
     beta2: BelowOne = 0.999
-    """Of AdamW; the first beta cycles between 0.95 and 0.85 with the schedule (DVT, DINOv3)."""
+    """Second beta of AdamW; the first cycles between 0.95 and 0.85 with the schedule (DVT, DINOv3)."""
     weight_decay: NonNegative = 0.01
     """Of AdamW."""
     schedule: Schedule = "cosine"
@@ -116,7 +116,7 @@ class DepthConfig:
     examples: Natural = no_score(6)
     """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(60.0)
-    """How often the training is written down, to go on from after a kill; it is at its end, too."""
+    """Seconds between checkpoints that a killed run goes on from; one is written at the end, too."""
 
     @property
     def resolved(self) -> Resolved:

@@ -82,7 +82,7 @@ class FinetuneSegmentationConfig:
     """Images that go through the network at once; gradients of a batch are summed over them. In the score hash since
     sums in another order are rounded otherwise."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Who takes the steps; PaKA A.2 does not say."""
+    """Optimiser; PaKA A.2 does not say which."""
     momentum: BelowOne = 0.9
     """Of SGD (PaKA A.2)."""
     weight_decay: NonNegative = 1e-4
@@ -119,8 +119,8 @@ class FinetuneSegmentationConfig:
     evaluations: Count = 20
     """Times that the validation images are scored in a training, evenly spaced, the last at the end."""
     absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted (MMSEG: "skip")."""
+    """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean (MMSEG: "skip")."""
     examples: Natural = no_score(6)
     """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(300.0)
-    """How often the training is written down, to go on from after a kill; it is after each evaluation, too."""
+    """Seconds between checkpoints that a killed run goes on from; one is written after each evaluation, too."""

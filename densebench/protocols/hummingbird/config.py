@@ -47,7 +47,7 @@ class HummingbirdConfig(RetrievalConfig):
     void_to: Natural = 0
     """The class that void pixels of memory images join."""
     absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
+    """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""
     ignore: Literal["dataset", "void"] = "dataset"
     """Labels that are not evaluated: the dataset's own, or void alone, with ADE20K's "other" as a class (DIP)."""
     fractions: Annotated[tuple[Count, ...], AtLeastOne] = (1, 8, 64, 128)

@@ -53,7 +53,7 @@ class LinearHeadConfig(FeatureConfig):
     """Times that the validation images are scored in a training, evenly spaced, the last at the end; "epochs": after
     every epoch (NeCo code, LEO)."""
     absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
+    """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""
     examples: Natural = no_score(6)
     """Images in the picture."""
 

@@ -36,4 +36,4 @@ class OverclusteringConfig(KMeansConfig):
     precision (NeCo code, LEO). "greedy_hungarian": each its best class by precision, then Hungarian on IoU of the
     merged clusters, whatever their number (texts of PaKA and NeCo)."""
     absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
+    """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""

@@ -73,7 +73,7 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     clustering_seed: Seed = 0
     """Of the k-means of all tokens and of the clusters that become communities."""
     absent: AbsentRule = "zero"
-    """What a class scores that is neither in ground truth nor predicted."""
+    """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""
     examples: Natural = no_score(6)
     """Images in the picture."""
 
