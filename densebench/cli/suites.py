@@ -15,7 +15,7 @@ from densebench.suites.suite import TABLES
 
 if TYPE_CHECKING:
     from densebench.results.schema import Record
-    from densebench.suites.beside import SuiteTable
+    from densebench.suites.table import SuiteTable
 
 
 def rows(root: Path | None) -> Iterator[tuple[str, str]]:
@@ -120,7 +120,7 @@ def _cost(suite: Suite) -> Iterator[str]:
 
 
 def _published(suite: Suite) -> Iterator[str]:
-    from densebench.suites.beside import suite_tables
+    from densebench.suites.table import suite_tables
     from densebench.suites.text import Footnotes, text_tables
 
     if not suite.paper:
@@ -157,7 +157,7 @@ def print_tables(name: str, records: Iterable[Record], limited: bool) -> tuple[S
 
     from densebench.core.text import degrade
     from densebench.leaderboard.console import blocks_of
-    from densebench.suites.beside import suite_tables
+    from densebench.suites.table import suite_tables
     from densebench.suites.text import LEGEND, Footnotes, text_tables
 
     suite, console, notes = load_suite(name), Console(), Footnotes()

@@ -115,7 +115,7 @@ class Suite:
         Rows of a preset that no cell has, as of a paper that does not print its settings, stand beside every cell of
         their protocol and dataset.
         """
-        rows = (row for row in published_rows() if row.paper == self.paper and row.table in self.tables)
+        rows = (row for row in published_rows() if row.paper == self.paper and set(row.tables) & set(self.tables))
         return tuple(row for row in rows if cell is None or self._is_beside(row, cell))
 
     def _is_beside(self, row: PublishedRow, cell: SuiteCell) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from densebench.core.text import plain
 from densebench.leaderboard.cells import number
-from densebench.suites.beside import Pair, SuiteTable, metric_names
 from densebench.suites.suite import Suite
+from densebench.suites.table import Pair, SuiteTable, metric_names
 
 LEGEND = "measured here / printed in the paper / difference"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from densebench.suites import load_suite
-from densebench.suites.beside import suite_tables
+from densebench.suites.table import suite_tables
 from densebench.suites.text import Footnotes, cell_text, suite_markdown
 from tests.leaderboard.conftest import hummingbird, overclustering, record  # noqa: F401  (a fixture)
 
