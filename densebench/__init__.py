@@ -15,6 +15,7 @@ _HOMES = {
     "features.spec": ("FeatureSpec",),
     "model_zoo": ("load_model", "register_model"),
     "model_zoo.backbone": ("Backbone", "BackboneInfo"),
+    "model_zoo.facets": ("FeatureKey",),
     "protocols": ("register_protocol",),
     "protocols.protocol": ("Context", "Data", "Estimate", "Measurement", "MetricInfo", "Preset", "Protocol"),
     "results.counts": ("ImageStatistics",),
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from densebench.features.spec import FeatureSpec
     from densebench.model_zoo import load_model, register_model
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
+    from densebench.model_zoo.facets import FeatureKey
     from densebench.protocols import register_protocol
     from densebench.protocols.protocol import Context, Data, Estimate, Measurement, MetricInfo, Preset, Protocol
     from densebench.results.counts import ImageStatistics
@@ -40,9 +42,10 @@ if TYPE_CHECKING:
     from densebench.views.squash import Labels
 
 __all__ = [
-    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureSpec",
-    "ImageStatistics", "Labels", "Measurement", "Metric", "MetricInfo", "Preset", "Protocol", "__version__", "frame",
-    "load_dataset", "load_model", "register_dataset", "register_model", "register_protocol", "run",
+    "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureKey",
+    "FeatureSpec", "ImageStatistics", "Labels", "Measurement", "Metric", "MetricInfo", "Preset", "Protocol",
+    "__version__", "frame", "load_dataset", "load_model", "register_dataset", "register_model",
+    "register_protocol", "run",
 ]  # fmt: skip
 
 

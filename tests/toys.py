@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from densebench.datasets.io.palettes import voc_palette
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, FeatureKey
 
 COLORS = np.array([(20, 20, 20), (230, 30, 30), (30, 230, 30), (30, 30, 230)], dtype=np.uint8)
 SIDE = 64
@@ -58,11 +58,11 @@ class ColorBackbone(Backbone):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(1))
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
         pooled = F.avg_pool2d(pixels, self.info.patch)
         maps = torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1) * self.scale
         patches = maps.flatten(2).transpose(1, 2)
-        return [torch.cat([patches.new_zeros(len(patches), 1, 4), patches], dim=1) for _ in layers]
+        return [torch.cat([patches.new_zeros(len(patches), 1, 4), patches], dim=1) for _ in keys]
 
 
 class OneHotBackbone(ColorBackbone):
@@ -70,10 +70,10 @@ class OneHotBackbone(ColorBackbone):
 
     info = BackboneInfo(name="one-hot", patch=8, width=4, prefix=1, depth=2, mean=(0.0,) * 3, std=(1.0,) * 3)
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        tokens = super().tokens(pixels, layers, facet, norm)[0]
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        tokens = super().tokens(pixels, keys)[0]
         nearest = torch.cdist(tokens[..., :3], torch.from_numpy(COLORS / 255).float()).argmin(-1)
-        return [F.one_hot(nearest, 4).float() for _ in layers]
+        return [F.one_hot(nearest, 4).float() for _ in keys]
 
 
 class ShuffledBackbone(ColorBackbone):
@@ -81,11 +81,11 @@ class ShuffledBackbone(ColorBackbone):
 
     info = BackboneInfo(name="shuffled", patch=8, width=4, prefix=1, depth=2)
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        tokens = super().tokens(pixels, layers, facet, norm)[0]
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        tokens = super().tokens(pixels, keys)[0]
         generator = torch.Generator().manual_seed(int(pixels.double().sum().abs().item() * 1000) % 2**31)
         noise = torch.randn(tokens.shape, generator=generator)
-        return [noise for _ in layers]
+        return [noise for _ in keys]
 
 
 class NaNBackbone(ColorBackbone):
@@ -93,10 +93,10 @@ class NaNBackbone(ColorBackbone):
 
     info = BackboneInfo(name="nan", patch=8, width=4, prefix=1, depth=2)
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        tokens = super().tokens(pixels, layers, facet, norm)[0].clone()
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        tokens = super().tokens(pixels, keys)[0].clone()
         tokens[-1, 5] = float("nan")
-        return [tokens for _ in layers]
+        return [tokens for _ in keys]
 
 
 class ForgetfulBackbone(ColorBackbone):

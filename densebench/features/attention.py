@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from densebench.core.errors import ModelError
-from densebench.model_zoo.backbone import Backbone, Facet
+from densebench.model_zoo.backbone import Backbone, FeatureKey
 from densebench.ops.cbfe import class_attention
 
 
@@ -24,9 +24,9 @@ class ClassAttention(Backbone):
             given, name=f"attention of {given.name}", width=1, mean=(0.0,) * 3, std=(1.0,) * 3, facets=("token",)
         )
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
-        """Return (B, prefix + h*w, 1) per layer; `attention` wants images as they are, hence no mean and deviation."""
-        each = self.backbone.attentions(pixels, layers)
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return (B, prefix + h*w, 1) per key; `attentions` wants images as they are, hence no mean and deviation."""
+        each = self.backbone.attentions(pixels, [key.layer for key in keys])
         return [(class_attention(a, 0) * a.shape[-1])[..., None] for a in each]
 
     def weights_digest(self) -> str:
@@ -39,16 +39,10 @@ def check_attention(backbone: Backbone) -> None:
     info = backbone.info
     if not backbone.has_attention:
         raise ModelError(
-            f"{info.name} gives no attention maps. Its adapter would need a method `attention(images, layer)` "
-            "that returns the softmaxed attention (B, heads, N, N) of one layer on images in [0, 1], class token "
-            "first, then registers, then patches; see `Backbone.attention`. `overclustering` runs without."
+            f"{info.name} gives no attention maps. Its adapter would need a method `attention(pixels, layers)` "
+            "that yields the softmaxed attention (B, heads, N, N) of each layer, class token first, then registers, "
+            "then patches; see `Backbone.attention`. `overclustering` runs without."
         )
     side = 2 * info.patch
     with torch.inference_mode():
-        found = backbone.attention(torch.zeros(1, 3, side, side, device=backbone.device), info.depth - 1)
-    want = info.prefix + 4
-    if found.ndim != 4 or found.shape[-2:] != (want, want):
-        raise ModelError(
-            f"{info.name} returned attention {tuple(found.shape)} for {side}x{side} pixels; expected "
-            f"(1, heads, {want}, {want}), where {want} = {info.prefix} prefix + 2x2 patches."
-        )
+        next(backbone.attentions(torch.zeros(1, 3, side, side, device=backbone.device), [-1]))

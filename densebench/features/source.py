@@ -14,7 +14,6 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from densebench.core.config import score_hash
@@ -22,8 +21,8 @@ from densebench.core.errors import FeatureError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.cache import Entry, FeatureCache
-from densebench.features.spec import AttentionBatch, Batch, FeatureSpec, KeyedBatch
-from densebench.model_zoo.backbone import Backbone, Facet, FeatureKey
+from densebench.features.spec import Batch, FeatureSpec
+from densebench.model_zoo.backbone import Backbone, DenseFeatures, FeatureKey
 from densebench.views.order import load_views
 from densebench.views.squash import Labels, Squashed
 
@@ -80,10 +79,13 @@ class FeatureSource:
     ) -> Iterator[Batch]:
         """Yield features and labels of `indices` (default: all), in order, in batches.
 
-        Batches may be smaller than asked for where cached and missing images alternate.
+        Requests of one key go through the cache, and their batches may be smaller than asked for where cached and
+        missing images alternate. Others are read anew each time: the four facets of twelve layers of one thousand
+        images are some 60 GB at 448 pixels and width 768. A key's values are the same either way.
 
-        `spec=None` yields labels only. Raises FeatureError for features that are not finite, with the image's id, and
-        DatasetError or CorruptFileError for files that cannot be read.
+        `spec=None` yields labels only. Raises FeatureError for features that are not finite, with the image's id,
+        ModelError for what the backbone does not have, and DatasetError or CorruptFileError for files that cannot be
+        read.
         """
         wanted = list(range(len(data))) if indices is None else list(indices)
         batches = self._batches(data, spec, wanted, labels, batch_size or self.batch_size)
@@ -92,29 +94,22 @@ class FeatureSource:
     def _batches(
         self, data: DenseDataset, spec: FeatureSpec | None, wanted: list[int], labels: Labels | None, size: int
     ) -> Iterator[Batch]:
-        empty = torch.empty(0)
-        if spec is None:
-            for chunk, _, masks in self._load(data, None, wanted, labels, size):
-                yield Batch(chunk, empty, masks)
-            return
         stored = None
-        if self.cache is not None:
+        if spec is not None and self.cache is not None and len(spec.keys) == 1 and not spec.attention:
             shape = (*spec.grid(self.info), self.info.width)
             stored = self.cache.open(self._key(data, spec), wanted, shape, self.dtype)
+        if spec is None or stored is None:
+            yield from self._extracted(None, data, spec, wanted, labels, size)
+            return
         # cached and missing images may alternate: each run of equals is served by one loader, order kept
         at = 0
         while at < len(wanted):
-            is_cached, run = _run_at(at, wanted, stored.indices if stored is not None else ())
-            if is_cached:
-                assert stored is not None
-                found = self._cached(stored, data, spec, run, labels, size)  # ends early where something is lost
-            else:
-                found = self._extracted(stored, data, spec, run, labels, size)
-            for batch in found:
+            is_cached, run = _run_at(at, wanted, stored.indices)
+            read = self._cached if is_cached else self._extracted
+            for batch in read(stored, data, spec, run, labels, size):  # ends early where something is lost
                 at += len(batch.indices)
                 yield batch
-        if stored is not None:
-            stored.close()
+        stored.close()
 
     def _cached(
         self, stored: Entry, data: DenseDataset, spec: FeatureSpec, run: list[int], labels: Labels | None, size: int
@@ -125,119 +120,60 @@ class FeatureSource:
             array = stored.read(chunk)
             if array is None:
                 return
-            yield self._batch(chunk, array, next(read)[2] if read else None)
+            maps = torch.from_numpy(array).to(self.device).permute(0, 3, 1, 2)
+            yield Batch(chunk, (maps,), next(read)[2] if read else None)
 
     def _extracted(
         self,
         stored: Entry | None,
         data: DenseDataset,
-        spec: FeatureSpec,
+        spec: FeatureSpec | None,
         run: list[int],
         labels: Labels | None,
         size: int,
     ) -> Iterator[Batch]:
-        for chunk, images, mask in self._load(data, spec, run, labels, size):
-            assert images is not None
-            array = self._extract(data, spec, chunk, images)
+        """Yield what the backbone gives now, and keep it where there is an entry for it."""
+        for chunk, images, masks in self._load(data, spec, run, labels, size):
+            if spec is None or images is None:
+                yield Batch(chunk, (), masks)
+                continue
+            names = [data.ids[i] for i in chunk]
+            found = self.dense(images, names, spec.keys, spec.std).maps if spec.keys else ()
+            rows = [maps.permute(0, 2, 3, 1).contiguous() for maps in found]  # laid out as those that were cached
             if stored is not None:
-                stored.append(chunk, array)
-            yield self._batch(chunk, array, mask)
-
-    def _batch(self, chunk: list[int], array: NDArray[Any], mask: Tensor | None) -> Batch:
-        maps = torch.from_numpy(array).to(self.device)
-        return Batch(chunk, maps.permute(0, 3, 1, 2).float(), mask)
+                stored.append(chunk, rows[0].cpu().numpy())
+            attention = self._attention(images, names, spec) if spec.attention else iter(())
+            yield Batch(chunk, tuple(row.permute(0, 3, 1, 2) for row in rows), masks, attention)
 
     def dense(
         self,
         images: Tensor,
         names: Sequence[str],
-        layers: Sequence[int],
-        facet: Facet = "token",
-        norm: bool = True,
+        keys: Sequence[FeatureKey] = (FeatureKey(),),
         std: Sequence[float] | None = None,
         class_tokens: bool = False,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> DenseFeatures:
         """Run the backbone on images (B, 3, H, W), uint8 or in [0, 1], in this source's precision.
 
-        Returns a map (B, D, h, w) per layer, and its class tokens (B, D) where asked for and there, rounded to this
+        Returns a map (B, D, h, w) per key, and its class token (B, D) where asked for and there, rounded to this
         source's type. Raises FeatureError with the `names` of images for which one is not finite.
         """
         with torch.no_grad(), self._autocast():
-            found = self.backbone.dense(self._pixels(images), layers, facet, norm, std=std)
-        n, raw = len(layers), [*found.maps]
-        if class_tokens:
-            raw += [token for token in found.class_tokens if token is not None]
-        rounded = self._rounded(raw, names)
-        return rounded[:n], rounded[n:]
+            found = self.backbone.dense(self._pixels(images), keys, std=std)
+        n, tokens = len(keys), [token for token in found.class_tokens if class_tokens and token is not None]
+        rounded = self._rounded([*found.maps, *tokens], names)
+        return DenseFeatures(tuple(rounded[:n]), tuple(rounded[n:]) or (None,) * n)
 
-    def dense_many(
-        self, images: Tensor, names: Sequence[str], reads: Sequence[FeatureKey], std: Sequence[float] | None = None
-    ) -> list[Tensor]:
-        """Return a map (B, D, h, w) per read of one forward pass; images, rounding and errors are as in `dense`."""
-        with torch.no_grad(), self._autocast():
-            found = self.backbone.dense_many(self._pixels(images), reads, std=std)
-        return self._rounded(found, names)
-
-    def stream_many(
-        self,
-        data: DenseDataset,
-        spec: FeatureSpec,
-        reads: Sequence[FeatureKey],
-        indices: Sequence[int] | None = None,
-        *,
-        labels: Labels | None = None,
-        batch_size: int | None = None,
-        title: str = "features",
-    ) -> Iterator[KeyedBatch]:
-        """Yield maps of several reads of each image from one forward pass, in order, in batches.
-
-        `spec` gives everything but layer, facet and norm. Nothing is cached: the four facets of twelve layers of one
-        thousand images are some 60 GB at 448 pixels and width 768. Features are those of `stream`, rounded alike.
-        Raises what `stream` raises.
-        """
-        wanted = list(range(len(data))) if indices is None else list(indices)
-
-        def batches() -> Iterator[KeyedBatch]:
-            for chunk, images, masks in self._load(data, spec, wanted, labels, batch_size or self.batch_size):
-                assert images is not None
-                maps = self.dense_many(images, [data.ids[i] for i in chunk], reads, spec.std)
-                yield KeyedBatch(chunk, tuple(maps), masks)
-
-        yield from self.progress.track(batches(), title, len(wanted), size="indices")
-
-    def stream_attention(
-        self,
-        data: DenseDataset,
-        spec: FeatureSpec,
-        layers: Sequence[int],
-        indices: Sequence[int] | None = None,
-        *,
-        batch_size: int | None = None,
-        title: str = "attention",
-    ) -> Iterator[AttentionBatch]:
-        """Yield softmaxed attention of several layers of each image, in order, in batches; nothing is cached.
-
-        Raises ModelError for a backbone without attention, FeatureError for values that are not finite, and what
-        `stream` raises.
-        """
-        wanted = list(range(len(data))) if indices is None else list(indices)
-
-        def finite(maps: Iterator[Tensor], names: list[str]) -> Iterator[Tensor]:
-            while True:
-                with torch.no_grad(), self._autocast():  # not around the yield: it would hold for the caller too
-                    attention = next(maps, None)
-                if attention is None:
-                    return
-                self._refuse_infinite([attention], [attention], names)
-                yield attention
-
-        def batches() -> Iterator[AttentionBatch]:
-            for chunk, images, _ in self._load(data, spec, wanted, None, batch_size or self.batch_size):
-                assert images is not None
-                found = self.backbone.attentions(self._pixels(images), layers)
-                yield AttentionBatch(chunk, finite(found, [data.ids[i] for i in chunk]))
-
-        yield from self.progress.track(batches(), title, len(wanted), size="indices")
+    def _attention(self, images: Tensor, names: list[str], spec: FeatureSpec) -> Iterator[Tensor]:
+        """Yield the attention (B, heads, N, N) of each layer asked for; raises FeatureError as `dense` does."""
+        layers = self.backbone.attentions(self._pixels(images), spec.attention, std=spec.std)
+        while True:
+            with torch.no_grad(), self._autocast():  # not around the yield: it would hold for the caller too
+                attention = next(layers, None)
+            if attention is None:
+                return
+            self._refuse_infinite([attention], [attention], names)
+            yield attention
 
     def _pixels(self, images: Tensor) -> Tensor:
         pixels = images.to(self.device, non_blocking=True)
@@ -284,13 +220,6 @@ class FeatureSource:
                     else " (NaN or infinity). No number was written; check the weights and the adapter."
                 )
             )
-
-    def _extract(self, data: DenseDataset, spec: FeatureSpec, chunk: list[int], images: Tensor) -> NDArray[Any]:
-        """Run the backbone on one batch: (B, h, w, D) in the request's dtype."""
-        names = [data.ids[i] for i in chunk]
-        with torch.inference_mode():
-            (maps,), _ = self.dense(images, names, (spec.layer,), spec.facet, spec.norm, spec.std)
-        return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _key(self, data: DenseDataset, spec: FeatureSpec) -> str:
         info = self.info

@@ -1,17 +1,19 @@
 """The backbone contract: images in, dense features out, geometry declared and preprocessing sealed.
 
-An adapter subclasses `Backbone`, declares a `BackboneInfo` and fills one hook, `tokens`. Everything that is easily
-forgotten (normalisation, divisibility by the patch, dropping registers, non-square grids, eval mode) is done once,
-here, by `dense`, which adapters cannot override.
+An adapter subclasses `Backbone`, declares a `BackboneInfo` and fills one hook, `tokens`; where attention can be read,
+`attention` too. Everything that is easily forgotten (normalisation, divisibility by the patch, dropping registers,
+non-square grids, layers counted from the end) is done once, here, by `dense` and `attentions`, which adapters cannot
+override.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from densebench.core.config import field_types, type_error
 from densebench.core.errors import ModelError
 from densebench.model_zoo.facets import FACETS as FACETS
 from densebench.model_zoo.facets import Facet as Facet
+from densebench.model_zoo.facets import FeatureKey as FeatureKey
 
 QUERY_AND_KEY: tuple[Facet, Facet] = ("query", "key")
 
@@ -60,7 +63,7 @@ class BackboneInfo:
     any_layer: bool = False
     """Whether `tokens` can return layers other than the last, and leave the final norm out."""
     attention: bool | None = None
-    """Whether `attention` can be read; None: where the adapter's class defines that method."""
+    """Whether attention can be read; None: where the adapter's class defines the hook `attention`."""
     licence: str = ""
     citation: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -81,19 +84,21 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Feature maps of one batch: `maps[i]` is (B, D, h, w) for the i-th requested layer."""
+    """Features of one batch, one entry per key that was asked for."""
 
-    maps: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]  # (B, D, h, w) each
     class_tokens: tuple[Tensor | None, ...]  # (B, D) each, None where the model has none
 
 
-class FeatureKey(NamedTuple):
-    """One map among several that are asked of one forward pass."""
-
-    layer: int = -1
-    facet: Facet = "token"
-    norm: bool = True
-    """The final norm; it belongs to the last layer's tokens and says nothing elsewhere."""
+TOKENS = "`tokens(self, pixels, keys)`: one tensor (B, prefix + h*w, D) per key, which has .layer, .facet and .norm"
+ATTENTION = "`attention(self, pixels, layers)`: yield (B, heads, N, N) of each layer; pixels are normalised already"
+OLD_HOOKS = {
+    "tokens": ({"layers", "facet", "norm"}, TOKENS),
+    "tokens_many": ({"reads"}, TOKENS),
+    "attention": ({"images", "layer"}, ATTENTION),
+    "attentions": ({"images"}, ATTENTION),
+}
+"""Hooks of before there were keys, with parameters that tell them, and what to write instead."""
 
 
 class Backbone(nn.Module, ABC):
@@ -106,7 +111,7 @@ class Backbone(nn.Module, ABC):
     ...     def __init__(self):
     ...         super().__init__()
     ...         self.net = build_my_network()
-    ...     def tokens(self, pixels, layers, facet, norm):
+    ...     def tokens(self, pixels, keys):
     ...         return [self.net.forward_features(pixels)]   # (B, prefix + h*w, D)
     """
 
@@ -114,108 +119,111 @@ class Backbone(nn.Module, ABC):
     identity: str = ""
     """Which network this is, for caches: two of equal weights may compute otherwise. Filled in by `load_model`."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, (old, wanted) in OLD_HOOKS.items():
+            if inspect.isfunction(hook := vars(cls).get(name)):
+                parameters = inspect.signature(hook)
+                if old & parameters.parameters.keys() or not _takes(parameters, 3):
+                    raise ModelError(f"{cls.__name__}.{name}{parameters}: expected {wanted} (docs/adapters.md).")
+
     @abstractmethod
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:
-        """Return one (B, prefix + h*w, D) tensor per layer.
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> Sequence[Tensor]:
+        """Return one (B, prefix + h*w, D) tensor per key, all of one forward pass where that can be.
 
-        `pixels` is (B, 3, H, W), already normalised; `layers` are within 0..depth-1; `norm` asks for the final norm
-        on the last layer's tokens (facet "token" only).
+        `pixels` is (B, 3, H, W), already normalised. No key comes twice; layers are within 0..depth-1; `norm` is True
+        where the final norm shall be applied, which are the last layer's tokens alone.
         """
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> Sequence[Tensor]:
-        """Return one (B, prefix + h*w, D) tensor per read; `layer` is within 0..depth-1.
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterable[Tensor]:
+        """Yield softmaxed attention (B, heads, N, N) of each layer, rows = queries, prefix tokens first. Optional.
 
-        This calls `tokens` once per facet, and once more for tokens without the final norm. An adapter that can give
-        several facets of one forward pass overrides it. Optional.
+        `pixels` and `layers` are as in `tokens`. A generator holds one layer at a time, however many are asked for.
         """
-        last = self.info.depth - 1
-        # where the final norm has no say, a read joins those with it
-        wanted = [r._replace(norm=r.norm or r.facet != "token" or r.layer != last) for r in reads]
-        groups: dict[tuple[Facet, bool], dict[int, None]] = {}
-        for layer, facet, norm in wanted:
-            groups.setdefault((facet, norm), {})[layer] = None
-        found: dict[FeatureKey, Tensor] = {}
-        for (facet, norm), layers in groups.items():
-            answer = self._refuse_others(self.tokens(pixels, list(layers), facet, norm))
-            self._refuse_count(answer, len(layers))
-            found.update((FeatureKey(layer, facet, norm), tokens) for layer, tokens in zip(layers, answer, strict=True))
-        return [found[read] for read in wanted]
-
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first. Optional."""
         raise ModelError(f"{self.info.name} gives no attention maps; protocols that read them cannot run on it.")
-
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
-        """Yield `attention` of several layers, one at a time so that no more than one is held.
-
-        An adapter that can read all layers in one forward pass overrides it. Optional.
-        """
-        for layer in layers:
-            yield self.attention(images, layer)
 
     @property
     def has_attention(self) -> bool:
-        """Whether `attention` can be read: as declared, else whether the adapter's class defines it."""
+        """Whether attention can be read: as declared, else whether the adapter's class defines the hook."""
         declared = self.info.attention
         return type(self).attention is not Backbone.attention if declared is None else declared
 
     @final
     def dense(
-        self,
-        images: Tensor,
-        layers: Sequence[int] = (-1,),
-        facet: Facet = "token",
-        norm: bool = True,
-        *,
-        std: Sequence[float] | None = None,
+        self, images: Tensor, keys: Sequence[FeatureKey] = (FeatureKey(),), *, std: Sequence[float] | None = None
     ) -> DenseFeatures:
-        """Return feature maps (B, D, h, w) of the requested layers.
+        """Return a feature map (B, D, h, w) and the class token (B, D) per key, all of one forward pass.
 
         Args:
             images: float32 RGB in [0, 1], (B, 3, H, W), H and W multiples of the patch size.
-            layers: block indices, negative from the end.
-            facet: "token" is the block's output; "key", "query", "value" are the attention's projections.
-            norm: apply the final norm to the last layer's tokens (other layers are always raw, as in POS 3.2).
+            keys: which layers, facets and norms; one may come twice.
             std: replaces the weights' own channel deviations, for parity with code that normalises otherwise.
 
         Raises ModelError when the request does not fit the declared geometry or the adapter's answer does not.
         """
         info = self.info
-        grid = self._check(images, facet, layers, norm)
-        indices = [layer % info.depth for layer in layers]
-        outputs = self.tokens(self.normalise(images, std), indices, facet, norm)
-        maps = self._maps(outputs, images, grid, len(indices))
+        grid, wanted = self._grid(images), [self._plain(key) for key in keys]
+        unique = list(dict.fromkeys(wanted))
+        tokens = self.tokens(self.normalise(images, std), unique) if unique else ()
+        found = dict(zip(unique, self._checked(tokens, images, grid, len(unique)), strict=True))
         has_class_token = info.has_class_token and info.prefix
-        return DenseFeatures(maps, tuple(tokens[:, 0] if has_class_token else None for tokens in outputs))
+        return DenseFeatures(
+            tuple(found[key][:, info.prefix :].transpose(1, 2).unflatten(2, grid) for key in wanted),
+            tuple(found[key][:, 0] if has_class_token else None for key in wanted),
+        )
 
     @final
-    def dense_many(
-        self, images: Tensor, reads: Sequence[FeatureKey], *, std: Sequence[float] | None = None
-    ) -> tuple[Tensor, ...]:
-        """Return a feature map (B, D, h, w) per read: layers and facets of one forward pass, where the adapter can.
+    def attentions(
+        self, images: Tensor, layers: Sequence[int], *, std: Sequence[float] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield softmaxed attention (B, heads, N, N) of each layer, one at a time; arguments as in `dense`.
 
-        Args:
-            images: as in `dense`.
-            reads: which layers, facets and norms; negative layers count from the end.
-            std: as in `dense`.
-
-        Raises ModelError as `dense` does.
+        Raises ModelError as `dense` does, and where the backbone gives no attention.
         """
-        grid = (0, 0)
-        for layer, facet, norm in reads:
-            grid = self._check(images, facet, (layer,), norm)
-        wanted = [read._replace(layer=read.layer % self.info.depth) for read in reads]
-        outputs = self.tokens_many(self.normalise(images, std), wanted) if wanted else ()
-        return self._maps(outputs, images, grid, len(wanted))
-
-    def _maps(self, outputs: Sequence[Tensor], images: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, ...]:
-        """Return tokens (B, prefix + h*w, D) as maps (n, D, h, w), checked against what the adapter declares."""
-        info, n = self.info, len(images)
-        want = info.prefix + grid[0] * grid[1]
-        for tokens in self._refuse_others(outputs):
-            if tokens.shape != (n, want, info.width):
+        info = self.info
+        height, width = self._grid(images)
+        n = info.prefix + height * width
+        each = iter(self.attention(self.normalise(images, std), [self._index(layer) for layer in layers]))
+        for _ in layers:
+            found = next(each, None)
+            if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[-2:] != (n, n):
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ModelError(
-                    f"{info.name} returned features {tuple(tokens.shape)}; expected ({n}, {want}, "
+                    f"{info.name} returned attention {shape} for {images.shape[2]}x{images.shape[3]} pixels; expected "
+                    f"({len(images)}, heads, {n}, {n}), where {n} = {info.prefix} prefix + {height}x{width} patches."
+                )
+            yield found
+
+    def _plain(self, key: FeatureKey) -> FeatureKey:
+        """Return a key as adapters get it, `norm` True where it is applied; raise ModelError where there is none."""
+        info, last = self.info, self.info.depth - 1
+        if key.facet not in info.facets:
+            raise ModelError(f"{info.name} has no facet {key.facet!r}; it has {', '.join(info.facets)}.")
+        layer = self._index(key.layer)
+        if not info.any_layer and (layer != last or not key.norm):
+            raise ModelError(f"{info.name} gives its last layer after the final norm only; {tuple(key)} asked for.")
+        return FeatureKey(layer, key.facet, key.norm and key.facet == "token" and layer == last)
+
+    def _index(self, layer: int) -> int:
+        """Return a layer counted from 0; raise ModelError where there is none."""
+        if not -self.info.depth <= layer < self.info.depth:
+            raise ModelError(f"{self.info.name} has layers 0..{self.info.depth - 1}; {layer} asked for.")
+        return layer % self.info.depth
+
+    def _checked(self, outputs: Any, images: Tensor, grid: tuple[int, int], count: int) -> Sequence[Tensor]:
+        """Return an adapter's answer if it is what was asked for and declared; else raise ModelError."""
+        info = self.info
+        if not isinstance(outputs, Sequence) or not all(isinstance(tokens, Tensor) for tokens in outputs):
+            inside = f" of {type(outputs[0]).__name__}" if isinstance(outputs, Sequence) and len(outputs) else ""
+            raise ModelError(
+                f"{info.name} returned a {type(outputs).__name__}{inside} from `tokens`; expected a list with a "
+                "tensor (B, prefix + h*w, D) per key."
+            )
+        want = (len(images), info.prefix + grid[0] * grid[1], info.width)
+        for tokens in outputs:
+            if tokens.shape != want:
+                raise ModelError(
+                    f"{info.name} returned features {tuple(tokens.shape)}; expected ({want[0]}, {want[1]}, "
                     f"{info.width}) = (batch, {info.prefix} prefix + {grid[0]}x{grid[1]} patches, width). "
                     "Check `prefix` (registers?), `patch` and `width` in its info."
                 )
@@ -224,22 +232,9 @@ class Backbone(nn.Module, ABC):
                     f"{info.name} was given images on {images.device} and returned features on {tokens.device}; "
                     "keep its weights as modules, parameters or buffers, and make tensors on `pixels.device`."
                 )
-        self._refuse_count(outputs, count)
-        return tuple(tokens[:, info.prefix :].transpose(1, 2).unflatten(2, grid) for tokens in outputs)
-
-    def _refuse_others(self, outputs: Any) -> Sequence[Tensor]:
-        """Return `outputs` if they are a sequence of tensors on the images' device; else raise ModelError."""
-        if not isinstance(outputs, Sequence) or not all(isinstance(tokens, Tensor) for tokens in outputs):
-            inside = f" of {type(outputs[0]).__name__}" if isinstance(outputs, Sequence) and len(outputs) else ""
-            raise ModelError(
-                f"{self.info.name} returned a {type(outputs).__name__}{inside} from `tokens`; expected a list with a "
-                "tensor (B, prefix + h*w, D) per layer."
-            )
-        return outputs
-
-    def _refuse_count(self, outputs: Sequence[Tensor], count: int) -> None:
         if len(outputs) != count:
-            raise ModelError(f"{self.info.name} returned {len(outputs)} layers; {count} were asked for.")
+            raise ModelError(f"{info.name} returned {len(outputs)} tensors; {count} were asked for, one per key.")
+        return outputs
 
     def normalise(self, images: Tensor, std: Sequence[float] | None = None) -> Tensor:
         """Subtract the weights' mean and divide by their (or the given) deviation."""
@@ -260,7 +255,8 @@ class Backbone(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def _check(self, images: Tensor, facet: Facet, layers: Sequence[int], norm: bool) -> tuple[int, int]:
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        """Return the height and width in patches; raise ModelError for what are no images of such patches."""
         info = self.info
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ModelError(
@@ -273,35 +269,13 @@ class Backbone(nn.Module, ABC):
                 f"{info.name} has patches of {info.patch} px; {height}x{width} is no multiple. "
                 f"Nearest sizes: {height // info.patch * info.patch} or {-(-height // info.patch) * info.patch}."
             )
-        if facet not in info.facets:
-            raise ModelError(f"{info.name} has no facet {facet!r}; it has {', '.join(info.facets)}.")
-        outside = [layer for layer in layers if not -info.depth <= layer < info.depth]
-        if outside:
-            raise ModelError(f"{info.name} has layers 0..{info.depth - 1}; {outside} asked for.")
-        others = [layer for layer in layers if layer % info.depth != info.depth - 1]
-        if not info.any_layer and (others or not norm):
-            raise ModelError(f"{info.name} gives its last layer after the final norm only; layers {layers} asked for.")
         return height // info.patch, width // info.patch
 
 
-class OnePassBackbone(Backbone):
-    """A backbone that reads any layers and facets, or attention, from one forward pass; one of each is a special case.
-
-    Its adapters fill `tokens_many` and `attentions`.
-    """
-
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> Sequence[Tensor]:
-        """Return one (B, prefix + h*w, D) tensor per layer."""
-        return self.tokens_many(pixels, [FeatureKey(layer, facet, norm) for layer in layers])
-
-    @abstractmethod
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> Sequence[Tensor]:
-        """Return one (B, prefix + h*w, D) tensor per read."""
-
-    def attention(self, images: Tensor, layer: int) -> Tensor:
-        """Return softmaxed attention (B, heads, N, N) of one layer, prefix tokens first."""
-        return next(self.attentions(images, [layer]))
-
-    @abstractmethod
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the attention of each layer; raises ModelError where it cannot be read."""
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    """Return whether so many positional arguments can be given."""
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

@@ -80,7 +80,7 @@ def record_of(
         features={
             "precision": source.precision,
             "dtype": source.dtype,
-            **{split: as_json(spec) for split, (spec, _) in job.estimate.features.items()},
+            **{split: spec.as_record() for split, (spec, _) in job.estimate.features.items()},
         },
         metrics=measurement.metrics,
         facts=dict(measurement.facts),

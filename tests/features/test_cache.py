@@ -26,9 +26,9 @@ SPEC = FeatureSpec(size=(64, 64))
 class Counting(toys.ColorBackbone):
     images = 0
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         Counting.images += len(pixels)
-        return super().tokens(pixels, layers, facet, norm)
+        return super().tokens(pixels, keys)
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def test_a_torn_shard_is_redone(tmp_path, data):
         FeatureSpec(size=(48, 64)),
         FeatureSpec(size=(64, 64), interpolation="bicubic"),
         FeatureSpec(size=(64, 64), std=(0.5, 0.5, 0.5)),
-        FeatureSpec(size=(64, 64), layer=0),
-        FeatureSpec(size=(64, 64), facet="key"),
-        FeatureSpec(size=(64, 64), norm=False),
+        FeatureSpec(size=(64, 64), keys=(FeatureKey(0),)),
+        FeatureSpec(size=(64, 64), keys=(FeatureKey(facet="key"),)),
+        FeatureSpec(size=(64, 64), keys=(FeatureKey(norm=False),)),
         FeatureSpec(size=(64, 64), augment=Augment()),
         FeatureSpec(size=(64, 64), augment=Augment(epoch=1)),
     ],
@@ -125,9 +125,11 @@ def test_other_weights_and_other_files_are_other_entries(tmp_path, data):
 def test_the_cache_stays_below_its_limit_and_drops_the_oldest(tmp_path, data):
     one = SPEC.nbytes(Counting.info, 12)
     for layer in (0, 1):
-        list(source(tmp_path, limit=int(2.5 * one)).stream(data, FeatureSpec(size=(64, 64), layer=layer)))
+        spec = FeatureSpec(size=(64, 64), keys=(FeatureKey(layer),))
+        list(source(tmp_path, limit=int(2.5 * one)).stream(data, spec))
     entries = {p for p in (tmp_path / "cache").iterdir() if p.is_dir()}
-    list(source(tmp_path, limit=int(2.5 * one)).stream(data, FeatureSpec(size=(64, 64), facet="key")))
+    spec = FeatureSpec(size=(64, 64), keys=(FeatureKey(facet="key"),))
+    list(source(tmp_path, limit=int(2.5 * one)).stream(data, spec))
     used = sum(f.stat().st_size for f in (tmp_path / "cache").rglob("*.safetensors"))
     assert used <= 2.5 * one + 4096
     assert len(entries - {p for p in (tmp_path / "cache").iterdir() if p.is_dir()}) == 1
@@ -194,8 +196,8 @@ def test_features_that_float16_holds_pass(data, scale):
 
 def test_a_few_tiny_values_among_others_are_no_loss(data):
     class Sparse(Counting):
-        def tokens(self, pixels, layers, facet, norm):
-            found = super().tokens(pixels, layers, facet, norm)
+        def tokens(self, pixels, keys):
+            found = super().tokens(pixels, keys)
             for tokens in found:
                 tokens[..., :2] *= 1e-9
             return found
@@ -321,8 +323,8 @@ class Static(toys.ColorBackbone):
 
     info = dataclasses.replace(toys.ColorBackbone.info, prefix=0)
 
-    def tokens(self, pixels, layers, facet, norm):
-        maps = super().tokens(pixels, layers, facet, norm)[0][:, 1:]
+    def tokens(self, pixels, keys):
+        maps = super().tokens(pixels, keys)[0][:, 1:]
         if not hasattr(self, "buffer"):
             self.buffer = torch.empty_like(maps)
         self.buffer[: len(maps)] = maps
@@ -336,8 +338,6 @@ def test_an_adapter_may_answer_in_one_buffer(tmp_path, data, cached):
     for _ in range(2):
         kept = list(FeatureSource(Static(), batch_size=4, dtype="float32", **options).stream(data, SPEC))
         assert torch.equal(expected, torch.cat([b.maps for b in kept]))
-    many = FeatureSource(Static(), batch_size=4, dtype="float32").stream_many(data, SPEC, [FeatureKey()])
-    assert torch.equal(expected, torch.cat([b.maps[0] for b in list(many)]))
 
 
 def test_what_a_reader_does_to_its_batch_is_not_cached(tmp_path, data):

@@ -24,7 +24,7 @@ from densebench.methods.label_folder import write_map
 from densebench.methods.launch import cost
 from densebench.methods.trainer import parameter_groups
 from densebench.model_zoo import load_model
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey
 from densebench.ops.dip import add_distractors, in_context_loss, patch_labels, predict_in_context
 
 from . import toy
@@ -152,7 +152,7 @@ class Colors(Backbone):
         self.net: Any = nn.ModuleDict({"blocks": nn.ModuleList(), "norm": nn.Identity()})
         self.net.blocks, self.net.norm = self.net["blocks"], self.net["norm"]
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
         red = F.avg_pool2d(pixels[:, 0], 8).flatten(1)
         return [torch.stack([red, 1 - red], dim=-1)]
 

@@ -61,16 +61,16 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest(pico, size, messa
 def test_requests_outside_the_declaration_are_refused(pico):
     image = torch.rand(1, 3, 32, 32)
     with pytest.raises(ModelError, match=r"layers 0\.\.5"):
-        pico.dense(image, layers=(6,))
+        pico.dense(image, [FeatureKey(6)])
     with pytest.raises(ModelError, match="no facet 'keys'"):
-        pico.dense(image, facet="keys")
+        pico.dense(image, [FeatureKey(facet="keys")])
     with pytest.raises(ModelError, match="float RGB images"):
         pico.dense((image * 255).byte())
 
 
 @pytest.mark.parametrize("size", [(96, 96), (160, 160), (64, 104)])
 def test_any_multiple_of_the_patch_is_fine(pico, size):
-    features = pico.dense(torch.rand(2, 3, *size), layers=(-1, 0))
+    features = pico.dense(torch.rand(2, 3, *size), [FeatureKey(), FeatureKey(0)])
     assert [m.shape for m in features.maps] == [(2, 128, size[0] // 8, size[1] // 8)] * 2
     assert features.class_tokens[0].shape == (2, 128)
 
@@ -80,7 +80,8 @@ def test_patches_are_row_major(pico):
     image = torch.full((1, 3, 64, 96), 0.5)
     changed = image.clone()
     changed[:, :, 40:48, 80:88] = 1.0
-    difference = (pico.dense(changed, layers=(0,)).maps[0] - pico.dense(image, layers=(0,)).maps[0]).norm(dim=1)[0]
+    before, after = (pico.dense(x, [FeatureKey(0)]).maps[0] for x in (image, changed))
+    difference = (after - before).norm(dim=1)[0]
     row, column = divmod(int(difference.argmax()), 12)
     assert abs(row - 5) <= 1  # the stem sees a few pixels beyond its patch
     assert abs(column - 10) <= 1
@@ -94,18 +95,18 @@ def test_features_do_not_depend_on_the_batch(pico):
 
 def test_the_final_norm_belongs_to_the_last_layer_only(pico):
     image = torch.rand(1, 3, 64, 64)
-    normed, raw = (pico.dense(image, layers=(-1, -2), norm=n).maps for n in (True, False))
+    normed, raw = (pico.dense(image, [FeatureKey(norm=n), FeatureKey(-2, norm=n)]).maps for n in (True, False))
     assert not torch.allclose(normed[0], raw[0])
     torch.testing.assert_close(normed[1], raw[1])
     torch.testing.assert_close(pico.net.norm(raw[0].permute(0, 2, 3, 1)).permute(0, 3, 1, 2), normed[0])
 
 
 def test_key_facets_give_the_attention_that_the_model_computes(pico):
-    """Attention rebuilt from the query and key facets of patches equals `attention`, class token and all."""
+    """Attention rebuilt from the query and key facets of patches equals `attentions`, class token and all."""
     image = torch.rand(1, 3, 32, 40)
-    query, key = (pico.dense(image, layers=(2,), facet=f).maps[0].flatten(2) for f in ("query", "key"))
+    query, key = (x.flatten(2) for x in pico.dense(image, [FeatureKey(2, "query"), FeatureKey(2, "key")]).maps)
     scores = torch.einsum("bhdq,bhdk->bhqk", query.unflatten(1, (4, -1)), key.unflatten(1, (4, -1))) * 32**-0.5
-    attention = pico.attention(image, 2)
+    attention = next(pico.attentions(image, [2]))
     torch.testing.assert_close(attention.sum(-1), torch.ones(1, 4, 21))
     patches = attention[:, :, 1:, 1:]
     torch.testing.assert_close(scores.softmax(-1), patches / patches.sum(-1, keepdim=True), rtol=1e-4, atol=1e-6)
@@ -125,7 +126,10 @@ def test_families_of_timm_declare_their_prefix(name, prefix, arguments):
     patch = backbone.info.patch
     assert backbone.info.prefix == prefix
     for facet in ("token", "key", "query", "value"):
-        assert backbone.dense(torch.rand(1, 3, 3 * patch, 5 * patch), facet=facet).maps[0].shape[2:] == (3, 5)
+        assert backbone.dense(torch.rand(1, 3, 3 * patch, 5 * patch), [FeatureKey(facet=facet)]).maps[0].shape[2:] == (
+            3,
+            5,
+        )
 
 
 def test_dinov3_key_facet_is_what_its_own_projection_gives():
@@ -138,7 +142,7 @@ def test_dinov3_key_facet_is_what_its_own_projection_gives():
     seen = {}
     attention.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
     backbone = TimmBackbone(net, "dinov3")
-    value = backbone.dense(torch.rand(1, 3, 32, 32), facet="value").maps[0].flatten(2).transpose(1, 2)
+    value = backbone.dense(torch.rand(1, 3, 32, 32), [FeatureKey(facet="value")]).maps[0].flatten(2).transpose(1, 2)
     direct = seen["x"] @ attention.qkv.weight[96:].T + attention.v_bias
     torch.testing.assert_close(value, direct[:, 5:])
 
@@ -205,7 +209,7 @@ class Mine(Backbone):
         torch.nn.init.constant_(self.net.weight, 0.1)
         torch.nn.init.zeros_(self.net.bias)
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         found = self.net(pixels).flatten(2).transpose(1, 2)
         return [found]
 """
@@ -229,7 +233,7 @@ def test_other_code_with_the_same_weights_has_another_digest(tmp_path):
         ("None", "returned a NoneType from `tokens`"),
         ("[found.detach().numpy()]", "returned a list of ndarray from `tokens`"),
         ('[found.to("meta")]', "given images on cpu and returned features on meta"),
-        ("[found, found]", "returned 2 layers; 1 were asked for"),
+        ("[found, found]", "returned 2 tensors; 1 were asked for"),
     ],
 )
 def test_what_tokens_must_not_return_is_said(answer, message, tmp_path):
@@ -237,8 +241,6 @@ def test_what_tokens_must_not_return_is_said(answer, message, tmp_path):
     backbone = load_model(f"{tmp_path}/own.py:Mine")
     with pytest.raises(ModelError, match=message):
         backbone.dense(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ModelError, match=message):
-        backbone.dense_many(torch.zeros(1, 3, 16, 16), [FeatureKey()])
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,15 @@ def test_capi_is_what_its_equations_give():
         q, k, v = ((y @ w[name].T).unflatten(2, (2, 16)).transpose(1, 2) for name in ("q_proj", "k_proj", "v_proj"))
         q, k = (z * angle.cos() + torch.cat([-z[..., 8:], z[..., :8]], dim=-1) * angle.sin() for z in (q, k))
         attention = (q @ k.transpose(2, 3) / 4).softmax(-1)
-        torch.testing.assert_close(backbone.attention(images, i), attention, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(next(backbone.attentions(images, [i])), attention, rtol=1e-4, atol=1e-5)
         x = x + (attention @ v).transpose(1, 2).flatten(2) @ w["proj"].T
         y = rms(x, state[f"{block}2.norm.weight"]) @ state[f"{block}2.fn.fc1.weight"].T
         x = x + F.gelu(y) @ state[f"{block}2.fn.fc2.weight"].T
     got = backbone.dense(images).maps[0]
     assert got.shape == (2, 32, 3, 2)
     torch.testing.assert_close(got.flatten(2).transpose(1, 2), rms(x)[:, 16:], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(backbone.dense(images, norm=False).maps[0].flatten(2).transpose(1, 2), x[:, 16:],
-                               rtol=1e-4, atol=1e-4)  # fmt: skip
+    (raw,) = backbone.dense(images, [FeatureKey(norm=False)]).maps
+    torch.testing.assert_close(raw.flatten(2).transpose(1, 2), x[:, 16:], rtol=1e-4, atol=1e-4)
     assert backbone.dense(images).class_tokens == (None,)
 
 
@@ -59,7 +59,7 @@ def test_capi_registers_sit_on_the_edge_once_each():
 
 def test_capi_facets_layers_and_seeds():
     backbone, images = tiny(), torch.rand(1, 3, 28, 28)
-    first, last = backbone.dense(images, layers=(0, -1), facet="key").maps
+    first, last = backbone.dense(images, [FeatureKey(0, "key"), FeatureKey(facet="key")]).maps
     assert first.shape == last.shape == (1, 32, 2, 2)
     assert not torch.equal(first, last)
     assert not [f for f in check(backbone) if f.outcome == "failed"]
@@ -75,20 +75,20 @@ def test_capi_gives_layers_facets_and_attention_of_one_forward_pass():
     attentions = list(backbone.attentions(images, [-1, 0, 1]))
     assert len(calls) == 1
     assert torch.equal(attentions[0], attentions[2])
-    assert torch.equal(attentions[1], backbone.attention(images, 0))
+    assert torch.equal(attentions[1], next(backbone.attentions(images, [0])))
 
 
 def assert_one_pass(backbone, images, calls):
-    """All reads are those of `dense` and come from one forward pass, which `calls` counts."""
-    reads = [
+    """All keys come from one forward pass, which `calls` counts, and each is what it is alone."""
+    keys = [
         *(FeatureKey(layer, facet) for facet in FACETS for layer in (1, 0)),
         FeatureKey(1, norm=False),
         FeatureKey(0, "key"),
     ]
-    found = backbone.dense_many(images, reads)
+    found = backbone.dense(images, keys).maps
     assert len(calls) == 1
-    for read, maps in zip(reads, found, strict=True):
-        assert torch.equal(maps, backbone.dense(images, (read.layer,), read.facet, read.norm).maps[0]), read
+    for key, maps in zip(keys, found, strict=True):
+        assert torch.equal(maps, backbone.dense(images, [key]).maps[0]), key
 
 
 def tiny_sam():
@@ -107,7 +107,7 @@ def test_sam_gives_the_outputs_of_its_blocks():
     seen = []
     for block in net.blocks:
         block.register_forward_hook(lambda _, args, out: seen.append(out))
-    maps = backbone.dense(images, layers=(0, -1)).maps
+    maps = backbone.dense(images, [FeatureKey(0), FeatureKey()]).maps
     for got, out in zip(maps, seen, strict=True):
         torch.testing.assert_close(got, out.permute(0, 3, 1, 2))
     assert maps[1].shape == (2, 48, 6, 4)
@@ -121,7 +121,7 @@ def test_sam_gives_keys_of_patches_whatever_their_windows():
     assert_one_pass(backbone, images, calls)
     for index, block in enumerate(net.blocks):
         block.attn.qkv.register_forward_hook(lambda _, args, out, index=index: seen.update({index: out}))
-    values = backbone.dense(images, (0, 1), "value").maps
+    values = backbone.dense(images, [FeatureKey(0, "value"), FeatureKey(1, "value")]).maps
     whole = seen[1].unflatten(1, (5, 3))[..., 96:].permute(0, 3, 1, 2)  # attends to all patches
     torch.testing.assert_close(values[1], whole)
     windows = seen[0].unflatten(1, (2, 2)).unflatten(0, (2, 3, 2))[..., 96:]  # (B, rows, columns, 2, 2, D)

@@ -12,7 +12,7 @@ from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
 from densebench.model_zoo.adapters.timm import TimmBackbone
 from densebench.model_zoo.adapters.timm_nets import create
-from densebench.model_zoo.backbone import Backbone, BackboneInfo
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey
 from densebench.model_zoo.conformance import CHECKS, check, findings
 from densebench.model_zoo.conformance.report import as_json, report
 
@@ -30,8 +30,8 @@ class Right(TimmBackbone):
 
 
 class ManyTokens(Right):
-    def tokens_many(self, pixels, reads):
-        return [self.mistake(tokens) for tokens in super().tokens_many(pixels, reads)]
+    def tokens(self, pixels, keys):
+        return [self.mistake(tokens) for tokens in super().tokens(pixels, keys)]
 
 
 class RegistersNotDeclared(Right):
@@ -39,11 +39,8 @@ class RegistersNotDeclared(Right):
         super().__init__()
         self.info = dataclasses.replace(self.info, prefix=1)
 
-    def tokens(self, pixels, layers, facet, norm):
-        return [self.net.forward_features(pixels) for _ in layers]
-
-    def tokens_many(self, pixels, reads):
-        return self.tokens(pixels, reads, "token", True)
+    def tokens(self, pixels, keys):
+        return [self.net.forward_features(pixels) for _ in keys]
 
 
 class RegistersKeptPatchesCut(ManyTokens):
@@ -63,9 +60,9 @@ class Rearranged(ManyTokens):
         h, w = self.grid
         return torch.cat([tokens[:, :5], self.turn(tokens[:, 5:].unflatten(1, (h, w))).flatten(1, 2)], dim=1)
 
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         self.grid = pixels.shape[2] // 14, pixels.shape[3] // 14
-        return super().tokens_many(pixels, reads)
+        return super().tokens(pixels, keys)
 
 
 class Transposed(Rearranged):
@@ -90,19 +87,18 @@ class Scrambled(Rearranged):
 
 
 class NormalisesTwice(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(self.normalise(pixels), reads)
+    def tokens(self, pixels, keys):
+        return super().tokens(self.normalise(pixels), keys)
 
 
 class BytesAgain(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels * 255, reads)
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels * 255, keys)
 
 
-class AttentionOfRawImages(Right):
-    def attentions(self, images, layers):
-        mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (self.info.mean, self.info.std))
-        return super().attentions(images * std + mean, layers)
+class AttentionNormalisesTwice(Right):
+    def attention(self, pixels, layers):
+        return super().attention(self.normalise(pixels), layers)
 
 
 class OtherMean(Right):
@@ -114,9 +110,9 @@ class Training(Right):
         super().__init__()
         self.drop = nn.Dropout(0.5)
 
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         self.drop.train()
-        return [self.drop(tokens) for tokens in super().tokens_many(pixels, reads)]
+        return [self.drop(tokens) for tokens in super().tokens(pixels, keys)]
 
 
 class Noise(ManyTokens):
@@ -134,14 +130,14 @@ class StrideWrong(Right):
 
 
 class InPlace(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels.clamp_(-1, 1), reads)
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels.clamp_(-1, 1), keys)
 
 
 class NaNOfFlatImages(Right):
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         contrast = (pixels.amax((2, 3)) - pixels.amin((2, 3))).mean(1)[:, None, None]
-        return [tokens * (contrast / contrast) for tokens in super().tokens_many(pixels, reads)]
+        return [tokens * (contrast / contrast) for tokens in super().tokens(pixels, keys)]
 
 
 class Huge(ManyTokens):
@@ -150,58 +146,49 @@ class Huge(ManyTokens):
 
 
 class OneLayer(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels, [read._replace(layer=1) for read in reads])
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels, [FeatureKey(1, key.facet, key.facet == "token") for key in keys])
 
 
 class LayersInTheirOrder(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels, sorted(reads))
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels, sorted(keys))
 
 
 class OneFacet(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels, [r if r.facet == "token" else r._replace(facet="key") for r in reads])
-
-
-class NormOnEveryLayer(Right):
-    def tokens_many(self, pixels, reads):
-        found = super().tokens_many(pixels, reads)
-        return [self.net.norm(x) if r.norm and r.layer == 0 else x for r, x in zip(reads, found, strict=True)]
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels, [k if k.facet == "token" else k._replace(facet="key") for k in keys])
 
 
 class NormAlways(Right):
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels, [read._replace(norm=True) for read in reads])
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels, [key._replace(norm=key.layer == 1 and key.facet == "token") for key in keys])
 
 
-class ReadsMixedUp(Right):
-    def tokens(self, pixels, layers, facet, norm):
-        return [super(ReadsMixedUp, self).tokens(pixels, [layer], facet, norm)[0] for layer in layers]
-
-    def tokens_many(self, pixels, reads):
-        found = super().tokens_many(pixels, reads)
-        return found if len(found) == 1 else found[::-1]
+class FacetsMixedUp(Right):
+    def tokens(self, pixels, keys):
+        found = super().tokens(pixels, keys)
+        return found[::-1] if len({key.facet for key in keys}) > 1 else found
 
 
 class AttentionOfColumns(Right):
-    def attentions(self, images, layers):
-        return (a.transpose(2, 3) for a in super().attentions(images, layers))
+    def attention(self, pixels, layers):
+        return (a.transpose(2, 3) for a in super().attention(pixels, layers))
 
 
 class AttentionLate(Right):
-    def attentions(self, images, layers):
-        return (a.roll((3, 3), (2, 3)) for a in super().attentions(images, layers))
+    def attention(self, pixels, layers):
+        return (a.roll((3, 3), (2, 3)) for a in super().attention(pixels, layers))
 
 
 class AttentionOfOneLayer(Right):
-    def attentions(self, images, layers):
-        return super().attentions(images, [0 for _ in layers])
+    def attention(self, pixels, layers):
+        return super().attention(pixels, [0 for _ in layers])
 
 
 class AttentionOfPatches(Right):
-    def attentions(self, images, layers):
-        return (a[:, :, 5:, 5:].softmax(-1) for a in super().attentions(images, layers))
+    def attention(self, pixels, layers):
+        return (a[:, :, 5:, 5:].softmax(-1) for a in super().attention(pixels, layers))
 
 
 class ConstantClassToken(ManyTokens):
@@ -211,8 +198,8 @@ class ConstantClassToken(ManyTokens):
 
 class CutOff(Right):
     @torch.no_grad()
-    def tokens_many(self, pixels, reads):
-        return super().tokens_many(pixels, reads)
+    def tokens(self, pixels, keys):
+        return super().tokens(pixels, keys)
 
 
 class HiddenWeights(Right):
@@ -222,8 +209,8 @@ class HiddenWeights(Right):
         super().__init__()
         self.parts = [nn.Linear(48, 48)]
 
-    def tokens_many(self, pixels, reads):
-        return [self.parts[0](tokens) for tokens in super().tokens_many(pixels, reads)]
+    def tokens(self, pixels, keys):
+        return [self.parts[0](tokens) for tokens in super().tokens(pixels, keys)]
 
 
 class HiddenAndFrozen(Right):
@@ -235,9 +222,9 @@ class HiddenAndFrozen(Right):
 
 
 class GrowingState(Right):
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         self.register_buffer("size", torch.tensor(pixels.shape))
-        return super().tokens_many(pixels, reads)
+        return super().tokens(pixels, keys)
 
 
 class NotCopied(Right):
@@ -246,13 +233,13 @@ class NotCopied(Right):
 
 
 class FixedSize(Right):
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         assert pixels.shape[2:] == (70, 70), f"expected 70 x 70 pixels, got {tuple(pixels.shape[2:])}"
-        return super().tokens_many(pixels, reads)
+        return super().tokens(pixels, keys)
 
 
 class Raises(Right):
-    def attentions(self, images, layers):
+    def attention(self, pixels, layers):
         raise RuntimeError("no such kernel")
 
 
@@ -272,13 +259,13 @@ def failed(found):
         (Scrambled, {"order"}, "wherever"),
         (NormalisesTwice, {"normalisation"}, "net.patch_embed.proj gets -2.0"),
         (BytesAgain, {"normalisation"}, "255"),
-        (AttentionOfRawImages, {"normalisation"}, "of `attention`"),
+        (AttentionNormalisesTwice, {"normalisation"}, "of `attention`"),
         (
             Training,
-            {"eval mode", "determinism", "batch", "layers", "final norm", "one pass", "copies"},
+            {"eval mode", "determinism", "batch", "layers", "one pass", "copies"},
             "training mode",
         ),
-        (Noise, {"determinism", "batch", "layers", "final norm", "one pass", "copies"}, "features differ by"),
+        (Noise, {"determinism", "batch", "layers", "one pass", "copies"}, "features differ by"),
         (OfTheBatch, {"batch"}, "features differ by"),
         (StrideWrong, {"sizes"}, "4x6 patches"),
         (InPlace, {"untouched"}, "`tokens` changed its input"),
@@ -286,13 +273,12 @@ def failed(found):
         (OneLayer, {"layers", "final norm", "facets"}, "layers 1 equal"),
         (LayersInTheirOrder, {"layers", "one pass"}, "depend on which others"),
         (OneFacet, {"facets"}, "query of layer 0 equals key of layer 0"),
-        (NormOnEveryLayer, {"final norm"}, "layer 0 too"),
         (NormAlways, {"final norm"}, "net.norm (LayerNorm)"),
-        (ReadsMixedUp, {"one pass"}, "reads differ"),
+        (FacetsMixedUp, {"one pass"}, "keys differ"),
         (AttentionOfColumns, {"attention"}, "rows miss the sum"),
         (AttentionLate, {"attention"}, "late by 3"),
         (AttentionOfOneLayer, {"attention"}, "layers 0 and 1 are the same"),
-        (AttentionOfPatches, {"attention"}, "expected (2, 3, 29, 29)"),
+        (AttentionOfPatches, {"attention"}, "expected (2, heads, 29, 29)"),
         (ConstantClassToken, {"class token"}, "the same for two images"),
         (HiddenWeights, {"weights"}, "state_dict() does not hold"),
         (HiddenAndFrozen, {"copies"}, "when all weights are 0"),
@@ -350,7 +336,7 @@ class Colors(Backbone):
 
     info = BackboneInfo(name="colours", patch=8, width=3, prefix=0, native_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2)]
 
 
@@ -411,12 +397,12 @@ def test_the_report_names_what_to_do():
 
 
 class NeverRuns(Colors):
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [pixels / 0, 1 / 0]
 
 
 class GivesAMap(Colors):
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [nn.functional.avg_pool2d(pixels, 8)]
 
 
@@ -448,7 +434,7 @@ class HiddenInADict(Colors):
         super().__init__()
         self.parts = {"mean": nn.Conv2d(3, 3, 8, 8)}
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         with torch.no_grad():
             return [self.parts["mean"](pixels).flatten(2).transpose(1, 2)]
 

@@ -8,7 +8,7 @@ from densebench.model_zoo.adapters.building import build
 from densebench.model_zoo.adapters.capi import Capi
 from densebench.model_zoo.adapters.timm import TimmBackbone
 from densebench.model_zoo.adapters.timm_nets import create
-from densebench.model_zoo.backbone import FACETS
+from densebench.model_zoo.backbone import FACETS, FeatureKey
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
 
@@ -36,7 +36,7 @@ def shaken(name, **arguments):
 def tokens(backbone, norm=True):
     pixels = torch.rand(2, 3, 3 * backbone.info.patch, 2 * backbone.info.patch)
     with torch.no_grad():
-        return pixels, backbone.tokens(pixels, [backbone.info.depth - 1], "token", norm)[0]
+        return pixels, backbone.tokens(pixels, [FeatureKey(backbone.info.depth - 1, norm=norm)])[0]
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.adapter == "timm"])
@@ -88,7 +88,7 @@ def test_eva_ends_in_the_norm_that_timm_keeps_for_the_mean(name):
         mean, variance = raw.mean(-1, keepdim=True), raw.var(-1, keepdim=True, unbiased=False)
         expected = (raw - mean) / (variance + 1e-6).sqrt() * net.fc_norm.weight + net.fc_norm.bias
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(backbone.tokens(pixels, [1], "token", False)[0], raw)
+        torch.testing.assert_close(backbone.tokens(pixels, [FeatureKey(1, norm=False)])[0], raw)
     assert "fc_norm (LayerNorm)" in backbone.info.notes["final norm"]
     assert not [f for f in check(backbone) if f.outcome == "failed"]
 

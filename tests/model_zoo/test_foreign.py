@@ -24,7 +24,7 @@ class Drawn(Backbone):
         self.net = torch.nn.Conv2d(3, 4, 8, 8)
         self.register_buffer("shift", torch.tensor(np.random.rand() + random.random()))
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [(self.net(pixels) + self.shift).flatten(2).transpose(1, 2)]
 
 class Elsewhere(Drawn):
@@ -45,7 +45,7 @@ class Hidden(Backbone):
         super().__init__()
         self.weights = np.load(Path(__file__).with_name("weights.npy"))  # (192, 4), which torch does not see
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         patches = torch.nn.functional.unfold(pixels, 8, stride=8).transpose(1, 2)
         return [torch.from_numpy(patches.numpy() @ self.weights)]
 
@@ -55,12 +55,12 @@ class Registered(Hidden):
         self.scale = torch.nn.Parameter(torch.ones(1))
 
 class OfOneSize(Hidden):
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         assert pixels.shape[-2:] == (32, 32)
-        return super().tokens(pixels, layers, facet, norm)
+        return super().tokens(pixels, keys)
 
 class Silent(Hidden):
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         raise RuntimeError("needs a GPU")
 """
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.conformance import check
 from tests.model_zoo.one_pass import assert_one_pass
@@ -126,10 +127,10 @@ def test_tokens_facets_and_layers_are_the_towers_own(library):
     images = torch.rand(2, 3, SIZE, SIZE)
     pixels = backbone.normalise(images)
     expected = backbone.tower.reference(pixels)
-    found = backbone.dense(images, layers=(0, -1))
+    found = backbone.dense(images, [FeatureKey(0), FeatureKey()])
     torch.testing.assert_close(found.maps[1].flatten(2).transpose(1, 2), expected[:, 1:])
     torch.testing.assert_close(found.class_tokens[1], expected[:, 0])
-    raw = backbone.dense(images, norm=False).maps[0].flatten(2).transpose(1, 2)
+    raw = backbone.dense(images, [FeatureKey(norm=False)]).maps[0].flatten(2).transpose(1, 2)
     torch.testing.assert_close(backbone.tower.ln_post(raw), expected[:, 1:])
 
     seen = {}
@@ -139,9 +140,10 @@ def test_tokens_facets_and_layers_are_the_towers_own(library):
     handle.remove()
     q, k, v = F.linear(seen["x"], block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
     for facet, want in (("query", q), ("key", k), ("value", v)):
-        torch.testing.assert_close(backbone.dense(images, facet=facet).maps[0].flatten(2).transpose(1, 2), want[:, 1:])
+        (maps,) = backbone.dense(images, [FeatureKey(facet=facet)]).maps
+        torch.testing.assert_close(maps.flatten(2).transpose(1, 2), want[:, 1:])
     q, k = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (q, k))
-    torch.testing.assert_close(backbone.attention(images, 1), (q @ k.transpose(2, 3) / 8**0.5).softmax(-1))
+    torch.testing.assert_close(next(backbone.attentions(images, [1])), (q @ k.transpose(2, 3) / 8**0.5).softmax(-1))
 
 
 def test_layers_facets_and_attention_come_from_one_forward_pass(library):
@@ -297,14 +299,15 @@ def test_the_packages_own_towers_give_the_same(name):
     tower.output_tokens = True
     flat = lambda maps: maps.flatten(2).transpose(1, 2)  # noqa: E731
     native = tower.grid_size
+    facet_keys = [FeatureKey(facet=facet) for facet in ("query", "key", "value")]
     for grid in (native, (3, 5)) if name != "oblong" else (native,):
         images = torch.rand(2, 3, *(16 * side for side in grid))
         pixels = backbone.normalise(images)
         with torch.inference_mode():
             found = backbone.dense(images)
-            every = backbone.dense(images, range(3), norm=False)
-            facets = [flat(backbone.dense(images, facet=facet).maps[0]) for facet in ("query", "key", "value")]
-            attention = backbone.attention(images, 2) if info.attention else None
+            every = backbone.dense(images, [FeatureKey(layer, norm=False) for layer in range(3)])
+            facets = [flat(x) for x in backbone.dense(images, facet_keys).maps]
+            attention = next(backbone.attentions(images, [2])) if info.attention else None
         state = {"visual.positional_embedding": own.detach().clone()}
         tower.grid_size = grid
         if grid != native:

@@ -35,7 +35,7 @@ class Colours(Backbone):
         torch.nn.init.constant_(self.mean.weight, 1 / 64)
         torch.nn.init.zeros_(self.mean.bias)
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [self.mean(pixels).flatten(2).transpose(1, 2)]
 
 def load(spec):

@@ -12,6 +12,7 @@ from torch import nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo import load_model
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.conformance import check
 from tests.model_zoo.one_pass import assert_one_pass
 
@@ -167,9 +168,9 @@ def test_tokens_and_facets_are_the_models_own(kind, registers, prefix, names, tu
     flat = lambda features: features.maps[0].flatten(2).transpose(1, 2)  # noqa: E731
     expected = model(pixel_values=pixels).last_hidden_state
     torch.testing.assert_close(flat(backbone.dense(images)), expected[:, prefix:])
-    raw = flat(backbone.dense(images, norm=False))
+    raw = flat(backbone.dense(images, [FeatureKey(norm=False)]))
     torch.testing.assert_close(model.layernorm(raw), expected[:, prefix:])
-    first = flat(backbone.dense(images, layers=(0,)))
+    first = flat(backbone.dense(images, [FeatureKey(0)]))
     assert not torch.allclose(first, raw)
 
     seen = {}
@@ -179,7 +180,7 @@ def test_tokens_and_facets_are_the_models_own(kind, registers, prefix, names, tu
     handle.remove()
     for facet, name in zip(("query", "key", "value"), names, strict=True):
         want = getattr(layer.attention.attention, name)(seen["x"])[:, prefix:]
-        torch.testing.assert_close(flat(backbone.dense(images, facet=facet)), want)
+        torch.testing.assert_close(flat(backbone.dense(images, [FeatureKey(facet=facet)])), want)
     for index, attention in enumerate(backbone.attentions(images, range(DEPTH))):
         torch.testing.assert_close(attention, model.encoder.layer[index].attention.attention.attended)
     assert model.interpolated[1] is True  # `model(...)` of this test apart, positions are asked to be interpolated
@@ -198,7 +199,7 @@ def test_a_model_whose_queries_are_not_found_has_no_attention(library):
     assert backbone.info.facets == ("token", "key", "value")
     assert not backbone.has_attention
     with pytest.raises(ModelError, match="no queries and keys that this adapter finds"):
-        backbone.attention(torch.rand(1, 3, 16, 16), 0)
+        next(backbone.attentions(torch.rand(1, 3, 16, 16), [0]))
 
 
 def test_it_keeps_the_contract(library):
@@ -330,7 +331,7 @@ def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
             torch.testing.assert_close(flat(found.maps[0]), last[:, prefix:])
             if prefix:
                 torch.testing.assert_close(found.class_tokens[0], last[:, 0])
-            raw = backbone.dense(images, layers=range(DEPTH), norm=False).maps
+            raw = backbone.dense(images, [FeatureKey(layer, norm=False) for layer in range(DEPTH)]).maps
             for maps, hidden in zip(raw, expected.hidden_states[1:], strict=True):
                 torch.testing.assert_close(flat(maps), hidden[:, prefix:])
             for model in (own, backbone.model):
@@ -338,9 +339,9 @@ def test_the_packages_own_models_give_the_same(kind, tmp_path, monkeypatch):
             attentions = own(pixel_values=pixels, output_attentions=True, **more).attentions
             for layer, attention in enumerate(backbone.attentions(images, range(DEPTH))):
                 assert torch.equal(attention, attentions[layer])  # to the last bit
+                keys = [FeatureKey(layer, facet, False) for facet in ("query", "key")]
                 query, key = (
-                    backbone.tokens(pixels, [layer], facet, False)[0].double().unflatten(2, (HEADS, -1)).transpose(1, 2)
-                    for facet in ("query", "key")
+                    found.double().unflatten(2, (HEADS, -1)).transpose(1, 2) for found in backbone.tokens(pixels, keys)
                 )
                 if kind == "dinov3_vit":
                     angles = dinov3_angles(height // PATCH, width // PATCH)

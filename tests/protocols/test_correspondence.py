@@ -19,7 +19,7 @@ from densebench.datasets.sets.voc import VOC
 from densebench.features.cache import FeatureCache
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
-from densebench.model_zoo.backbone import BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.protocols.correspondence import matches as correspondence_matches
 from densebench.protocols.correspondence.protocol import Correspondence
 from densebench.protocols.protocol import Context, Data
@@ -242,15 +242,12 @@ class Layered(toys.ColorBackbone):
         super().__init__()
         self.forwards = 0
 
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         self.forwards += 1
-        return [self._read(pixels, *read) for read in reads]
-
-    def tokens(self, pixels, layers, facet, norm):
-        return [self._read(pixels, layer, facet, norm) for layer in layers]
+        return [self._read(pixels, *key) for key in keys]
 
     def _read(self, pixels, layer, facet, norm):
-        (known,) = super().tokens(pixels, (layer,), facet, norm)
+        (known,) = super().tokens(pixels, [FeatureKey(layer, facet, norm)])
         if (facet, layer) in {("token", 1), ("key", 0)}:
             return known
         seed = 10 * layer + (facet == "key") + 100 * norm

@@ -66,11 +66,11 @@ class TrueDepth(toys.ColorBackbone):
         name="true-depth", patch=8, width=16, prefix=1, depth=4, any_layer=True, mean=(0.0,) * 3, std=(1.0,) * 3
     )
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         depth = nn.functional.avg_pool2d(pixels[:, :1], 8) * 255 / 25
         near = torch.exp(-((depth - torch.linspace(0.5, 9.5, 16).view(16, 1, 1)) ** 2) / 0.2)
         patches = near.flatten(2).transpose(1, 2) * self.scale
-        return [torch.cat([patches.new_zeros(len(patches), 1, 16), patches], dim=1) for _ in layers]
+        return [torch.cat([patches.new_zeros(len(patches), 1, 16), patches], dim=1) for _ in keys]
 
 
 @pytest.fixture(scope="module")
@@ -337,11 +337,11 @@ def killed(data, workspace, after):
     class Mortal(TrueDepth):
         calls = 0
 
-        def tokens(self, pixels, layers, facet, norm):
+        def tokens(self, pixels, keys):
             Mortal.calls += 1
             if Mortal.calls > after:
                 raise KilledError
-            return super().tokens(pixels, layers, facet, norm)
+            return super().tokens(pixels, keys)
 
     with pytest.raises(KilledError):
         measure(Mortal(), data, workspace=workspace, **SEARCHED)
@@ -355,9 +355,9 @@ def test_a_killed_run_ends_with_the_same_numbers(after, data, tmp_path):
     class Counting(TrueDepth):
         calls = 0
 
-        def tokens(self, pixels, layers, facet, norm):
+        def tokens(self, pixels, keys):
             Counting.calls += 1
-            return super().tokens(pixels, layers, facet, norm)
+            return super().tokens(pixels, keys)
 
     found, again, context = measure(Counting(), data, workspace=tmp_path, **SEARCHED)
     assert found == whole

@@ -85,8 +85,8 @@ class Adapter(Backbone):
         super().__init__()
         self.trunk = Plain(mix)
 
-    def tokens(self, pixels, layers, facet, norm):
-        return [self.trunk(pixels) for _ in layers]
+    def tokens(self, pixels, keys):
+        return [self.trunk(pixels) for _ in keys]
 
 
 class Wide(Adapter):
@@ -100,8 +100,8 @@ class Wide(Adapter):
 
 
 class Noise(Adapter):
-    def tokens(self, pixels, layers, facet, norm):
-        tokens = super().tokens(pixels, layers, facet, norm)[0]
+    def tokens(self, pixels, keys):
+        tokens = super().tokens(pixels, keys)[0]
         generator = torch.Generator().manual_seed(int(pixels.double().sum().abs().item() * 1000) % 2**31)
         return [tokens * 0 + torch.randn(tokens.shape, generator=generator)]
 
@@ -235,11 +235,11 @@ class Mortal(Adapter):
     calls = []
     dies_at = -1
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         self.calls.append(1)
         if len(self.calls) == self.dies_at:
             raise Killed
-        return super().tokens(pixels, layers, facet, norm)
+        return super().tokens(pixels, keys)
 
 
 @pytest.fixture
@@ -366,19 +366,19 @@ class Listed(Adapter):
         Backbone.__init__(self)
         self.trunk = [Plain(SEES)]
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         return [self.trunk[0](pixels)]
 
 
 class Detached(Adapter):
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         with torch.no_grad():
-            return super().tokens(pixels, layers, facet, norm)
+            return super().tokens(pixels, keys)
 
 
 class Broken(Adapter):
-    def tokens(self, pixels, layers, facet, norm):
-        tokens = super().tokens(pixels, layers, facet, norm)[0].clone()
+    def tokens(self, pixels, keys):
+        tokens = super().tokens(pixels, keys)[0].clone()
         tokens[-1, 3] = float("nan")
         return [tokens]
 

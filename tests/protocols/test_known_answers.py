@@ -97,10 +97,10 @@ def test_scann_needs_more_rows_than_it_has_centres(data, tmp_path):
 class DarkBackbone(toys.ColorBackbone):
     """One patch of every image is the zero vector."""
 
-    def tokens(self, pixels, layers, facet, norm):
-        tokens = super().tokens(pixels, layers, facet, norm)[0].clone()
+    def tokens(self, pixels, keys):
+        tokens = super().tokens(pixels, keys)[0].clone()
         tokens[:, 7] = 0
-        return [tokens for _ in layers]
+        return [tokens for _ in keys]
 
 
 def test_a_patch_of_length_zero_names_its_image(data, tmp_path):
@@ -156,13 +156,13 @@ def test_positional_effect_of_the_classes_is_that_of_the_ground_truth(data, tmp_
 class PositionBackbone(toys.ColorBackbone):
     """Features say where the patch is and nothing else."""
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         import torch
 
-        tokens = super().tokens(pixels, layers, facet, norm)[0]
+        tokens = super().tokens(pixels, keys)[0]
         corners = torch.eye(4).repeat_interleave(16, 0)  # 8 x 8 patches in four bands
         tokens = torch.cat([tokens[:, :1], corners.expand(len(pixels), -1, -1)], dim=1)
-        return [tokens for _ in layers]
+        return [tokens for _ in keys]
 
 
 def test_positional_effect_of_positions_is_complete(data, tmp_path):

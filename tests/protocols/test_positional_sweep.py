@@ -49,16 +49,11 @@ class Layered(toys.ColorBackbone):
         super().__init__()
         self.forwards = 0
 
-    def tokens_many(self, pixels, reads):
+    def tokens(self, pixels, keys):
         self.forwards += 1
-        return [self._tokens(pixels, read) for read in reads]
+        return [self._tokens(pixels, *key) for key in keys]
 
-    def tokens(self, pixels, layers, facet, norm):
-        self.forwards += 1
-        return [self._tokens(pixels, (layer, facet, norm)) for layer in layers]
-
-    def _tokens(self, pixels, read):
-        layer, facet, norm = read
+    def _tokens(self, pixels, layer, facet, norm):
         kind = layer if facet == "token" else CLASS - layer
         if layer == 2 and facet == "token" and not norm:
             kind = NOISE
@@ -72,9 +67,9 @@ class Layered(toys.ColorBackbone):
             patches = torch.stack([torch.randn(64, 4, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return torch.cat([torch.ones(len(pixels), 1, 4), patches], dim=1)
 
-    def attention(self, images, layer):
+    def attention(self, pixels, layers):
         local, even = torch.eye(65), torch.full((65, 65), 1 / 65)
-        return torch.stack([local, even]).expand(len(images), -1, -1, -1)
+        return (torch.stack([local, even]).expand(len(pixels), -1, -1, -1) for _ in layers)
 
 
 class Halves(DenseDataset):

@@ -77,19 +77,19 @@ class Perfect(Backbone):
         pixels = images[:, :, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(2).transpose(1, 2) * 255
         return torch.cdist(pixels, torch.from_numpy(COLORS).float()).argmin(-1)
 
-    def tokens(self, pixels, layers, facet, norm):
+    def tokens(self, pixels, keys):
         looks = self.looks(pixels)
         objects = F.one_hot(torch.from_numpy(LABELS).long()[looks], 4)
         # k-means merges some looks, whatever its start: let those of objects be the dearest to merge
         lengths = torch.where(torch.arange(N_LOOKS) < N_BACKGROUND, 1.0, 2.0)
         found = torch.cat([objects.repeat(1, 1, 8), F.one_hot(looks, N_LOOKS) * lengths], -1)
-        return [F.pad(found, (0, 0, 3, 0)) for _ in layers]
+        return [F.pad(found, (0, 0, 3, 0)) for _ in keys]
 
-    def attention(self, images, layer):
-        assert layer == self.info.depth - 1
-        weights = F.pad((self.looks(images) >= N_BACKGROUND).float() + 1e-6, (3, 0), value=0.5)
+    def attention(self, pixels, layers):
+        assert list(layers) == [self.info.depth - 1]
+        weights = F.pad((self.looks(pixels) >= N_BACKGROUND).float() + 1e-6, (3, 0), value=0.5)
         weights = weights / weights.sum(1, keepdim=True)
-        return weights[:, None, None].expand(-1, 2, weights.shape[1], -1)
+        yield weights[:, None, None].expand(-1, 2, weights.shape[1], -1)
 
 
 class Noise(Perfect):
@@ -102,12 +102,12 @@ class Noise(Perfect):
         n = (images.shape[2] // PATCH) * (images.shape[3] // PATCH) + 3
         return torch.stack([torch.randn(n, width, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
-    def tokens(self, pixels, layers, facet, norm):
-        return [self.draw(pixels, self.info.width) for _ in layers]
+    def tokens(self, pixels, keys):
+        return [self.draw(pixels, self.info.width) for _ in keys]
 
-    def attention(self, images, layer):
-        weights = self.draw(images, 1)[..., 0].softmax(1)
-        return weights[:, None, None].expand(-1, 2, weights.shape[1], -1)
+    def attention(self, pixels, layers):
+        weights = self.draw(pixels, 1)[..., 0].softmax(1)
+        yield weights[:, None, None].expand(-1, 2, weights.shape[1], -1)
 
 
 SETTINGS = {
@@ -191,9 +191,9 @@ def test_noise_is_at_chance(stand_in):
 
 def test_attention_decides_what_is_foreground(stand_in):
     class Inverted(Perfect):
-        def attention(self, images, layer):
-            weights = F.pad((self.looks(images) < N_BACKGROUND).float() + 1e-6, (3, 0))
-            return (weights / weights.sum(1, keepdim=True))[:, None, None].expand(-1, 2, weights.shape[1], -1)
+        def attention(self, pixels, layers):
+            weights = F.pad((self.looks(pixels) < N_BACKGROUND).float() + 1e-6, (3, 0))
+            yield (weights / weights.sum(1, keepdim=True))[:, None, None].expand(-1, 2, weights.shape[1], -1)
 
     found, _, _ = measure(Inverted(), k_community=3)
     assert found["foreground_iou"].value < 20
@@ -285,14 +285,14 @@ class Blind(Perfect):
 
 
 class Misshapen(Perfect):
-    def attention(self, images, layer):
-        return super().attention(images, layer)[:, :, :, 3:]
+    def attention(self, pixels, layers):
+        return (found[:, :, :, 3:] for found in super().attention(pixels, layers))
 
 
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        (Blind, r"perfect gives no attention maps. Its adapter would need a method `attention\(images, layer\)`"),
+        (Blind, r"perfect gives no attention maps. Its adapter would need a method `attention\(pixels, layers\)`"),
         (Misshapen, r"returned attention \(1, 2, 7, 4\) for 16x16 pixels; expected \(1, heads, 7, 7\)"),
     ],
 )

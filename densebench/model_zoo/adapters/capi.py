@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densebench.model_zoo.backbone import FACETS, BackboneInfo, FeatureKey, OnePassBackbone
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, FeatureKey
 
 WIDTH, DEPTH, HEADS, PATCH, REGISTERS = 1024, 24, 16, 14, 16
 EPSILON = 1e-5
@@ -132,7 +132,7 @@ def random_capi(seed: int = 0, **sizes: int) -> Capi:
     return net
 
 
-class CapiBackbone(OnePassBackbone):
+class CapiBackbone(Backbone):
     """CAPI behind the backbone contract; its 16 registers are prefix tokens, and it has no class token."""
 
     def __init__(self, net: Capi, name: str, **info: Any) -> None:
@@ -153,24 +153,23 @@ class CapiBackbone(OnePassBackbone):
             **info,
         )
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
-        """Return block outputs, and projections before rotation, of all reads from one forward pass."""
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return block outputs, and projections before rotation, of all keys from one forward pass."""
         found: dict[FeatureKey, Tensor] = {}
-        for index, attend, before, after, _ in self._pass(pixels, max(read.layer for read in reads)):
-            for read in (read for read in reads if read.layer == index):
-                if read.facet != "token":
-                    found[read] = getattr(attend.fn, f"{read.facet[0]}_proj")(attend.norm(before))
+        for index, attend, before, after, _ in self._pass(pixels, max(key.layer for key in keys)):
+            for key in (key for key in keys if key.layer == index):
+                if key.facet != "token":
+                    found[key] = getattr(attend.fn, f"{key.facet[0]}_proj")(attend.norm(before))
                 else:
-                    found[read] = self.net.enc_norm(after) if read.norm and index == self.info.depth - 1 else after
-        return [found[read] for read in reads]
+                    found[key] = self.net.enc_norm(after) if key.norm else after
+        return [found[key] for key in keys]
 
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
-        indices = [layer % self.info.depth for layer in layers]
-        steps = self._pass(self.normalise(images), max(indices))
-        inputs = {index: (attend, before, places) for index, attend, before, _, places in steps if index in indices}
-        for index in indices:
-            attend, x, places = inputs[index]
+        steps = self._pass(pixels, max(layers))
+        inputs = {index: (attend, before, places) for index, attend, before, _, places in steps if index in layers}
+        for layer in layers:
+            attend, x, places = inputs[layer]
             query, key = attend.fn.rotated(attend.norm(x), places)
             yield (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(dim=-1)
 

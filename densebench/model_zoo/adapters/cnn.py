@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo.adapters.timm_nets import described, fill, made
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey
 from densebench.model_zoo.families import ModelSpec
 
 
@@ -56,7 +56,7 @@ class StageBackbone(Backbone):
         }
         self.info = BackboneInfo(**{**declared, **info})
 
-    def tokens(self, pixels: Tensor, layers: Sequence[int], facet: Facet, norm: bool) -> list[Tensor]:
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
         """Return the stage's map as rows (B, h*w, D)."""
         try:
             (found,) = self.net.forward_intermediates(
@@ -66,7 +66,7 @@ class StageBackbone(Backbone):
             raise
         except (AssertionError, RuntimeError, ValueError) as error:  # how timm refuses a size, or torch does for it
             raise ModelError(self._refused(pixels.shape[2], pixels.shape[3], error)) from error
-        return [found.flatten(2).transpose(1, 2) for _ in layers]
+        return [found.flatten(2).transpose(1, 2)]
 
     def _refused(self, height: int, width: int, error: Exception) -> str:
         """Return what to say where a network does not take a size: most of these are built for one alone."""

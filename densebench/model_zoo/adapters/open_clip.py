@@ -20,15 +20,7 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError, UsageError
 from densebench.core.registry import unknown_name
-from densebench.model_zoo.backbone import (
-    FACETS,
-    QUERY_AND_KEY,
-    Backbone,
-    BackboneInfo,
-    Facet,
-    FeatureKey,
-    OnePassBackbone,
-)
+from densebench.model_zoo.backbone import FACETS, QUERY_AND_KEY, Backbone, BackboneInfo, Facet, FeatureKey
 from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.checkpoint import fit, read
 from densebench.model_zoo.files.fetch import ask_hub
@@ -39,7 +31,7 @@ NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers
 """A text tower in place of one that is not read and may have to be fetched."""
 
 
-class OpenClipBackbone(OnePassBackbone):
+class OpenClipBackbone(Backbone):
     """open_clip's VisionTransformer behind the backbone contract; tokens are those before pooling and projection."""
 
     def __init__(self, tower: Any, name: str, **info: Any) -> None:
@@ -73,27 +65,25 @@ class OpenClipBackbone(OnePassBackbone):
         quick = any(type(module).__name__ == "QuickGELU" for module in self.tower.modules())
         return hashlib.sha256(f"{digest};QuickGELU".encode()).hexdigest() if quick else digest
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from one forward pass."""
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return block outputs and projections of all keys from one forward pass."""
         found: dict[FeatureKey, Tensor] = {}
-        for index, block, before, after in self._pass(pixels, max(each.layer for each in reads)):
-            for each in (each for each in reads if each.layer == index):
-                if each.facet != "token":
-                    found[each] = _project(block.attn, block.ln_1(before), each.facet)
+        for index, block, before, after in self._pass(pixels, max(key.layer for key in keys)):
+            for key in (key for key in keys if key.layer == index):
+                if key.facet != "token":
+                    found[key] = _project(block.attn, block.ln_1(before), key.facet)
                 else:
-                    normed = each.norm and self.normed and index == self.info.depth - 1
-                    found[each] = self.tower.ln_post(after) if normed else after
-        return [found[each] for each in reads]
+                    found[key] = self.tower.ln_post(after) if key.norm and self.normed else after
+        return [found[key] for key in keys]
 
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
         if not self.info.attention:
             raise ModelError(f"{self.info.name} scales its attention in a way that keys and queries do not tell.")
-        indices = [layer % self.info.depth for layer in layers]
-        steps = self._pass(self.normalise(images), max(indices))
-        inputs = {index: (block, before) for index, block, before, _ in steps if index in indices}
-        for index in indices:
-            block, x = inputs[index]
+        steps = self._pass(pixels, max(layers))
+        inputs = {index: (block, before) for index, block, before, _ in steps if index in layers}
+        for layer in layers:
+            block, x = inputs[layer]
             x = block.ln_1(x)
             query, key = (
                 _project(block.attn, x, facet).unflatten(2, (self.info.heads, -1)).transpose(1, 2)

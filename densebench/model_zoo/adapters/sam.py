@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters.timm_attention import project
 from densebench.model_zoo.adapters.timm_nets import described, fill, made
-from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, FeatureKey, OnePassBackbone
+from densebench.model_zoo.backbone import FACETS, Backbone, BackboneInfo, FeatureKey
 from densebench.model_zoo.families import ModelSpec
 
 
-class SamBackbone(OnePassBackbone):
+class SamBackbone(Backbone):
     """timm's VisionTransformerSAM behind the backbone contract: block outputs, which no norm follows."""
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
@@ -41,15 +41,15 @@ class SamBackbone(OnePassBackbone):
         )
         self.info = BackboneInfo(**{**declared, **info})
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from one forward pass; there is no final norm."""
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return block outputs and projections of all keys from one forward pass; there is no final norm."""
         seen: dict[int, Tensor] = {}
 
         def keep(index: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
             seen[index] = output.flatten(1, 2)  # before it is cut into windows, (B, h*w, D)
 
-        unique, blocks = sorted({read.layer for read in reads}), self.net.blocks
-        projected = {read.layer for read in reads if read.facet != "token"}
+        unique, blocks = sorted({key.layer for key in keys}), self.net.blocks
+        projected = {key.layer for key in keys if key.facet != "token"}
         with ExitStack() as hooks:
             for index in projected:
                 hooks.enter_context(blocks[index].norm1.register_forward_hook(partial(keep, index)))
@@ -57,10 +57,10 @@ class SamBackbone(OnePassBackbone):
         tokens = {index: out.flatten(2).transpose(1, 2) for index, out in zip(unique, maps, strict=True)}
         return [
             tokens[layer] if facet == "token" else project(blocks[layer].attn, seen[layer], facet)
-            for layer, facet, _ in reads
+            for layer, facet, _ in keys
         ]
 
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Raise ModelError, which says why there is none."""
         raise ModelError(
             f"{self.info.name} gives no attention maps: most blocks attend within windows, padded at the border, so "

@@ -24,11 +24,11 @@ from densebench.core.errors import ModelError
 from densebench.model_zoo.adapters import cnn
 from densebench.model_zoo.adapters.timm_attention import attend, attention_modules, is_plain, project, readable_facets
 from densebench.model_zoo.adapters.timm_nets import FixedSizeError, build_free, check_known, described, fill, made
-from densebench.model_zoo.backbone import Backbone, BackboneInfo, FeatureKey, OnePassBackbone
+from densebench.model_zoo.backbone import Backbone, BackboneInfo, Facet, FeatureKey
 from densebench.model_zoo.families import ModelSpec
 
 
-class TimmBackbone(OnePassBackbone):
+class TimmBackbone(Backbone):
     """A timm VisionTransformer, Eva (DINOv3, EVA-02) or NaFlexVit (C-RADIO) behind the backbone contract."""
 
     def __init__(self, net: Any, name: str, **info: Any) -> None:
@@ -63,26 +63,22 @@ class TimmBackbone(OnePassBackbone):
         digest = super().weights_digest()
         return hashlib.sha256(f"{digest};norm=fc_norm".encode()).hexdigest() if self.final == "fc_norm" else digest
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from exactly one forward pass."""
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return block outputs and projections of all keys from exactly one forward pass."""
         outputs, inputs = self._forward(
             pixels,
-            sorted({read.layer for read in reads if read.facet == "token"}),
-            sorted({read.layer for read in reads if read.facet != "token"}),
+            sorted({key.layer for key in keys if key.facet == "token"}),
+            sorted({key.layer for key in keys if key.facet != "token"}),
         )
-        last = self.info.depth - 1
-        found: dict[FeatureKey, Tensor] = {}
-        for read in reads:
-            if read in found:
-                continue
-            if read.facet != "token":
-                found[read] = project(self.net.blocks[read.layer].attn, inputs[read.layer][0], read.facet)
-            else:
-                tokens = outputs[read.layer]
-                found[read] = getattr(self.net, self.final)(tokens) if read.norm and read.layer == last else tokens
-        return [found[read] for read in reads]
 
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+        def read(layer: int, facet: Facet, norm: bool) -> Tensor:
+            if facet != "token":
+                return project(self.net.blocks[layer].attn, inputs[layer][0], facet)
+            return getattr(self.net, self.final)(outputs[layer]) if norm else outputs[layer]
+
+        return [read(*key) for key in keys]
+
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives what enters all of them."""
         if not self.info.attention:
             block = self.net.blocks[0]
@@ -91,10 +87,9 @@ class TimmBackbone(OnePassBackbone):
                 f"{self.info.name} has attention of a kind ({kind}) that its keys and queries do not tell. "
                 "Wrap it in an adapter with a method `attention` of its own."
             )
-        indices = [layer % self.info.depth for layer in layers]
-        _, inputs = self._forward(self.normalise(images), [], sorted(set(indices)))
-        for index in indices:
-            yield attend(self.net.blocks[index].attn, *inputs[index])
+        _, inputs = self._forward(pixels, [], sorted(set(layers)))
+        for layer in layers:
+            yield attend(self.net.blocks[layer].attn, *inputs[layer])
 
     def _forward(
         self, pixels: Tensor, outputs: list[int], inputs: list[int]

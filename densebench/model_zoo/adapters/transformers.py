@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from densebench.core.download import offline
 from densebench.core.errors import ModelError, UsageError
 from densebench.model_zoo.adapters.image_processor import SETTINGS, preprocessing, refuse_oblong
-from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, FeatureKey, OnePassBackbone
+from densebench.model_zoo.backbone import QUERY_AND_KEY, Backbone, BackboneInfo, Facet, FeatureKey
 from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.fetch import ask_hub
 
@@ -47,7 +47,7 @@ PROJECTIONS: dict[Facet, tuple[str, ...]] = {
 }
 
 
-class HfBackbone(OnePassBackbone):
+class HfBackbone(Backbone):
     """A ViT of transformers behind the backbone contract."""
 
     def __init__(self, model: Any, name: str, **info: Any) -> None:
@@ -75,27 +75,24 @@ class HfBackbone(OnePassBackbone):
         accepted = inspect.signature(model.forward).parameters
         self._more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
-    def tokens_many(self, pixels: Tensor, reads: Sequence[FeatureKey]) -> list[Tensor]:
-        """Return block outputs and projections of all reads from one forward pass."""
-        end = FeatureKey(self.info.depth - 1)
-        last, found = self._forward(pixels, {(read.layer, read.facet) for read in reads})
+    def tokens(self, pixels: Tensor, keys: Sequence[FeatureKey]) -> list[Tensor]:
+        """Return block outputs and projections of all keys from one forward pass."""
+        last, found = self._forward(pixels, {(key.layer, key.facet) for key in keys})
         own = OWN_NORM.get(self.model.config.model_type)
-        if own and end in reads:
+        if own and any(key.norm for key in keys):
             last = self.model.get_submodule(own)(last)
-        return [last if read == end else found[read.layer, read.facet] for read in reads]
+        return [last if key.norm else found[key.layer, key.facet] for key in keys]
 
-    def attentions(self, images: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> Iterator[Tensor]:
         """Yield the attention of each layer; one forward pass gives the queries and keys of all of them."""
         if not self.info.attention:
             raise ModelError(f"{self.info.name} has no queries and keys that this adapter finds, hence no attention.")
-        indices = [layer % self.info.depth for layer in layers]
-        pixels = self.normalise(images)
-        _, found = self._forward(pixels, {(index, facet) for index in indices for facet in QUERY_AND_KEY})
+        _, found = self._forward(pixels, {(layer, facet) for layer in layers for facet in QUERY_AND_KEY})
         rope = getattr(self.model, "rope_embeddings", None)
         places = rope(pixels) if rope is not None else None
-        for index in indices:
+        for layer in layers:
             query, key = (
-                found[index, facet].unflatten(2, (self.info.heads, -1)).transpose(1, 2) for facet in QUERY_AND_KEY
+                found[layer, facet].unflatten(2, (self.info.heads, -1)).transpose(1, 2) for facet in QUERY_AND_KEY
             )
             if places is not None:
                 query, key = (_rotate(part, *places) for part in (query, key))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from densebench.core.errors import DensebenchError
 from densebench.core.resampling import RESAMPLING
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.conformance.probe import GRID, Failed, NotApplicable, Probe, differ, difference, said
 
 RANK = 0.7
@@ -77,7 +78,7 @@ def order(probe: Probe) -> str:
     """The feature that moves most is that of the patch whose pixels changed, row by row, behind the prefix."""
 
     def read(images: Tensor, layer: int) -> Tensor:
-        return probe.features(images, layer).flatten(2).transpose(1, 2)
+        return probe.features(images, FeatureKey(layer)).flatten(2).transpose(1, 2)
 
     return "; ".join(_position(probe, read, layer) for layer in probe.ends)
 
@@ -144,15 +145,14 @@ def _arrangement(changes: Tensor, places: Sequence[int], h: int, w: int) -> tupl
 
 def attention(probe: Probe) -> str:
     """Attention is (B, heads, N, N) with N = prefix + h*w, rows sum to 1, and patches lie as in the tokens."""
-    info, backbone = probe.info, probe.backbone
-    if not backbone.has_attention:
+    info = probe.info
+    if not probe.backbone.has_attention:
         raise NotApplicable("no attention is declared")
     images = probe.images(2)
     n = info.prefix + (probe.size[0] // info.patch) * (probe.size[1] // info.patch)
     maps = []
     for layer in sorted({0, probe.last}):
-        with torch.inference_mode():
-            maps.append(backbone.attention(images, layer).float())
+        maps.append(probe.attention(images, layer))
         want = (2, info.heads, n, n)
         if maps[-1].shape != want:
             raise Failed(f"layer {layer} has {tuple(maps[-1].shape)}; expected {want}", "Correct heads and prefix.")
@@ -160,11 +160,10 @@ def attention(probe: Probe) -> str:
         if not off < 1e-3 or float(maps[-1].min()) < 0:
             raise Failed(f"layer {layer}: rows miss the sum 1 by {off:.1e}", "Return softmax(dim=-1) of the scores.")
     if probe.last and not differ(maps[0], maps[1], 1e-6):
-        raise Failed(f"layers 0 and {probe.last} are the same", "`attention` must return the layer asked for.")
+        raise Failed(f"layers 0 and {probe.last} are the same", "`attention` must yield the layers asked for.")
 
     def read(chunk: Tensor, layer: int) -> Tensor:
-        with torch.inference_mode():
-            return backbone.attention(chunk, layer).float()[:, :, info.prefix :].transpose(1, 2).flatten(2)
+        return probe.attention(chunk, layer)[:, :, info.prefix :].transpose(1, 2).flatten(2)
 
     return f"{info.heads} heads of {n} x {n}; {_position(probe, read, 0)}"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.conformance.probe import (
     SAME,
     Failed,
@@ -31,7 +32,8 @@ def normalisation(probe: Probe) -> str:
     found = _first_layer(probe, lambda images: probe.backbone.dense(images))
     calls = [f"{found} gets pixels that are normalised once"]
     if probe.backbone.has_attention:
-        _first_layer(probe, lambda images: probe.backbone.attention(images, probe.last), " of `attention`")
+        normalise, hook = probe.backbone.normalise, probe.backbone.attention
+        _first_layer(probe, lambda images: list(hook(normalise(images), [probe.last])), " of `attention`")
     for module in probe.backbone.modules():
         stated = _stated(module)
         ours = type(probe.backbone).__module__.startswith("densebench.")  # takes them from there, or from a card
@@ -75,8 +77,7 @@ def _first_layer(probe: Probe, call: Callable[[Tensor], Any], where: str = "") -
         raise Failed(
             f"{name}{where} gets {float(zero.median()):.3g} for the mean colour and {float(one.median()):.3g} for one "
             "deviation more; expected 0 and 1",
-            "`dense` has normalised the pixels: leave out the adapter's own normalisation, or declare mean 0 and "
-            "std 1. `attention` gets images in [0, 1] and starts with self.normalise(images).",
+            "`pixels` are normalised already: leave out the adapter's own normalisation, or declare mean 0 and std 1.",
         )
     return name
 
@@ -105,12 +106,12 @@ def batch(probe: Probe) -> str:
 
 
 def untouched(probe: Probe) -> str:
-    """What comes in is not written to: several reads may share it."""
+    """What comes in is not written to: it belongs to whoever asks."""
     pixels = probe.backbone.normalise(probe.images(2))
     before = pixels.clone()
-    calls: dict[str, Callable[[], Any]] = {"tokens": lambda: probe.backbone.tokens(pixels, [probe.last], "token", True)}
+    calls: dict[str, Callable[[], Any]] = {"tokens": lambda: probe.backbone.tokens(pixels, [FeatureKey(probe.last)])}
     if probe.backbone.has_attention:
-        calls["attention"] = lambda: probe.backbone.attention(pixels, probe.last)
+        calls["attention"] = lambda: list(probe.backbone.attention(pixels, [probe.last]))
     for name, call in calls.items():
         with torch.inference_mode():
             call()
@@ -123,11 +124,10 @@ def finite(probe: Probe) -> str:
     """Features are finite, for noise and for images that are all black or all white."""
     images = torch.cat([probe.images(2), torch.zeros_like(probe.images(1)), torch.ones_like(probe.images(1))])
     kinds = ["noise", "noise", "black", "white"]
-    with torch.inference_mode():
-        maps = probe.backbone.dense_many(images, probe.reads)
+    maps = probe.maps(images)
     bad = {
-        (read, kinds[i])
-        for read, found in zip(probe.reads, maps, strict=True)
+        (key, kinds[i])
+        for key, found in zip(probe.keys, maps, strict=True)
         for i in range(len(kinds))
         if not found[i].isfinite().all()
     }
@@ -143,8 +143,7 @@ def finite(probe: Probe) -> str:
 
 def half_precision(probe: Probe) -> str:
     """Features survive rounding to float16, in which they are cached and read."""
-    with torch.inference_mode():
-        maps = [*probe.backbone.dense_many(probe.images(2), probe.reads), probe.features(probe.images(1, probe.native))]
+    maps = [*probe.maps(probe.images(2)), probe.features(probe.images(1, probe.native))]
     largest = max(float(found.abs().max()) for found in maps)
     if largest > HALF_MAX:
         raise Noted(

@@ -21,6 +21,7 @@ from densebench.core.user_files import lines_in
 from densebench.model_zoo.adapters.foreign import GRID, file_of, images
 from densebench.model_zoo.backbone import Backbone, FeatureKey
 
+LAST = FeatureKey()
 SAME = 1e-3
 """Norm of a difference over norm of the features, up to which features are equal: float32 sums in another order."""
 
@@ -78,7 +79,7 @@ class Probe:
         return sorted({0, self.last}) if self.info.any_layer else [self.last]
 
     @property
-    def reads(self) -> list[FeatureKey]:
+    def keys(self) -> list[FeatureKey]:
         """Every declared layer of tokens, and every declared facet of the first and the last layer."""
         layers = range(self.info.depth) if self.info.any_layer else self.ends
         others = [facet for facet in self.info.facets if facet != "token"]
@@ -88,10 +89,21 @@ class Probe:
         """Return images (n, 3, H, W) in [0, 1]: blotches of colour under fine noise, the same on every machine."""
         return images(n, size or self.size, seed).to(self.backbone.device)
 
-    def features(self, images: Tensor, layer: int = -1, norm: bool = True, backbone: Backbone | None = None) -> Tensor:
-        """Return the map (B, D, h, w) of one layer's tokens, in float32, as a run would get it."""
+    def features(self, images: Tensor, key: FeatureKey = LAST, backbone: Backbone | None = None) -> Tensor:
+        """Return the map (B, D, h, w) of one key, in float32, as a run would get it."""
+        return self.maps(images, [key], backbone)[0].float()
+
+    def maps(
+        self, images: Tensor, keys: Sequence[FeatureKey] | None = None, backbone: Backbone | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the maps (B, D, h, w) of keys from one pass; by default of all that are looked at."""
         with torch.inference_mode():
-            return (backbone or self.backbone).dense(images, (layer,), norm=norm).maps[0].float()
+            return (backbone or self.backbone).dense(images, self.keys if keys is None else keys).maps
+
+    def attention(self, images: Tensor, layer: int) -> Tensor:
+        """Return the attention (B, heads, N, N) of one layer, in float32."""
+        with torch.inference_mode():
+            return next(self.backbone.attentions(images, [layer])).float()
 
 
 def difference(a: Tensor, b: Tensor) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from densebench.model_zoo.backbone import FeatureKey
 from densebench.model_zoo.conformance.probe import Failed, NotApplicable, Noted, Probe, differ, layer_inputs
 
@@ -16,17 +14,17 @@ def layers(probe: Probe) -> str:
     if not probe.info.any_layer or probe.info.depth == 1:
         raise NotApplicable("one layer is declared" if probe.info.depth == 1 else "the last layer only is declared")
     images = probe.images(2)
-    every = list(range(probe.info.depth))
-    with torch.inference_mode():
-        maps = probe.backbone.dense(images, every).maps
-        turned = probe.backbone.dense(images, every[::-1]).maps[::-1]
-    same = [i for i in every[1:] if not differ(maps[i], maps[i - 1], EQUAL)]
+    every = [FeatureKey(layer) for layer in range(probe.info.depth)]
+    maps, turned = probe.maps(images, every), probe.maps(images, every[::-1])[::-1]
+    same = [i for i in range(1, len(every)) if not differ(maps[i], maps[i - 1], EQUAL)]
     if same:
         raise Failed(
             f"layers {', '.join(map(str, same))} equal the one before",
-            "`tokens` must return the layers that are asked for, in that order.",
+            "`tokens` must return the layers that are asked for, in the order of its keys.",
         )
-    moved = [i for i in every if differ(turned[i], maps[i]) or differ(probe.features(images, i), maps[i])]
+    moved = [
+        i for i, key in enumerate(every) if any(differ(x, maps[i]) for x in (turned[i], probe.features(images, key)))
+    ]
     if moved:
         raise Failed(
             f"layers {', '.join(map(str, moved))} depend on which others are asked for, or on their order",
@@ -36,20 +34,18 @@ def layers(probe: Probe) -> str:
 
 
 def final_norm(probe: Probe) -> str:
-    """norm=False leaves out the final norm of the last layer and changes no other layer."""
+    """norm=False leaves out the final norm of the last layer."""
     if not probe.info.any_layer:
         raise NotApplicable("the last layer after its norm is all that is declared")
     images = probe.images(2)
-    if probe.last and differ(probe.features(images, 0, norm=False), probe.features(images, 0)):
-        raise Failed("norm changes layer 0 too", "Apply the final norm to the last layer only; others are always raw.")
-    if differ(probe.features(images, norm=False), probe.features(images), EQUAL):
-        return "norm changes the last layer only"
+    if differ(probe.features(images, FeatureKey(norm=False)), probe.features(images), EQUAL):
+        return "norm changes the last layer"
     ran = layer_inputs(probe.backbone, lambda: probe.backbone.dense(images), most=10**6)
     kind = type(probe.backbone.get_submodule(ran[-1][0])).__name__ if ran else ""
     if "layernorm" in kind.lower() or "rmsnorm" in kind.lower():
         raise Failed(
             f"norm=False changes nothing, yet the network ends in {ran[-1][0]} ({kind})",
-            "Leave the final norm out where `norm` is False.",
+            "Leave the final norm out where `norm` of a key is False.",
         )
     told = probe.info.notes.get("final norm")
     why = f" (final norm: {told})" if told else ""
@@ -62,11 +58,10 @@ def facets(probe: Probe) -> str:
     if len(names) == 1:
         raise NotApplicable("tokens only are declared")
     images = probe.images(2)
-    reads = [FeatureKey(layer, facet) for facet in names for layer in probe.ends]
-    with torch.inference_mode():
-        found = {r: probe.backbone.dense(images, (r.layer,), r.facet).maps[0] for r in reads}
-    for i, a in enumerate(reads):
-        for b in reads[:i]:
+    keys = [FeatureKey(layer, facet) for facet in names for layer in probe.ends]
+    found = {key: probe.features(images, key) for key in keys}
+    for i, a in enumerate(keys):
+        for b in keys[:i]:
             if not differ(found[a], found[b], EQUAL):
                 raise Failed(
                     f"{a.facet} of layer {a.layer} equals {b.facet} of layer {b.layer}",
@@ -78,14 +73,12 @@ def facets(probe: Probe) -> str:
 def one_pass(probe: Probe) -> str:
     """Many layers and facets read at once are what they are one by one."""
     images = probe.images(2)
-    reads = [*probe.reads, FeatureKey(probe.last, "token", False)] if probe.info.any_layer else probe.reads
-    with torch.inference_mode():
-        together = probe.backbone.dense_many(images, reads)
-        alone = [probe.backbone.dense(images, (r.layer,), r.facet, r.norm).maps[0] for r in reads]
-    wrong = [r for r, a, b in zip(reads, together, alone, strict=True) if differ(a, b)]
+    keys = [*probe.keys, FeatureKey(probe.last, "token", False)] if probe.info.any_layer else probe.keys
+    together, alone = probe.maps(images, keys), [probe.features(images, key) for key in keys]
+    wrong = [key for key, a, b in zip(keys, together, alone, strict=True) if differ(a, b)]
     if wrong:
         raise Failed(
-            f"{len(wrong)} of {len(reads)} reads differ, the first is {wrong[0].facet} of layer {wrong[0].layer}",
-            "`tokens_many` must return what `tokens` does, in the order of its reads.",
+            f"{len(wrong)} of {len(keys)} keys differ, the first is {wrong[0].facet} of layer {wrong[0].layer}",
+            "`tokens` must return one tensor per key, in their order, whichever others are asked for.",
         )
-    return f"{len(reads)} reads"
+    return f"{len(keys)} keys"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from densebench.core.bounds import Auto, Count
 from densebench.core.config import known
-from densebench.model_zoo.facets import Facet
+from densebench.model_zoo.facets import Facet, FeatureKey
 
 if TYPE_CHECKING:
     from densebench.features.spec import FeatureSpec
@@ -37,7 +37,7 @@ class FeatureConfig:
         from densebench.features.spec import FeatureSpec
 
         side = known(self.input_size, "input_size")
-        return FeatureSpec(size=(side, side), layer=self.layer, facet=self.facet, norm=self.norm)
+        return FeatureSpec(size=(side, side), keys=(FeatureKey(self.layer, self.facet, self.norm),))
 
     def attention_batch(self, backbone: BackboneInfo, batch_size: int) -> int:
         """Return how many images, at most `batch_size`, attention is asked for at once: ATTENTION_BYTES of a layer."""

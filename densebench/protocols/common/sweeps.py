@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from densebench.core.errors import UsageError
-from densebench.features.spec import KeyedBatch
 from densebench.model_zoo.backbone import FACETS, BackboneInfo, Facet, FeatureKey
 from densebench.protocols.common.sweep_config import SweepConfig
-from densebench.views.squash import Labels
-
-if TYPE_CHECKING:
-    from densebench.datasets.dataset import DenseDataset
-    from densebench.protocols.protocol import Context
 
 SELECTED = "the best layers were chosen on the validation split whose scores are reported, as in the paper"
 
@@ -65,39 +58,6 @@ def feature_keys(config: SweepConfig, backbone: BackboneInfo) -> tuple[FeatureKe
     if backbone.any_layer and FeatureKey(backbone.depth - 1, "token", config.norm) in reads:
         reads.append(FeatureKey(backbone.depth - 1, "token", not config.norm))
     return tuple(reads)
-
-
-def stream_reads(
-    context: Context,
-    data: DenseDataset,
-    config: SweepConfig,
-    reads: Sequence[FeatureKey],
-    indices: Sequence[int] | None,
-    title: str,
-    *,
-    labels: Labels | None = None,
-    batch_size: int | None = None,
-) -> Iterator[KeyedBatch]:
-    """Yield the maps of all reads, batch after batch: one read through the cache, several from one forward pass.
-
-    Either way a read sees the same values in the same order, so that its numbers do not depend on the others.
-    """
-    features, spec = context.features, config.spec
-    if len(reads) > 1:
-        many = features.stream_many(data, spec, reads, indices, labels=labels, batch_size=batch_size, title=title)
-        yield from context.timed(many, "features")
-        return
-    layer, facet, norm = reads[0]
-    one = features.stream(
-        data,
-        replace(spec, layer=layer, facet=facet, norm=norm),
-        indices,
-        labels=labels,
-        batch_size=batch_size,
-        title=title,
-    )
-    for batch in context.timed(one, "features"):
-        yield KeyedBatch(batch.indices, (batch.maps,), batch.labels)
 
 
 def label(read: FeatureKey, depth: int) -> str:

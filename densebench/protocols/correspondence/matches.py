@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +22,6 @@ from densebench.datasets.dataset import DenseDataset, Keypoints
 from densebench.datasets.pairs import listed_pairs
 from densebench.model_zoo.backbone import FeatureKey
 from densebench.ops import correspondence as ops
-from densebench.protocols.common import sweeps
 from densebench.protocols.protocol import Context
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def find_matches(
     config: CorrespondenceConfig, reads: Sequence[FeatureKey], links: list[Link], data: DenseDataset, context: Context
 ) -> Iterator[Match]:
     """Yield the match of every link by every read. A block of sources is read, then each of its targets once."""
-    spec = config.spec
+    spec, features = replace(config.spec, keys=tuple(reads)), context.features
 
     # bounded, and large enough that images of usual datasets are not decoded twice for it
     @lru_cache(maxsize=1 << 14)
@@ -137,27 +136,27 @@ def find_matches(
         width, height = data.image(index).size
         return height, width
 
-    for block in _blocks(links, block_size(len(reads), context.features.info.width)):
+    for block in _blocks(links, block_size(len(reads), features.info.width)):
         held: _Held = {}
         wanted = {(link.source, link.source_object) for link in block}
         sources = sorted({source for source, _ in wanted})
-        for batch in sweeps.stream_reads(context, data, config, reads, sources, "sources"):
+        for batch in context.timed(features.stream(data, spec, sources, title="sources"), "features"):
             with context.stage("match"):
                 for i, index in enumerate(batch.indices):
                     for k, thing in _things(data, index):
                         if (index, k) in wanted:
-                            points = torch.from_numpy(thing.xy).to(context.features.device)
-                            cells = ops.rescale(points, size(index), spec.grid(context.features.info))
-                            found = [ops.descriptors(maps[i].float(), cells) for maps in batch.maps]
+                            points = torch.from_numpy(thing.xy).to(features.device)
+                            cells = ops.rescale(points, size(index), spec.grid(features.info))
+                            found = [ops.descriptors(maps[i].float(), cells) for maps in batch.by_key]
                             held[index, k] = thing, found
         by_target = {
             target: list(mine)
             for target, mine in itertools.groupby(sorted(block, key=lambda link: link.target), lambda link: link.target)
         }
-        for batch in sweeps.stream_reads(context, data, config, reads, list(by_target), "targets"):
+        for batch in context.timed(features.stream(data, spec, list(by_target), title="targets"), "features"):
             for i, index in enumerate(batch.indices):
                 with context.stage("match"):
-                    maps = [one[i] for one in batch.maps]
+                    maps = [one[i] for one in batch.by_key]
                     matches = _match_target(config, maps, size(index), data.keypoints(index), by_target[index], held)
                 yield from matches
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from densebench.datasets.dataset import DenseDataset
-from densebench.model_zoo.backbone import Backbone
+from densebench.model_zoo.backbone import Backbone, FeatureKey
 from densebench.ops import depth as ops
 from densebench.ops.depth import BinNorm
 from densebench.ops.depth_bins import decode_upsampled
@@ -171,11 +171,11 @@ class Encoder:
     def __call__(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
         """Return {layers: (B, C, h, w)} float32 of images (B, 3, H, W) in [0, 1]; raises FeatureError for NaN."""
         padded = ops.centre_pad(images.to(self.source.device), self.backbone.info.patch, self.backbone.info.mean)
-        found = self.source.dense(
-            padded, names, self.layers, norm=self.settings.norm, class_tokens=self.settings.class_token
-        )
+        keys = [FeatureKey(layer, norm=self.settings.norm) for layer in self.layers]
+        found = self.source.dense(padded, names, keys, class_tokens=self.settings.class_token)
         # rounded like the features of every other protocol, which go through the cache
-        maps, tokens = ([x.float() for x in some] for some in found)
+        maps = [each.float() for each in found.maps]
+        tokens = [token.float() for token in found.class_tokens if token is not None]
         return {
             n: ops.concat_tokens([maps[i] for i in rows], [tokens[i] for i in rows] if tokens else ())
             for n, rows in self.rows.items()

@@ -26,7 +26,7 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.features.spec import FeatureSpec
 from densebench.figures import kit as figures
-from densebench.model_zoo.backbone import BackboneInfo
+from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.protocols.common import scoring
 from densebench.protocols.common.depth_scores import DepthScores, described
 from densebench.protocols.common.examples import spread
@@ -163,7 +163,7 @@ def _val_size(config: DepthConfig, data: DatasetInfo) -> tuple[int, int]:
 def _spec(config: DepthConfig, backbone: BackboneInfo, size: tuple[int, int]) -> FeatureSpec:
     """Return the request that stands for a pass in plan and record: images are padded, not resized, to its size."""
     height, width = (-(-side // backbone.patch) * backbone.patch for side in size)
-    return FeatureSpec(size=(height, width), norm=config.resolved.norm)
+    return FeatureSpec(size=(height, width), keys=(FeatureKey(norm=config.resolved.norm),))
 
 
 def _evaluate(

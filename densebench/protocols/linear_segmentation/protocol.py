@@ -210,7 +210,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
             for indices, images, masks in context.progress.track(islice(stream, steps), title, steps, unit="batches"):
                 with context.stage("features"):
                     names = [data.ids[i] for i in indices]
-                    (maps,), _ = source.dense(images, names, (config.layer,), config.facet, config.norm)
+                    (maps,) = source.dense(images, names, config.spec.keys).maps
                 yield from zip(maps.float(), masks, strict=True)
 
         for epoch in range(plan.epochs):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
-from densebench.features.spec import KeyedBatch
+from densebench.features.spec import Batch
 from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.ops import clustering, cosine_kmeans, information, matching
 from densebench.ops.confusion import (
@@ -27,7 +27,7 @@ from densebench.ops.confusion import (
     mean_iou_left_out,
 )
 from densebench.ops.jackknife import GroupSums
-from densebench.protocols.common import scoring, sweeps
+from densebench.protocols.common import scoring
 from densebench.protocols.common.examples import spread
 from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
 from densebench.protocols.protocol import Context, Data
@@ -53,18 +53,11 @@ class Reads:
         title: str,
         labels: Labels | None = None,
         batch_size: int | None = None,
-    ) -> Iterator[KeyedBatch]:
+    ) -> Iterator[Batch]:
         """Yield the maps of all reads, one image batch after another."""
-        yield from sweeps.stream_reads(
-            self.context,
-            data,
-            self.config,
-            self.reads,
-            indices,
-            title,
-            labels=labels,
-            batch_size=batch_size,
-        )
+        spec = replace(self.config.spec, keys=self.reads)
+        stream = self.context.features.stream(data, spec, indices, labels=labels, batch_size=batch_size, title=title)
+        yield from self.context.timed(stream, "features")
 
 
 def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
@@ -76,7 +69,7 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
     moments = [clustering.StreamingMoments(context.features.info.width) for _ in reads.reads]
     for batch in reads.stream(data, first, "initial centroids"):
         with context.stage("k-means"):
-            for seen, maps in zip(moments, batch.maps, strict=True):
+            for seen, maps in zip(moments, batch.by_key, strict=True):
                 seen.update(_rows(maps))
     info, device = context.features.info, context.features.device
     fits = [
@@ -92,7 +85,7 @@ def fit(reads: Reads, data: DenseDataset) -> tuple[list[Tensor], list[float]]:
     return [one.centroids for one in fits], [sum(map(float, last)) / max(len(last), 1) for last in losses]
 
 
-def _whole_batches(stream: Iterator[KeyedBatch], size: int) -> Iterator[tuple[Tensor, ...]]:
+def _whole_batches(stream: Iterator[Batch], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield the maps (size, D, h, w) of each read: a batch is a step, whatever the cache holds.
 
     Streams end a batch where cached and missing images alternate; steps of fewer images would change the clusters.
@@ -100,10 +93,10 @@ def _whole_batches(stream: Iterator[KeyedBatch], size: int) -> Iterator[tuple[Te
     held: list[tuple[Tensor, ...]] = []
     for batch in stream:
         if not held and len(batch.indices) == size:
-            yield batch.maps
+            yield batch.by_key
             continue
         for i in range(len(batch.indices)):
-            held.append(tuple(maps[i : i + 1] for maps in batch.maps))
+            held.append(tuple(maps[i : i + 1] for maps in batch.by_key))
             if len(held) == size:
                 yield tuple(torch.cat(some) for some in zip(*held, strict=True))
                 held = []
@@ -264,7 +257,7 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
             for image, label_map in zip(batch.indices, labels, strict=True):
                 found.truth.update(image, label_map)
         kept: dict[int, list[Tensor]] = {i: [] for i, image in enumerate(batch.indices) if image in shown}
-        for maps, means, tally in zip(batch.maps, centroids, found.tallies, strict=True):
+        for maps, means, tally in zip(batch.by_key, centroids, found.tallies, strict=True):
             with context.stage("assign"):
                 clusters = cosine_kmeans.assign_cosine(maps.float(), means, size).cpu()
             with context.stage("score"):

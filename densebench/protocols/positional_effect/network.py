@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
@@ -102,9 +103,10 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
     info = features.info
     found = information.LocalityBias(info.depth, info.heads, info.prefix if config.locality == "patches" else 0)
     at_once = config.attention_batch(info, features.batch_size)
-    stream = features.stream_attention(data.val, config.spec, range(info.depth), batch_size=at_once)
+    spec = replace(config.spec, keys=(), attention=tuple(range(info.depth)))
+    stream = features.stream(data.val, spec, batch_size=at_once, title="attention")
     for batch in context.timed(stream, "attention"):
-        for layer, attention in enumerate(context.timed(batch.layers, "attention")):
+        for layer, attention in enumerate(context.timed(batch.attention, "attention")):
             with context.stage("locality"):
                 found.update(layer, attention)
     return found
