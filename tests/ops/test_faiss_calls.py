@@ -211,7 +211,7 @@ def test_what_is_missing_is_said(faiss, monkeypatch):
     context = SimpleNamespace(features=SimpleNamespace(device=cuda))
     backbone = toys.ShuffledBackbone().info
     with pytest.raises(UsageError, match=r"no GPU part.*densebench\[gpu\].*backend=torch"):
-        memory.build(settings, backbone, SimpleNamespace(), [0], SimpleNamespace(), context, "")
+        memory.fit(settings, backbone, SimpleNamespace(), [0], SimpleNamespace(), context, "")
     with pytest.raises(ImportError, match=r"densebench\[gpu\]"):
         search.ExactIndex(table(False), "faiss")
     with pytest.raises(ImportError, match=r"densebench\[gpu\]"):

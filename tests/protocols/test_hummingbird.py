@@ -66,14 +66,14 @@ def content(config, patch=8):
 def build(config, data, indices, batch_size=3, seed=7, backbone=None):
     backbone = backbone or toys.ColorBackbone()
     context = context_of(backbone, seed, batch_size=batch_size)
-    return memory.build(config, backbone.info, data.train, indices, content(config), context, "memory")
+    return memory.fit(config, backbone.info, data.train, indices, content(config), context, "memory")
 
 
 def test_two_passes_fill_the_memory_with_new_views_and_draws(data):
     config = resolve(**{**FAST, "augmentation_epochs": 2, "memory_size": 100})
     indices = [1, 4, 5, 8]
     bank = build(config, data, indices)
-    assert bank.plan == memory.Plan(images=4, epochs=2, patches=64, per_image=12)  # 100 // (4 images * 2 epochs)
+    assert bank.size == memory.MemorySize(images=4, epochs=2, patches=64, per_image=12)  # 100 // (4 images * 2 epochs)
     assert len(bank.keys) == len(bank.labels) == 96
     backbone, noise, row = toys.ColorBackbone(), torch.Generator().manual_seed(7), 0
     for epoch in range(2):
@@ -106,7 +106,7 @@ def test_a_memory_does_not_depend_on_the_batch_size(memory_size, data):
     assert torch.equal(one.labels, other.labels)
     if memory_size != 100:  # every patch: bounded by what the images have
         assert one.chosen is None
-        assert one.plan.rows == 5 * 2 * 64
+        assert one.size.rows == 5 * 2 * 64
         assert one.origin(64 * 6 + 5) == (1, 2, 5)
 
 
@@ -118,7 +118,7 @@ def test_shares_of_the_published_memory_sizes():
     ):
         config = dataclasses.replace(Hummingbird().configure(preset), input_size=504)
         for images, rows in cases.items():
-            assert memory.plan(config, fourteen, images) == memory.Plan(images, epochs, 1296, rows)
+            assert memory.size_of(config, fourteen, images) == memory.MemorySize(images, epochs, 1296, rows)
 
 
 def test_presets_say_what_is_published():
@@ -148,9 +148,9 @@ def test_a_memory_of_half_precision_holds_half_and_answers_alike(data):
     assert small.index.backend == "torch"
     assert torch.equal(small.keys.float(), large.keys)  # features are of half precision already
     queries = large.keys[::5] + 0.1
-    answers = [bank.answer(queries, bank.search(queries)) for bank in (small, large)]
+    answers = [bank.aggregate(queries, bank.search(queries)) for bank in (small, large)]
     torch.testing.assert_close(*answers, atol=2e-3, rtol=0)
-    both = [memory.plan(c, toys.ColorBackbone.info, 3).nbytes(c, 4, 4) for c in (half, full)]
+    both = [memory.size_of(c, toys.ColorBackbone.info, 3).nbytes(c, 4, 4) for c in (half, full)]
     assert both == [3 * 64 * (2 * 8 + 4), 3 * 64 * (4 * 8 + 4)]
     for config in (half, full):
         found, _ = measure(toys.ColorBackbone(), data, "dip", memory_dtype=config.memory_dtype, input_size=64)

@@ -205,7 +205,7 @@ def test_settings_that_cannot_work_say_why(data):
         ({"temperature": 0.0}, r"in_context_depth\.temperature=0\.0"),
         ({"memory_size": 0}, r"in_context_depth\.memory_size=0"),
         ({"bins": 0}, r"in_context_depth\.bins=0"),
-        ({"input_size": 60}, "no multiple of the patch"),
+        ({"input_size": 60}, "not a multiple of the patch"),
         ({"search": "scann", "similarity": "l2"}, "similarity=cosine only"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -48,7 +48,7 @@ def test_perfect_features_score_100_and_noise_does_not(name, metric, data, tmp_p
     assert low < noise[metric].value < high
 
 
-def test_hummingbird_reports_both_readings_and_all_fractions(data, tmp_path):
+def test_hummingbird_reports_both_variants_and_all_fractions(data, tmp_path):
     found, result, _ = measure(
         "hummingbird", toys.ColorBackbone(), data, tmp_path, fractions=(1, 2), subset_seeds=(1, 2, 3)
     )

@@ -17,7 +17,7 @@ def of(table, **options):
     return scoring.miou(counts(table), counts(table[None].repeat(4, 1, 1)), **options)
 
 
-def test_readings_by_hand():
+def test_variants_by_hand():
     assert of(TABLE, absent="zero").value == pytest.approx((6 / 9 + 3 / 6) / 3)
     assert of(TABLE, absent="zero", present=True).value == pytest.approx((6 / 9 + 3 / 6) / 2)
     assert of(TABLE, absent="skip").value == pytest.approx((6 / 9 + 3 / 6) / 2)
@@ -29,7 +29,7 @@ def test_matching_turns_swapped_classes_around():
     tally = scoring.PixelTally(3, (255,))
     truth = torch.tensor([[[0, 0, 1, 1, 255]], [[1, 0, 0, 1, 255]]])
     tally.update([0, 1], (1 - truth).clamp(0), truth)
-    found = tally.readings("skip")
+    found = tally.variants("skip")
     assert found["miou"].value == 0.0
     assert found["miou_hungarian"].value == 1.0
     assert found["miou_hungarian"].left_out.nanmean() == 1.0

@@ -112,7 +112,7 @@ def test_neither_order_nor_batches_of_images_change_the_file():
         for i in range(0, 6, size):
             images = list(range(i, min(i + size, 6)))
             tally.update(images, predictions[images], targets[images])
-        scored = [scoring.metric(name, {"": run}, "memory") for name, run in tally.readings("zero").items()]
+        scored = [scoring.metric(name, {"": run}, "memory") for name, run in tally.variants("zero").items()]
         found.add(counts.to_npz(list("abcdef"), scoring.measurement(scored).statistics))
     assert len(found) == 1
 

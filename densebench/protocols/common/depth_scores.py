@@ -53,7 +53,7 @@ class DepthScores:
     def __init__(self, *rows: str) -> None:
         self.rows = rows
         self.means = ops.ImageMean((len(rows), len(ops.ERRORS)))
-        self.hollow = 0
+        self.n_invalid = 0
         """Images without a valid pixel."""
         self._images: list[int] = []
         self._pixels: list[int] = []
@@ -63,7 +63,7 @@ class DepthScores:
 
     def update(self, image: int, errors: Tensor, pixels: int) -> None:
         """Add the errors (rows, ERRORS) of an image on so many valid pixels, NaN where there are none."""
-        self.hollow += int(errors.isnan().any())
+        self.n_invalid += int(errors.isnan().any())
         self.means.update(image, errors)
         self._images.append(image)
         self._pixels.append(pixels)
@@ -71,7 +71,7 @@ class DepthScores:
 
     def check(self, protocol: str, data: DenseDataset, min_depth: float, max_depth: float | None) -> None:
         """Raise DatasetError where no image had a valid pixel."""
-        if self.hollow == len(data):
+        if self.n_invalid == len(data):
             raise DatasetError(
                 f"{data.info.name} {data.split}: no pixel of any image lies between {min_depth} and "
                 f"{max_depth} m. Is its depth in metres? Else set {protocol}.max_depth."

@@ -42,7 +42,7 @@ def request(config: RetrievalConfig, epoch: int | None = None, seed: int = 0) ->
     return replace(config.spec, std=config.std, augment=augment)
 
 
-class Plan(NamedTuple):
+class MemorySize(NamedTuple):
     """How a memory is filled."""
 
     images: int
@@ -63,13 +63,13 @@ class Plan(NamedTuple):
         return self.rows * (each * (width + label_width) + 4)
 
 
-def plan(config: RetrievalConfig, backbone: BackboneInfo, images: int) -> Plan:
+def size_of(config: RetrievalConfig, backbone: BackboneInfo, images: int) -> MemorySize:
     """Return how a memory of `images` is filled."""
     height, width = request(config).grid(backbone)
     patches, epochs = height * width, max(1, config.augmentation_epochs)
     if config.memory_size is None:
-        return Plan(images, epochs, patches, patches)
-    return Plan(images, epochs, patches, sampling.patches_per_image(config.memory_size, images, epochs, patches))
+        return MemorySize(images, epochs, patches, patches)
+    return MemorySize(images, epochs, patches, sampling.patches_per_image(config.memory_size, images, epochs, patches))
 
 
 class Content(NamedTuple):
@@ -95,12 +95,15 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """Patches with their features, normalised for cosine, and their labels; asked by `search`, then `answer`."""
+    """Patches with their features, normalised for cosine, and their labels.
+
+    `search` finds the nearest of a query, `aggregate` averages their labels.
+    """
 
     config: RetrievalConfig
     seed: int
     """Of augmentation and sampling."""
-    plan: Plan
+    size: MemorySize
     indices: list[int]
     """The images, in the order in which they filled the memory, epoch after epoch."""
     keys: Tensor
@@ -115,9 +118,9 @@ class Memory:
     def facts(self) -> dict[str, object]:
         """What the result says of it."""
         return {
-            "images": self.plan.images,
-            "rows": self.plan.rows,
-            "rows_per_image": self.plan.per_image,
+            "images": self.size.images,
+            "rows": self.size.rows,
+            "rows_per_image": self.size.per_image,
             "search": self.config.search,
             "backend": self.index.backend,
         }
@@ -126,7 +129,7 @@ class Memory:
         """Return the nearest rows of queries (Q, D)."""
         return self.index.search(queries, self.config.neighbours)
 
-    def answer(self, queries: Tensor, found: Neighbours, missing: float | None = None) -> Tensor:
+    def aggregate(self, queries: Tensor, found: Neighbours, missing: float | None = None) -> Tensor:
         """Return the labels (Q, L) that queries take over from the rows found, see `retrieval.attend`."""
         # scores of unit keys are cosines but for the query's norm; other keys have to be looked at again
         cosine = self.config.similarity == "cosine"
@@ -149,12 +152,12 @@ class Memory:
 
     def origin(self, row: int) -> Origin:
         """Return where a row comes from."""
-        image, place = divmod(row, self.plan.per_image)
-        epoch, at = divmod(image, self.plan.images)
+        image, place = divmod(row, self.size.per_image)
+        epoch, at = divmod(image, self.size.images)
         return Origin(epoch, self.indices[at], place if self.chosen is None else int(self.chosen[row]))
 
 
-def build(
+def fit(
     config: RetrievalConfig,
     backbone: BackboneInfo,
     train: DenseDataset,
@@ -168,28 +171,28 @@ def build(
     Raises UsageError where faiss is asked for and cannot search, FeatureError with the image's id for a patch of length
     zero, which has no direction to compare.
     """
-    filling = plan(config, backbone, len(indices))
+    size = size_of(config, backbone, len(indices))
     dtype, device = getattr(torch, config.memory_dtype), context.features.device
     if config.backend == "faiss" and (reason := faiss_calls.why_not(device, config.neighbours + SPARE)):
         raise UsageError(f"backend=faiss: {reason}, or use backend=torch.")
-    keys = torch.empty(filling.rows, backbone.width, dtype=dtype)
-    labels = torch.empty(filling.rows, content.width, dtype=dtype)
-    sampled = filling.per_image < filling.patches
-    places = torch.empty(filling.rows, dtype=torch.int32) if sampled else None
+    keys = torch.empty(size.rows, backbone.width, dtype=dtype)
+    labels = torch.empty(size.rows, content.width, dtype=dtype)
+    sampled = size.per_image < size.patches
+    places = torch.empty(size.rows, dtype=torch.int32) if sampled else None
     generator = torch.Generator().manual_seed(context.seed)
     filled = 0
-    for epoch in range(filling.epochs):
+    for epoch in range(size.epochs):
         spec = request(config, epoch, context.seed)
         for batch in context.features.stream(train, spec, indices, labels=Labels(spec.size), title=title):
             assert batch.labels is not None
             known = content.of(batch.labels)  # (B, h, w, L)
             values = known.flatten(1, 2)
             features = batch.maps.flatten(2).transpose(1, 2)  # (B, P, D)
-            stop = filled + len(batch.indices) * filling.per_image
+            stop = filled + len(batch.indices) * size.per_image
             if places is not None:
                 # one draw per image, so that the batch size cannot change which patches are kept
-                noise = torch.stack([torch.rand(filling.patches, generator=generator) for _ in batch.indices])
-                chosen = sampling.sample_patches(content.scores(known), filling.per_image, noise)
+                noise = torch.stack([torch.rand(size.patches, generator=generator) for _ in batch.indices])
+                chosen = sampling.sample_patches(content.scores(known), size.per_image, noise)
                 places[filled:stop] = chosen.flatten()
                 features = features.gather(1, chosen[..., None].to(features.device).expand(-1, -1, features.shape[2]))
                 values = values.gather(1, chosen[..., None].expand(-1, -1, values.shape[2]))
@@ -209,15 +212,15 @@ def build(
     # faiss would hold a float32 copy beside keys of half precision
     backend = "torch" if config.memory_dtype == "float16" and config.backend == "auto" else config.backend
     index = make_index(keys, config.search, backend, metric, config.neighbours)
-    return Memory(config, context.seed, filling, indices, keys, labels, places, index)
+    return Memory(config, context.seed, size, indices, keys, labels, places, index)
 
 
-def ask(
+def predict(
     bank: Memory, data: DenseDataset, context: Context, title: str, missing: float | None = None
 ) -> Iterator[tuple[Batch, Tensor, float]]:
     """Yield each batch of query images, the labels (B, h, w, L) its patches take over, and the recall of the search.
 
-    The recall is that of the first batch; `missing` as `Memory.answer` has it.
+    The recall is that of the first batch; `missing` as `Memory.aggregate` has it.
     """
     spec, recall = request(bank.config), None
     stream = context.features.stream(data, spec, labels=Labels(spec.size), title=title)
@@ -226,8 +229,8 @@ def ask(
             found = bank.search(batch.tokens)
         recall = bank.recall(batch.tokens, found) if recall is None else recall
         with context.stage("search"):
-            answer = bank.answer(batch.tokens, found, missing)
-        yield batch, answer.unflatten(0, (len(batch.indices), *batch.maps.shape[2:])), recall
+            labels = bank.aggregate(batch.tokens, found, missing)
+        yield batch, labels.unflatten(0, (len(batch.indices), *batch.maps.shape[2:])), recall
 
 
 def _unit(features: Tensor, names: list[str], model: str) -> Tensor:

@@ -28,7 +28,7 @@ from densebench.results.schema import Coordinate, Metric
 
 
 class Miou(NamedTuple):
-    """One reading of counted pixels, in [0, 1]."""
+    """One mIoU of counted pixels, in [0, 1]."""
 
     value: float
     left_out: Tensor
@@ -177,7 +177,7 @@ class PixelTally:
         left_out = counts(self.groups.left_out())
         return miou(counts(self.matrix.table), left_out, absent, images=self.images.arrays())
 
-    def readings(self, absent: AbsentRule) -> dict[str, Miou]:
+    def variants(self, absent: AbsentRule) -> dict[str, Miou]:
         """Return the mIoU as it is, over the classes that occur, and after one matching of predictions to classes."""
         table, rest = self.matrix.table, self.groups.left_out()
         plain, mapping = (counts(table), counts(rest)), matching.hungarian(table)

@@ -135,7 +135,7 @@ class Depth(Protocol[DepthConfig]):
                 "held_out": {"images": len(plan.held_out), "rmse": searched},
                 "last_losses": loss,
                 "constant": {"depth": constant, **scores.values(NAMES, "constant")},
-                "images_without_valid_pixel": scores.hollow,
+                "images_without_valid_pixel": scores.n_invalid,
             },
             notes=(
                 "features are not cached: heads are trained on augmented images",

@@ -70,7 +70,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
     def estimate(self, config: HummingbirdConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return memory rows, feature passes and the arithmetic of the search."""
         plans = [
-            memory.plan(config, backbone, images)
+            memory.size_of(config, backbone, images)
             for f in config.fractions
             for images in [max(1, len(data.train) // f)] * (1 if f == 1 else len(config.subset_seeds))
         ]
@@ -84,17 +84,17 @@ class Hummingbird(Protocol[HummingbirdConfig]):
         )
 
     def run(self, config: HummingbirdConfig, data: Data, context: Context) -> Measurement:
-        """Build a memory per fraction and seed, answer all validation patches from it, score."""
+        """Build a memory per fraction and seed, predict all validation patches from it, score."""
         metrics: list[scoring.Scored] = []
         banks: dict[str, Any] = {}
         pictures: dict[str, bytes] = {}
         content = _content(config, context.backbone.info.patch, data.train.info.n_classes)
         for factor in config.fractions:
-            runs: dict[str, _Scores] = {}
+            runs: dict[str, _MemoryScores] = {}
             for seed, indices in _subsets(config, factor, data.train, context):
                 with context.stage("memory"):
                     title = f"memory 1/{factor}"
-                    bank = memory.build(config, context.backbone.info, data.train, indices, content, context, title)
+                    bank = memory.fit(config, context.backbone.info, data.train, indices, content, context, title)
                 shown = ClassExamples(0 if banks else config.examples, bank, data, context.backbone.info.patch)
                 scores = _score(config, bank, data, context, factor, shown)
                 runs["" if factor == 1 else str(seed)] = scores
@@ -121,10 +121,10 @@ def _content(config: HummingbirdConfig, patch: int, n_classes: int) -> Content:
     return Content(n_classes, of, sampling.scores_of)
 
 
-class _Scores(NamedTuple):
+class _MemoryScores(NamedTuple):
     """What one memory knows."""
 
-    readings: dict[str, scoring.Miou]
+    variants: dict[str, scoring.Miou]
     """mIoU by metric."""
     recall: float
     """Share of the exact neighbours that the search finds, on the first batch of queries."""
@@ -132,13 +132,13 @@ class _Scores(NamedTuple):
 
 def _score(
     config: HummingbirdConfig, bank: Memory, data: Data, context: Context, factor: int, shown: ClassExamples
-) -> _Scores:
+) -> _MemoryScores:
     """Label every validation image from the memory and count."""
     info = data.info
     ignored = info.ignored if config.ignore == "dataset" else (VOID,)
     tally = scoring.PixelTally(info.n_classes, ignored)
     recall = 1.0
-    for batch, label_hat, recalled in memory.ask(bank, data.val, context, f"queries 1/{factor}"):
+    for batch, label_hat, recalled in memory.predict(bank, data.val, context, f"queries 1/{factor}"):
         assert batch.labels is not None
         recall = recalled
         with context.stage("score"):
@@ -147,16 +147,16 @@ def _score(
             for i, image in enumerate(batch.indices):
                 if image in shown.images:
                     shown.add(image, batch.maps[i], predictions[i], batch.labels[i])
-    return _Scores(tally.readings(config.absent), recall)
+    return _MemoryScores(tally.variants(config.absent), recall)
 
 
-def _metrics(factor: int, runs: dict[str, _Scores], info: DatasetInfo) -> Iterator[scoring.Scored]:
-    """Yield the three readings of one fraction: means over subset seeds, intervals over images."""
+def _metrics(factor: int, runs: dict[str, _MemoryScores], info: DatasetInfo) -> Iterator[scoring.Scored]:
+    """Yield the three variants of one fraction: means over subset seeds, intervals over images."""
     for name in ("miou", "miou_hungarian", "miou_present"):
         is_main = name == "miou"
         yield scoring.metric(
             name,
-            {seed: scores.readings[name] for seed, scores in runs.items()},
+            {seed: scores.variants[name] for seed, scores in runs.items()},
             "matching and memory",
             at={"fraction": "1" if factor == 1 else f"1/{factor}"},
             main=is_main,

@@ -44,7 +44,7 @@ from densebench.protocols.protocol import (
     input_size,
 )
 
-ANSWERS = ("prediction", "constant", "image_mean")
+PREDICTORS = ("prediction", "constant", "image_mean")
 """Whose errors are computed: the memory's, its mean depth everywhere, and the true mean of each image."""
 UNMEASURED = 0.0
 
@@ -70,23 +70,23 @@ class InContextDepth(Protocol[InContextDepthConfig]):
 
     def estimate(self, config: InContextDepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, the memory and the arithmetic of the search."""
-        filling = memory.plan(config, backbone, len(data.train))
+        size = memory.size_of(config, backbone, len(data.train))
         return Estimate(
             features={
-                "train": (memory.request(config, 0), len(data.train) * filling.epochs),
+                "train": (memory.request(config, 0), len(data.train) * size.epochs),
                 "val": (memory.request(config), len(data.val)),
             },
-            bank_bytes=filling.nbytes(config, backbone.width, backbone.patch**2),
-            search_flops=2.0 * backbone.width * len(data.val) * filling.patches * filling.rows,
+            bank_bytes=size.nbytes(config, backbone.width, backbone.patch**2),
+            search_flops=2.0 * backbone.width * len(data.val) * size.patches * size.rows,
         )
 
     def run(self, config: InContextDepthConfig, data: Data, context: Context) -> Measurement:
-        """Build the memory, answer all validation patches from it, average the errors over images."""
+        """Build the memory, predict all validation patches from it, average the errors over images."""
         train, patch = DepthLabels(data.train), context.backbone.info.patch
         with context.stage("memory"):
             every = list(range(len(train)))
             content = _content(config, patch)
-            bank = memory.build(config, context.backbone.info, train, every, content, context, "memory of depth")
+            bank = memory.fit(config, context.backbone.info, train, every, content, context, "memory of depth")
             constant = _mean_depth(bank.labels, train)
         scores = _evaluate(config, bank, constant, patch, DepthLabels(data.val), context)
         with context.stage("figures"):
@@ -97,10 +97,10 @@ class InContextDepth(Protocol[InContextDepthConfig]):
             facts={
                 "bank": {**bank.facts, "recall": scores.recall},
                 "max_depth": config.max_depth,
-                **{answer: scores.values(MAIN, answer) for answer in ANSWERS[1:]},
+                **{predictor: scores.values(MAIN, predictor) for predictor in PREDICTORS[1:]},
                 "constant_depth": constant,
-                "images_without_valid_pixel": scores.hollow,
-                "pixels_without_measured_neighbour": scores.unanswered,
+                "images_without_valid_pixel": scores.n_invalid,
+                "pixels_without_measured_neighbour": scores.n_unmeasured,
             },
             notes=(
                 "errors are averaged over images, not pooled over pixels, at the input size",
@@ -159,33 +159,33 @@ def _mean_depth(labels: Tensor, train: DenseDataset) -> float:
         count += int((part != UNMEASURED).sum())
     if not count:
         raise DatasetError(
-            f"no pixel of the training images has a depth ({train.info.name} {train.split}); a depth of 0 is no "
-            f"measurement. Run `densebench data check {train.cli_name}`."
+            f"no pixel of the training images has a depth ({train.info.name} {train.split}); a depth of 0 means "
+            f"not measured. Run `densebench data check {train.cli_name}`."
         )
     return total / count
 
 
-class _Scores(DepthScores):
+class _RetrievalScores(DepthScores):
     """What came out of the validation pass."""
 
-    unanswered = 0
+    n_unmeasured = 0
     """Valid pixels that no neighbour has a measurement for; they get the constant."""
     recall = 1.0
 
 
 def _evaluate(
     config: InContextDepthConfig, bank: Memory, constant: float, patch: int, val: DenseDataset, context: Context
-) -> _Scores:
+) -> _RetrievalScores:
     """Predict the depth of every validation image and average its errors."""
-    scores, shown = _Scores(*ANSWERS), spread(config.examples, len(val))
-    for batch, grid, recall in memory.ask(bank, val, context, "queries of depth", missing=UNMEASURED):
+    scores, shown = _RetrievalScores(*PREDICTORS), spread(config.examples, len(val))
+    for batch, grid, recall in memory.predict(bank, val, context, "queries of depth", missing=UNMEASURED):
         assert batch.labels is not None
         scores.recall = recall
         with context.stage("score"):
             for index, raw, truth in zip(batch.indices, ops.unpatchify(grid, patch).cpu(), batch.labels, strict=True):
                 valid = ops.valid_depth(truth, config.min_depth, config.max_depth, config.eigen_crop)
                 predicted = raw.nan_to_num(constant).clamp(config.min_depth, config.max_depth)
-                scores.unanswered += int((raw.isnan() & valid).sum())
+                scores.n_unmeasured += int((raw.isnan() & valid).sum())
                 errors = torch.stack(list(_errors(predicted, constant, truth, valid)))
                 scores.update(index, errors, int(valid.sum()))
                 if index in shown:
@@ -196,7 +196,7 @@ def _evaluate(
 
 
 def _errors(predicted: Tensor, constant: float, truth: Tensor, valid: Tensor) -> Iterator[Tensor]:
-    """Yield the errors of ANSWERS on one image."""
+    """Yield the errors of PREDICTORS on one image."""
     mean = float(truth[valid].mean()) if valid.any() else constant
-    for answer in (predicted, torch.full_like(truth, constant), torch.full_like(truth, mean)):
-        yield ops.depth_errors(answer, truth, valid)
+    for depth in (predicted, torch.full_like(truth, constant), torch.full_like(truth, mean)):
+        yield ops.depth_errors(depth, truth, valid)

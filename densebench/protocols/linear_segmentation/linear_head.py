@@ -135,8 +135,8 @@ class Scores:
     """Each at the size of the input."""
 
     def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
-        """Yield all readings; the best head is the last one where no other was better."""
-        found = self.last.readings(absent)
+        """Yield all variants of the mIoU; the best head is the last one where no other was better."""
+        found = self.last.variants(absent)
         best = found["miou"] if self.rival is None else self.rival.miou(absent)
         found["miou_best"] = max(best, found["miou"], key=lambda miou: miou.value)
         found["miou_input"] = self.at_input.miou(absent)
