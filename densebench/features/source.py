@@ -121,7 +121,7 @@ class FeatureSource:
             if array is None:
                 return
             maps = torch.from_numpy(array).to(self.device).permute(0, 3, 1, 2)
-            yield Batch(chunk, (maps,), next(read)[2] if read else None)
+            yield Batch(chunk, (maps,), _labels(chunk, next(read)[2] if read else None))
 
     def _extracted(
         self,
@@ -135,7 +135,7 @@ class FeatureSource:
         """Yield what the backbone gives now, and keep it where there is an entry for it."""
         for chunk, images, masks in self._load(data, spec, run, labels, size):
             if spec is None or images is None:
-                yield Batch(chunk, (), masks)
+                yield Batch(chunk, (), _labels(chunk, masks))
                 continue
             names = [data.ids[i] for i in chunk]
             found = self.dense(images, names, spec.keys, spec.std).maps if spec.keys else ()
@@ -143,7 +143,7 @@ class FeatureSource:
             if stored is not None:
                 stored.append(chunk, rows[0].cpu().numpy())
             attention = self._attention(images, names, spec) if spec.attention else iter(())
-            yield Batch(chunk, tuple(row.permute(0, 3, 1, 2) for row in rows), masks, attention)
+            yield Batch(chunk, tuple(row.permute(0, 3, 1, 2) for row in rows), _labels(chunk, masks), attention)
 
     def dense(
         self,
@@ -253,6 +253,11 @@ class FeatureSource:
             self.workers if len(wanted) > 2 * size else 0,
             pin_memory=self.device.type == "cuda" and images,
         )
+
+
+def _labels(chunk: list[int], masks: Tensor | None) -> Tensor:
+    """Return the masks (B, H, W) of a batch, (B, 0, 0) where none were asked for."""
+    return torch.empty(len(chunk), 0, 0, dtype=torch.uint8) if masks is None else masks
 
 
 def _run_at(start: int, wanted: list[int], have: Container[int]) -> tuple[bool, list[int]]:

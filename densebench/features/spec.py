@@ -56,8 +56,8 @@ class Batch:
     """Positions in the dataset."""
     by_key: tuple[Tensor, ...]
     """(B, D, h, w) per key, on the source's device and in its type: many of them would be too many in float32."""
-    labels: Tensor | None
-    """(B, H, W) uint8 on the CPU."""
+    labels: Tensor
+    """(B, H, W) uint8 on the CPU; (B, 0, 0) where none were asked for."""
     attention: Iterator[Tensor] = field(default_factory=lambda: iter(()))
     """(B, heads, N, N) per layer asked for, rows = queries, prefix tokens first; only one is held at a time. Read it
     once, before the next batch."""

@@ -184,7 +184,6 @@ def fit(
     for epoch in range(size.epochs):
         spec = request(config, epoch, context.seed)
         for batch in context.features.stream(train, spec, indices, labels=Labels(spec.size), title=title):
-            assert batch.labels is not None
             known = content.of(batch.labels)  # (B, h, w, L)
             values = known.flatten(1, 2)
             features = batch.maps.flatten(2).transpose(1, 2)  # (B, P, D)

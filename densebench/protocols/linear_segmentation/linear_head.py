@@ -117,7 +117,6 @@ def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context
     for batch in context.timed(
         context.features.stream(data.val, spec, labels=labels_of(spec), title=title), "features"
     ):
-        assert batch.labels is not None
         with context.stage("score"):
             predictions = upsample_argmax(logits_of(head, batch.maps), config.mask_size).cpu()
             matrix.update(predictions, resize_labels(batch.labels, config.mask_size))
@@ -155,7 +154,6 @@ def evaluate(
     shown = spread(config.examples, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
     for batch in context.timed(stream, "features"):
-        assert batch.labels is not None
         with context.stage("score"):
             logits, targets = logits_of(head, batch.maps), resize_labels(batch.labels, small)
             scores.last.update(batch.indices, upsample_argmax(logits, small), targets)

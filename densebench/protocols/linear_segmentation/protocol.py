@@ -240,7 +240,6 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
         for batch in context.timed(
             source.stream(data, None, plan.images, labels=labels_of(spec), title="masks"), "load"
         ):
-            assert batch.labels is not None
             ways = [batch.labels, batch.labels.flip(-1)] if config.mirror else [batch.labels]
             small = torch.stack([resize_labels(labels, config.mask_size) for labels in ways], dim=1)
             masks.update(zip(batch.indices, small, strict=True))

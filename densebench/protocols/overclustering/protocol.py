@@ -142,7 +142,6 @@ def _cluster_maps(
     wanted = Labels(config.spec.size, "centre")
     stream = context.features.stream(data.val, config.spec, labels=wanted, title="contingency")
     for batch in context.timed(stream, "features"):
-        assert batch.labels is not None
         with context.stage("assign"):
             tokens = space(batch.tokens)
             grid = (len(batch.indices), *batch.maps.shape[2:])

@@ -249,7 +249,6 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
     shown = spread(config.examples, len(data.val))
     small = torch.uint8 if config.n_clusters <= 256 else torch.int16
     for batch in reads.stream(data.val, None, "assignment", labels=Labels(size)):
-        assert batch.labels is not None
         labels = batch.labels.long()
         for label in info.ignored:
             labels = labels.masked_fill(batch.labels == label, -1)
