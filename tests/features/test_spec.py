@@ -7,7 +7,7 @@ from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import parse_spec
 from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
 from densebench.runner.models import Models
-from densebench.runner.plan import Planner
+from densebench.runner.plan import Notes, Planner
 from densebench.runner.request import Request
 from densebench.runner.splits import Splits
 from densebench.views.augment import Augment
@@ -43,8 +43,8 @@ def test_the_hash_and_the_request_of_an_embedded_job_are_those_of_records_that_e
     monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path))
     quiet = Progress(quiet=True)
     request = Request(model=("pico",), protocol=("correspondence",), dataset=("scenes",), limit=12, device="cpu")
-    planner = Planner(request, Models(request, quiet), Splits(None, 12, False, quiet), quiet)
-    (job,) = planner.jobs(parse_spec("pico"))
+    planner, spec = Planner(request, Splits(None, 12, False, quiet), Notes()), parse_spec("pico")
+    (job,) = planner.jobs(spec, Models(request, quiet).build(spec))
     assert job.score_hash == "53e0e643bb2cfed8"
-    ((spec, _),) = job.estimate.features.values()
-    assert spec.as_record() == {**SPEC.as_record(), "size": [160, 160]}
+    ((asked, _),) = job.estimate.features.values()
+    assert asked.as_record() == {**SPEC.as_record(), "size": [160, 160]}
