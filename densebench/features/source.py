@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,15 @@ MOST_LOST = 2.0**-10
 are subnormal or zero; a few tiny ones among normal ones do not come near it."""
 SAFE = 2.0**-14
 """Root mean square from which no map loses as much: subnormal numbers are off by at most 2^-25 = SAFE * 2^-11."""
+
+
+class _Pass(NamedTuple):
+    """What is read of a dataset, and how many images at a time."""
+
+    data: DenseDataset
+    spec: FeatureSpec | None
+    labels: Labels | None
+    size: int
 
 
 class FeatureSource:
@@ -88,56 +97,45 @@ class FeatureSource:
         read.
         """
         wanted = list(range(len(data))) if indices is None else list(indices)
-        batches = self._batches(data, spec, wanted, labels, batch_size or self.batch_size)
+        batches = self._batches(_Pass(data, spec, labels, batch_size or self.batch_size), wanted)
         yield from self.progress.track(batches, title, len(wanted), size="indices")
 
-    def _batches(
-        self, data: DenseDataset, spec: FeatureSpec | None, wanted: list[int], labels: Labels | None, size: int
-    ) -> Iterator[Batch]:
-        stored = None
+    def _batches(self, asked: _Pass, wanted: list[int]) -> Iterator[Batch]:
+        spec, stored = asked.spec, None
         if spec is not None and self.cache is not None and len(spec.keys) == 1 and not spec.attention:
             shape = (*spec.grid(self.info), self.info.width)
-            stored = self.cache.open(self._key(data, spec), wanted, shape, self.dtype)
-        if spec is None or stored is None:
-            yield from self._extracted(None, data, spec, wanted, labels, size)
+            stored = self.cache.open(self._key(asked.data, spec), wanted, shape, self.dtype)
+        if stored is None:
+            yield from self._extracted(asked, wanted, None)
             return
         # cached and missing images may alternate: each run of equals is served by one loader, order kept
         at = 0
         while at < len(wanted):
             is_cached, run = _run_at(at, wanted, stored.indices)
             read = self._cached if is_cached else self._extracted
-            for batch in read(stored, data, spec, run, labels, size):  # ends early where something is lost
+            for batch in read(asked, run, stored):  # ends early where something is lost
                 at += len(batch.indices)
                 yield batch
         stored.close()
 
-    def _cached(
-        self, stored: Entry, data: DenseDataset, spec: FeatureSpec, run: list[int], labels: Labels | None, size: int
-    ) -> Iterator[Batch]:
+    def _cached(self, asked: _Pass, run: list[int], stored: Entry) -> Iterator[Batch]:
         """Yield what the cache has, up to the first batch in which it has less than it said."""
-        read = self._load(data, spec, run, labels, size, images=False) if labels else None
-        for chunk in _chunks(run, size):
+        read = self._load(asked, run, images=False) if asked.labels else None
+        for chunk in _chunks(run, asked.size):
             array = stored.read(chunk)
             if array is None:
                 return
             maps = torch.from_numpy(array).to(self.device).permute(0, 3, 1, 2)
             yield Batch(chunk, (maps,), _labels(chunk, next(read)[2] if read else None))
 
-    def _extracted(
-        self,
-        stored: Entry | None,
-        data: DenseDataset,
-        spec: FeatureSpec | None,
-        run: list[int],
-        labels: Labels | None,
-        size: int,
-    ) -> Iterator[Batch]:
+    def _extracted(self, asked: _Pass, run: list[int], stored: Entry | None) -> Iterator[Batch]:
         """Yield what the backbone gives now, and keep it where there is an entry for it."""
-        for chunk, images, masks in self._load(data, spec, run, labels, size):
+        spec = asked.spec
+        for chunk, images, masks in self._load(asked, run):
             if spec is None or images is None:
                 yield Batch(chunk, (), _labels(chunk, masks))
                 continue
-            names = [data.ids[i] for i in chunk]
+            names = [asked.data.ids[i] for i in chunk]
             found = self.dense(images, names, spec.keys, spec.std).maps if spec.keys else ()
             rows = [maps.permute(0, 2, 3, 1).contiguous() for maps in found]  # laid out as those that were cached
             if stored is not None:
@@ -234,15 +232,10 @@ class FeatureSource:
         )
 
     def _load(
-        self,
-        data: DenseDataset,
-        spec: FeatureSpec | None,
-        wanted: list[int],
-        labels: Labels | None,
-        size: int,
-        images: bool = True,
+        self, asked: _Pass, wanted: list[int], images: bool = True
     ) -> Iterator[tuple[list[int], Tensor | None, Tensor | None]]:
         """Decode and resize in worker processes; yields (indices, images (B, 3, H, W), labels (B, H, W))."""
+        data, spec, labels, size = asked
         if spec is None:
             reader = Squashed(data, None, labels=labels)
         else:

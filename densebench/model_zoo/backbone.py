@@ -183,7 +183,8 @@ class Backbone(nn.Module, ABC):
         info = self.info
         height, width = self._grid(images)
         n = info.prefix + height * width
-        each = iter(self.attention(self.normalise(images, std), [self._index(layer) for layer in layers]))
+        answer = self.attention(self.normalise(images, std), [self._index(layer) for layer in layers])
+        each = iter(answer if isinstance(answer, Iterable) else ())
         for _ in layers:
             found = next(each, None)
             if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[-2:] != (n, n):

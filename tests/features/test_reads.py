@@ -12,7 +12,8 @@ from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone, FeatureKey
-from densebench.views.squash import Labels
+from densebench.views.order import load_views
+from densebench.views.squash import Labels, Squashed
 from tests import toys
 
 KEYS = [FeatureKey(0), FeatureKey(5, "key"), FeatureKey(5), FeatureKey(5, "token", False), FeatureKey(2, "value")]
@@ -22,6 +23,12 @@ SPEC = FeatureSpec(size=(32, 48), keys=tuple(KEYS))
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return VOC(toys.write_voc(tmp_path_factory.mktemp("voc")), "val")
+
+
+def pixels_of(data, indices):
+    """Return images as a source gives them to the backbone."""
+    (batch,) = load_views(Squashed(data, SPEC.size, SPEC.interpolation, None, None), [indices], 0)
+    return batch[1].float() / 255
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ def test_class_tokens_come_where_asked_for_in_the_type_of_the_source(pico, class
 @pytest.mark.parametrize("keys", [(), (FeatureKey(2),)])
 def test_attention_is_streamed_layer_by_layer(data, pico, keys):
     source = FeatureSource(pico, batch_size=4)
-    pixels = next(source._load(data, SPEC, [3, 0], None, 2))[1].float() / 255
+    pixels = pixels_of(data, [3, 0])
     (batch,) = source.stream(data, replace(SPEC, keys=keys, attention=(5, 1)), [3, 0])
     assert len(batch.by_key) == len(keys)
     first = next(batch.attention)
@@ -94,7 +101,7 @@ def test_attention_is_streamed_layer_by_layer(data, pico, keys):
 def test_attention_is_of_pixels_normalised_as_the_features_are(data, pico):
     spec = FeatureSpec(size=(32, 48), keys=(), attention=(0,), std=(0.5, 0.5, 0.5))
     source = FeatureSource(pico)
-    pixels = next(source._load(data, spec, [3], None, 1))[1].float() / 255
+    pixels = pixels_of(data, [3])
     (batch,) = source.stream(data, spec, [3])
     with torch.no_grad():
         assert torch.equal(next(batch.attention), next(pico.attentions(pixels, [0], std=(0.5, 0.5, 0.5))))

@@ -2,14 +2,9 @@
 
 from dataclasses import replace
 
-from densebench.core.progress import Progress
+import densebench
 from densebench.features.spec import FeatureSpec
-from densebench.model_zoo import parse_spec
 from densebench.model_zoo.backbone import BackboneInfo, FeatureKey
-from densebench.runner.models import Models
-from densebench.runner.plan import Notes, Planner
-from densebench.runner.request import Request
-from densebench.runner.splits import Splits
 from densebench.views.augment import Augment
 
 SPEC = FeatureSpec(size=(32, 48))
@@ -39,12 +34,22 @@ def test_room_in_the_cache_grows_with_the_keys():
 
 
 def test_the_hash_and_the_request_of_an_embedded_job_are_those_of_records_that_exist(monkeypatch, tmp_path):
-    """As they were before requests had keys: another hash orphans every result, so raise the `version` instead."""
-    monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path))
-    quiet = Progress(quiet=True)
-    request = Request(model=("pico",), protocol=("correspondence",), dataset=("scenes",), limit=12, device="cpu")
-    planner, spec = Planner(request, Splits(None, 12, False, quiet), Notes()), parse_spec("pico")
-    (job,) = planner.jobs(spec, Models(request, quiet).build(spec))
-    assert job.score_hash == "53e0e643bb2cfed8"
-    ((asked, _),) = job.estimate.features.values()
-    assert asked.as_record() == {**SPEC.as_record(), "size": [160, 160]}
+    """As they were before requests had keys; another hash orphans every result, so `version` is raised instead."""
+    monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "cache"))
+    (record,) = densebench.run(
+        model="pico",
+        protocol="correspondence",
+        dataset="scenes",
+        limit=6,
+        workers=0,
+        device="cpu",
+        out=tmp_path,
+        settings={"correspondence": {"input_size": 64, "pairs": 5}},
+    ).records
+    assert record.protocol.version == 2
+    assert record.score_hash == "4ec52078942e0b71"
+    assert record.features == {
+        "precision": "float32",
+        "dtype": "float16",
+        "val": {**SPEC.as_record(), "size": [64, 64]},
+    }

@@ -302,9 +302,10 @@ def test_an_adapter_that_defines_attention_has_it_unless_it_says_otherwise():
     [
         (lambda n: torch.eye(n).expand(2, 1, n, n), r"returned attention \(1, 5, 5\) for 16x16 pixels"),
         (lambda n: [], "returned attention NoneType for 16x16 pixels"),
+        (lambda n: None, "returned attention NoneType for 16x16 pixels"),
         (lambda n: [torch.eye(n)[None, None, 1:, 1:]], r"\(1, 1, 4, 4\) .* \(2, heads, 5, 5\), where 5 = 1 prefix"),
     ],
-    ids=["no list", "none", "patches only"],
+    ids=["no list", "too few", "nothing", "patches only"],
 )  # fmt: skip
 def test_what_attention_must_not_return_is_said(answer, message):
     class Mistaken(toys.ColorBackbone):
