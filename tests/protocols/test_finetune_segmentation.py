@@ -20,14 +20,14 @@ from densebench.ops.heads import IGNORED
 from densebench.protocols.common import checkpoint
 from densebench.protocols.finetune_segmentation.network import (
     DropPath,
-    Network,
-    Trainer,
+    SegmentationNetwork,
+    SegmentationTrainer,
     build,
     layer_ids,
     make_optimiser,
 )
 from densebench.protocols.finetune_segmentation.protocol import FinetuneSegmentation
-from densebench.protocols.finetune_segmentation.training import Plan
+from densebench.protocols.finetune_segmentation.training import FinetunePlan
 from densebench.protocols.protocol import Context, Data
 from densebench.views.order import batches
 from tests import toys
@@ -196,7 +196,7 @@ def test_a_step_is_that_of_one_loss_over_all_pixels(data):
     target[torch.rand(5, 20, 20) < 0.4] = IGNORED
     for over in ("valid", "all"):
         config = resolved(Adapter(), data, sub_batch=2, loss_over=over, mask_size=20)
-        trainer = Trainer(config, build(config, Adapter(), 4, 0, "float32"), 0.1, 0, torch.device("cpu"))
+        trainer = SegmentationTrainer(config, build(config, Adapter(), 4, 0, "float32"), 0.1, 0, torch.device("cpu"))
         loss = trainer.step(0, 1.0, images, target, list("abcde"))
         network = build(config, Adapter(), 4, 0, "float32")
         logits = F.interpolate(network(images.float() / 255, list("abcde")), 20, mode="bilinear")
@@ -209,7 +209,7 @@ def test_a_step_is_that_of_one_loss_over_all_pixels(data):
 
 
 def test_padding_is_cut_off_the_logits():
-    network = Network(Adapter(), nn.Identity())
+    network = SegmentationNetwork(Adapter(), nn.Identity())
     rows, columns = network.upsampling((58, 61), (58, 61), torch.device("cpu"))
     maps = torch.rand(1, 2, 8, 8)
     expected = F.interpolate(maps, 64, mode="bilinear")[..., 3:61, 1:62]  # 6 and 3 pixels, the odd one below
@@ -254,7 +254,7 @@ def mortal(monkeypatch):
      ("segmenter", 21), ("segmenter", 36)],
 )  # fmt: skip
 def test_a_killed_run_ends_with_the_numbers_of_an_unbroken_one(preset, dies_at, data, mortal, monkeypatch, tmp_path):
-    """Killed in a step, in a look at the validation images, in either of two learning rates."""
+    """Killed in a step, in scoring the validation images, in either of two learning rates."""
     settings = {
         "preset": preset, "steps": 6, "optimiser": "adam", "learning_rates": (0.01, 0.03), "checkpoint_seconds": 0.0,
         "decoder_drop_path": 0.5,
@@ -339,7 +339,7 @@ def test_frozen_blocks_stay_and_the_others_move(data):
     backbone = Adapter()
     config = resolved(backbone, data, freeze=1)
     network = build(config, backbone, 4, 0, "float32")
-    trainer = Trainer(config, network, 0.1, 0, torch.device("cpu"))
+    trainer = SegmentationTrainer(config, network, 0.1, 0, torch.device("cpu"))
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     trainer.step(0, 1.0, images, torch.randint(0, 4, (2, 64, 64)), ["a", "b"])
     moved = {
@@ -440,14 +440,14 @@ def test_published_settings(data):
     assert (paper.input_size, paper.mask_size, paper.epochs, paper.steps, paper.batch) == (448, 100, 20, None, 128)
     assert (paper.optimiser, paper.momentum, paper.weight_decay) == ("sgd", 0.9, 1e-4)
     assert paper.learning_rates[0] * paper.head_factor == pytest.approx(0.01)
-    assert Plan.of(paper, 10_582).steps == 1654
+    assert FinetunePlan.of(paper, 10_582).steps == 1654
     neco = PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, VOC.info)
     assert (neco.input_size, neco.stride, neco.epochs, neco.steps, neco.batch) == (512, 480, None, 80_000, 8)
     assert neco.learning_rates == (8e-5, 3e-5, 1e-5, 8e-6)
     assert (neco.optimiser, neco.schedule, neco.final_rate, neco.decoder_heads) == ("adam", "poly", 0.1, 6)
     coco = dataclasses.replace(VOC.info, name="coco_things", family="coco")
     tenth = PROTOCOL.resolve(PROTOCOL.configure("paper"), small, coco)
-    assert len(Plan.of(tenth, 118_287).images) == 11_828
+    assert len(FinetunePlan.of(tenth, 118_287).images) == 11_828
     assert PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, coco).train_share == 1
     ade = dataclasses.replace(VOC.info, name="ade20k", family="ade20k")
     assert PROTOCOL.resolve(PROTOCOL.configure("segmenter"), small, ade).steps == 160_000

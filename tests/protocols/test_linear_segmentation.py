@@ -19,7 +19,7 @@ from densebench.features.source import FeatureSource
 from densebench.model_zoo import load_model
 from densebench.ops import heads
 from densebench.ops.resize import resize_labels, resize_maps
-from densebench.protocols.linear_segmentation.linear_head import Plan, train
+from densebench.protocols.linear_segmentation.linear_head import LinearPlan, train
 from densebench.protocols.linear_segmentation.protocol import LinearSegmentation, LinearSegmentationCached
 from densebench.protocols.protocol import Context, Data
 from densebench.views.segmentation import Mirror, SegmentationViews
@@ -160,7 +160,7 @@ def test_training_is_that_of_the_published_loop():
     config = protocol.resolve(
         protocol.configure("paper", {**FAST, "epochs": 3, "learning_rate": 0.5, "shuffle": False}), backbone.info, INFO
     )
-    plan = Plan.of("linear_segmentation", config, 6)
+    plan = LinearPlan.of("linear_segmentation", config, 6)
     head = heads.linear_head(4, 4, seed=2)
     ours = torch.optim.SGD(head.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
     context = Context(FeatureSource(backbone), Progress(quiet=True))
@@ -226,7 +226,7 @@ def plan(n_images=10, seed=0, name="plain", preset="paper", **settings):
     protocol = LinearSegmentation()
     info = dataclasses.replace(INFO, name=name, family=name.split("_")[0])
     config = protocol.resolve(protocol.configure(preset, settings), toys.ColorBackbone.info, info)
-    return Plan.of("linear_segmentation", config, n_images, seed)
+    return LinearPlan.of("linear_segmentation", config, n_images, seed)
 
 
 def test_orders_follow_the_loaders_of_the_codes():
@@ -291,12 +291,12 @@ def test_mirror_images_are_read_in_every_second_epoch(halves):
     config = protocol.resolve(protocol.configure("paper", settings), backbone.info, halves.info)
     context = Context(FeatureSource(backbone), Progress(quiet=True))
     plain, mirrored = (
-        list(epoch) for epoch in protocol.pairs_by_epoch(config, Plan.of("p", config, 16), halves.train, context)
+        list(epoch) for epoch in protocol.pairs_by_epoch(config, LinearPlan.of("p", config, 16), halves.train, context)
     )
     for (features, mask), (flipped, flipped_mask) in zip(plain, mirrored, strict=True):
         torch.testing.assert_close(features.flip(-1), flipped, rtol=0, atol=2e-3)
         assert torch.equal(mask.flip(-1), flipped_mask)  # edges of these masks lie at the middle
-    assert protocol.passes(config, Plan.of("p", config, 16)) == 32
+    assert protocol.passes(config, LinearPlan.of("p", config, 16)) == 32
 
 
 def test_the_mirror_has_cached_features_of_its_own(halves, tmp_path):
@@ -310,7 +310,7 @@ def test_the_mirror_has_cached_features_of_its_own(halves, tmp_path):
 def test_crops_are_those_of_the_views(plain):
     protocol, backbone = LinearSegmentation(), toys.ColorBackbone()
     config = protocol.resolve(protocol.configure("paper", {**FAST, "epochs": 2}), backbone.info, plain.info)
-    schedule = Plan.of("p", config, 14, seed=3)
+    schedule = LinearPlan.of("p", config, 14, seed=3)
     context = Context(FeatureSource(backbone, batch_size=4), Progress(quiet=True), seed=3)
     views = SegmentationViews(data=plain.train, size=(64, 64), seed=3)
     for epoch, pairs in enumerate(protocol.pairs_by_epoch(config, schedule, plain.train, context)):

@@ -35,7 +35,7 @@ def layers_read(n: int, depth: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DepthPlan:
     """What is trained on what."""
 
     steps: int
@@ -48,7 +48,7 @@ class Plan:
     seed: int
 
     @classmethod
-    def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> Plan:
+    def of(cls, config: DepthConfig, train: DenseDataset, seed: int = 0) -> DepthPlan:
         """Split the training images as the config asks."""
         order = np.random.default_rng((seed, len(train))).permutation(len(train)).tolist()
         several = len(config.learning_rates) > 1 and len(train) > 4

@@ -31,7 +31,7 @@ from densebench.protocols.common import scoring
 from densebench.protocols.common.depth_scores import DepthScores, described
 from densebench.protocols.common.examples import spread
 from densebench.protocols.depth.config import BATCH, STEPS, DepthConfig
-from densebench.protocols.depth.heads import Encoder, Plan, Trained, errors_of, layers_read, predict, valid_pixels
+from densebench.protocols.depth.heads import DepthPlan, Encoder, Trained, errors_of, layers_read, predict, valid_pixels
 from densebench.protocols.depth.training import choose, train_heads
 from densebench.protocols.protocol import (
     Context,
@@ -90,7 +90,7 @@ class Depth(Protocol[DepthConfig]):
 
     def estimate(self, config: DepthConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, the tensors of a training step, and the arithmetic of the heads."""
-        plan = Plan.of(config, data.train)
+        plan = DepthPlan.of(config, data.train)
         train, val = (_spec(config, backbone, size) for size in (plan.crop, _val_size(config, data.info)))
         patches, most = (math.prod(spec.grid(backbone)) for spec in (train, val))
         token = backbone.width * (2 if config.resolved.class_token else 1)
@@ -112,7 +112,7 @@ class Depth(Protocol[DepthConfig]):
 
     def run(self, config: DepthConfig, data: Data, context: Context) -> Measurement:
         """Train the heads on the training split, keep the best learning rate of each, evaluate."""
-        plan = Plan.of(config, data.train, context.seed)
+        plan = DepthPlan.of(config, data.train, context.seed)
         encoder = Encoder(config, context.backbone, context)
         trained, constant, loss = train_heads(config, plan, encoder, data.train, context)
         chosen, searched = choose(config, plan, encoder, trained, data.train, context)

@@ -16,7 +16,7 @@ from densebench.core.errors import DatasetError
 from densebench.datasets.dataset import DenseDataset
 from densebench.ops import depth as ops
 from densebench.protocols.common.checkpoint import Checkpoint
-from densebench.protocols.depth.heads import Encoder, Plan, Trained, errors_of, new_head, predict, views_of
+from densebench.protocols.depth.heads import DepthPlan, Encoder, Trained, errors_of, new_head, predict, views_of
 from densebench.protocols.protocol import Context
 from densebench.views.order import load_views
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def train_heads(
-    config: DepthConfig, plan: Plan, encoder: Encoder, train: DenseDataset, context: Context
+    config: DepthConfig, plan: DepthPlan, encoder: Encoder, train: DenseDataset, context: Context
 ) -> tuple[list[Trained], float, dict[str, float]]:
     """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
     training = _Training(config, plan, encoder, context)
@@ -56,7 +56,7 @@ def train_heads(
 class _Training:
     """Heads on their way, and all that it takes to go on."""
 
-    def __init__(self, config: DepthConfig, plan: Plan, encoder: Encoder, context: Context) -> None:
+    def __init__(self, config: DepthConfig, plan: DepthPlan, encoder: Encoder, context: Context) -> None:
         self.config, self.plan = config, plan
         device, decay = context.features.device, config.weight_decay
         self.heads = [
@@ -105,7 +105,7 @@ class _Training:
 
 def choose(
     config: DepthConfig,
-    plan: Plan,
+    plan: DepthPlan,
     encoder: Encoder,
     trained: list[Trained],
     train: DenseDataset,

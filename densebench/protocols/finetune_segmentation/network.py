@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 
-class Network(nn.Module):
+class SegmentationNetwork(nn.Module):
     """A backbone's copy, all of it in training, under a head; the backbone itself is not touched.
 
     Norm statistics and dropout stay as in evaluation, so that a batch may be split; drop path alone is at work while
@@ -97,7 +97,7 @@ class Network(nn.Module):
 
 def build(
     config: FinetuneSegmentationConfig, backbone: Backbone, n_classes: int, seed: int, precision: Precision
-) -> Network:
+) -> SegmentationNetwork:
     """Return the network to train, its head drawn from the seed, drop path and frozen blocks as configured."""
     width = backbone.info.width
     head: nn.Module
@@ -108,7 +108,7 @@ def build(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = MaskTransformer(width, n_classes, config.decoder_layers, heads, config.decoder_drop_path)
-    network = Network(backbone, head, precision)
+    network = SegmentationNetwork(backbone, head, precision)
     if config.freeze:
         for name, layer in layer_ids(network.backbone).items():
             if layer <= config.freeze:
@@ -171,7 +171,9 @@ def set_drop_path(backbone: Backbone, rate: float) -> bool:
     return True
 
 
-def make_optimiser(config: FinetuneSegmentationConfig, network: Network, rate: float) -> torch.optim.Optimizer:
+def make_optimiser(
+    config: FinetuneSegmentationConfig, network: SegmentationNetwork, rate: float
+) -> torch.optim.Optimizer:
     """Return the optimiser; every group keeps its learning rate at the start as "peak"."""
     depth = network.backbone.info.depth
     layers = layer_ids(network.backbone) if config.layer_decay != 1 else {}
@@ -195,11 +197,16 @@ def rate_share(config: FinetuneSegmentationConfig, step: int, steps: int, epoch:
     return config.final_rate ** (epoch // config.drop_at)
 
 
-class Trainer:
+class SegmentationTrainer:
     """Takes steps with one learning rate."""
 
     def __init__(
-        self, config: FinetuneSegmentationConfig, network: Network, rate: float, seed: int, device: torch.device
+        self,
+        config: FinetuneSegmentationConfig,
+        network: SegmentationNetwork,
+        rate: float,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.config, self.network, self.seed, self.device = config, network.to(device), seed, device
         self.optimiser = make_optimiser(config, network, rate)

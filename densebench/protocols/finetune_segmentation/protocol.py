@@ -25,7 +25,7 @@ from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops.confusion import AbsentRule, Counts
 from densebench.protocols.common import scoring
 from densebench.protocols.finetune_segmentation.config import FinetuneSegmentationConfig
-from densebench.protocols.finetune_segmentation.training import Plan, Scores, train
+from densebench.protocols.finetune_segmentation.training import FinetunePlan, FinetuneScores, train
 from densebench.protocols.protocol import (
     Context,
     Data,
@@ -91,17 +91,17 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
 
     def estimate(self, config: FinetuneSegmentationConfig, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, what a step holds beside the model, and the arithmetic of the way back."""
-        plan = Plan.of(config, len(data.train))
+        plan = FinetunePlan.of(config, len(data.train))
         side = -(-plan.size // backbone.patch) * backbone.patch
         spec = FeatureSpec(size=(side, side))
         tokens = (side // backbone.patch) ** 2
-        looks = len(plan.looks) * len(plan.rates) * len(data.val)
+        scored = len(plan.evaluated) * len(plan.rates) * len(data.val)
         train = plan.steps * plan.batch * len(plan.rates)
         forth = backbone.token_flops(tokens)
         back = 2.0 * train * forth * (1 - config.freeze / backbone.depth)
-        second_windows = looks * forth if config.pipeline == "slide" else 0.0  # aspect 4:3
+        second_windows = scored * forth if config.pipeline == "slide" else 0.0  # aspect 4:3
         return Estimate(
-            features={"train": (spec, train), "val": (spec, looks)},
+            features={"train": (spec, train), "val": (spec, scored)},
             uncached=frozenset({"train", "val"}),
             bank_bytes=_bytes_held(config, plan.size, backbone, data.info.n_classes),
             search_flops=back + second_windows,
@@ -109,7 +109,7 @@ class FinetuneSegmentation(Protocol[FinetuneSegmentationConfig]):
 
     def run(self, config: FinetuneSegmentationConfig, data: Data, context: Context) -> Measurement:
         """Train with every learning rate, scoring validation images on the way; report the best rate's last step."""
-        plan = Plan.of(config, len(data.train), context.seed)
+        plan = FinetunePlan.of(config, len(data.train), context.seed)
         state = train(config, plan, context.backbone, data, context)
         chosen = state.chosen
         best = max(state.curve, key=lambda point: point["miou"])
@@ -157,7 +157,7 @@ def _check(config: FinetuneSegmentationConfig, backbone: BackboneInfo) -> None:
         raise UsageError(f"{name}.steps={config.steps} and epochs={config.epochs}: set one of them, not both.")
 
 
-def _metrics(chosen: Scores, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
+def _metrics(chosen: FinetuneScores, best: float, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
     images = None if chosen.images is None else {name: array.numpy() for name, array in chosen.images.items()}
     found, rest = Counts(*chosen.counts), Counts(*chosen.left_out.unbind(1))
     plain, present = (scoring.miou(found, rest, absent, present=only, images=images) for only in (False, True))

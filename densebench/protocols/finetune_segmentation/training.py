@@ -1,4 +1,4 @@
-"""Training for end-to-end fine-tuning: steps, looks at the validation images, and the way on after a kill.
+"""Training for end-to-end fine-tuning: steps, scores of the validation images on the way, and the way on after a kill.
 
 `finetune_segmentation.py` has the settings and their sources. Nothing here draws from a running random state: views
 come from (seed, epoch, image), drop path from (seed, step). A run that was killed therefore ends in the numbers of an
@@ -30,7 +30,12 @@ from densebench.ops.segmenter import slide
 from densebench.protocols.common.checkpoint import Checkpoint
 from densebench.protocols.common.examples import spread
 from densebench.protocols.common.image_tables import ImageTables
-from densebench.protocols.finetune_segmentation.network import Network, Trainer, build, rate_share
+from densebench.protocols.finetune_segmentation.network import (
+    SegmentationNetwork,
+    SegmentationTrainer,
+    build,
+    rate_share,
+)
 from densebench.protocols.protocol import Context, Data
 from densebench.views.mmseg import MmsegViews
 from densebench.views.order import Views, batches, draw_share, evenly, load_views
@@ -41,20 +46,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FinetunePlan:
     """What is trained for how long."""
 
     images: tuple[int, ...]
     size: int
     batch: int
     steps: int
-    looks: tuple[int, ...]
+    evaluated: tuple[int, ...]
     """Steps after which the validation images are scored; the last is the last."""
     rates: tuple[float, ...]
     seed: int
 
     @classmethod
-    def of(cls, config: FinetuneSegmentationConfig, n_train: int, seed: int = 0) -> Plan:
+    def of(cls, config: FinetuneSegmentationConfig, n_train: int, seed: int = 0) -> FinetunePlan:
         """Draw the share of the images that a resolved config asks for, and turn epochs into steps."""
         share, size = known(config.train_share, "train_share"), known(config.input_size, "input_size")
         images = draw_share(n_train, share, seed)  # those that linear segmentation trains on
@@ -62,12 +67,12 @@ class Plan:
             steps = math.ceil(config.epochs * len(images) / config.batch)
         else:
             steps = known(None if config.steps == "published" else config.steps, "steps")
-        looks = tuple(evenly(steps, config.evaluations))
-        return cls(images, size, config.batch, steps, looks, config.learning_rates, seed)
+        evaluated = tuple(evenly(steps, config.evaluations))
+        return cls(images, size, config.batch, steps, evaluated, config.learning_rates, seed)
 
 
 @dataclass
-class Scores:
+class FinetuneScores:
     """What the validation images gave: counts (3, C), those without each group of images (G, 3, C), pictures."""
 
     rate: float
@@ -92,8 +97,8 @@ class State:
     step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     losses: tuple[float, int] = (0.0, 0)
-    """Sum and number since the last look."""
-    kept: Scores | None = None
+    """Sum and number since the last evaluation."""
+    kept: FinetuneScores | None = None
     """Of the best learning rate that is done."""
     resumed: int | None = None
     """Step that this process began at, None from the start."""
@@ -101,7 +106,7 @@ class State:
     has_drop_path: bool = False
 
     @property
-    def chosen(self) -> Scores:
+    def chosen(self) -> FinetuneScores:
         """The scores of the best learning rate; raises ValueError before one is trained to its end."""
         if self.kept is None:
             raise ValueError("no learning rate was trained to its end")
@@ -112,8 +117,8 @@ class State:
         kept = vars(self.kept) if self.kept is not None else None
         return {"place": self.place, "step": self.step, "curve": self.curve, "losses": self.losses, "kept": kept}
 
-    def looked(self, scores: Scores, absent: AbsentRule, is_last: bool) -> None:
-        """Note what a look at the validation images gave; after the last one, go on to the next learning rate."""
+    def add(self, scores: FinetuneScores, absent: AbsentRule, is_last: bool) -> None:
+        """Add the scores of the validation images; after the last one, go on to the next learning rate."""
         miou, (total, count) = scores.miou(absent), self.losses
         self.curve.append({"rate": scores.rate, "step": self.step, "loss": total / count, "miou": miou})
         self.losses = 0.0, 0
@@ -127,11 +132,13 @@ class State:
         """Return the state of a checkpoint, or of the beginning."""
         if found is None:
             return cls()
-        kept = Scores(**found["kept"]) if found["kept"] is not None else None
+        kept = FinetuneScores(**found["kept"]) if found["kept"] is not None else None
         return cls(found["place"], found["step"], found["curve"], tuple(found["losses"]), kept, resumed=found["step"])
 
 
-def train(config: FinetuneSegmentationConfig, plan: Plan, backbone: Backbone, data: Data, context: Context) -> State:
+def train(
+    config: FinetuneSegmentationConfig, plan: FinetunePlan, backbone: Backbone, data: Data, context: Context
+) -> State:
     """Train one learning rate after the other, from wherever the last run of this cell was stopped."""
     drawn, info, device = data.train.select(plan.images), data.train.info, context.features.device
     checkpoint = Checkpoint.of(context, config, (data.train, data.val), config.checkpoint_seconds)
@@ -145,29 +152,29 @@ def train(config: FinetuneSegmentationConfig, plan: Plan, backbone: Backbone, da
         if place < state.place:
             continue
         network = build(config, backbone, data.info.n_classes, context.seed, context.features.precision)
-        trainer = Trainer(config, network, rate, context.seed, device)
+        trainer = SegmentationTrainer(config, network, rate, context.seed, device)
         state.trained_parameters = sum(p.numel() for p in trainer.trained)
         state.has_drop_path = network.has_drop_path
         if found is not None and state.step:
             trainer.load_state_dict(found["trainer"])
         found = None
         while state.place == place:
-            look = next(step for step in plan.looks if step > state.step)
-            keys = batches(len(drawn), plan.batch, context.seed, range(state.step, look))
+            stop = next(step for step in plan.evaluated if step > state.step)
+            keys = batches(len(drawn), plan.batch, context.seed, range(state.step, stop))
             stream = context.timed(load_views(views, keys, context.features.workers), "load")
-            title = f"training at {rate:g} up to step {look} of {plan.steps}"
-            for indices, images, masks in context.progress.track(stream, title, look - state.step, unit="steps"):
+            title = f"training at {rate:g} up to step {stop} of {plan.steps}"
+            for indices, images, masks in context.progress.track(stream, title, stop - state.step, unit="steps"):
                 share = rate_share(config, state.step, plan.steps, state.step * plan.batch // len(drawn))
                 with context.stage("training"):
                     target = pixel_targets(masks, side, info.n_classes, info.ignored)
                     loss = trainer.step(state.step, share, images, target, [drawn.ids[i] for i in indices])
                 state.step += 1
                 state.losses = state.losses[0] + loss, state.losses[1] + 1
-                if checkpoint.due and state.step < look:
+                if checkpoint.due and state.step < stop:
                     with context.stage("checkpoint"):
                         checkpoint.save({**state.state_dict(), "trainer": trainer.state_dict()})
             scores = _evaluate(config, plan, network, rate, data.val, context)
-            state.looked(scores, config.absent, is_last=state.step == plan.steps)
+            state.add(scores, config.absent, is_last=state.step == plan.steps)
             if state.place < len(plan.rates):  # after the last there is only the record to write
                 with context.stage("checkpoint"):
                     checkpoint.save({**state.state_dict(), "trainer": trainer.state_dict() if state.step else None})
@@ -175,14 +182,14 @@ def train(config: FinetuneSegmentationConfig, plan: Plan, backbone: Backbone, da
     return state
 
 
-def _training_views(config: FinetuneSegmentationConfig, plan: Plan, train: DenseDataset) -> Views:
+def _training_views(config: FinetuneSegmentationConfig, plan: FinetunePlan, train: DenseDataset) -> Views:
     if config.pipeline == "slide":
         return MmsegViews(data=train, crop=plan.size, seed=plan.seed)
     return SegmentationViews(data=train, size=(plan.size, plan.size), seed=plan.seed)
 
 
 @dataclass(frozen=True)
-class Squashed(Dataset[Any]):
+class SquashedPairs(Dataset[Any]):
     """Whole images at one size with their masks: (index, image (3, H, W) uint8, mask), or the error met on the way."""
 
     data: DenseDataset
@@ -205,13 +212,17 @@ class Squashed(Dataset[Any]):
 
 
 def _predict(
-    config: FinetuneSegmentationConfig, plan: Plan, network: Network, val: DenseDataset, context: Context
+    config: FinetuneSegmentationConfig,
+    plan: FinetunePlan,
+    network: SegmentationNetwork,
+    val: DenseDataset,
+    context: Context,
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield (index, image (3, H, W) uint8, mask (H, W) uint8, prediction (H, W) int64), all on the CPU."""
     slides = config.pipeline == "slide"
     views: Views = MmsegViews(data=val, crop=plan.size)
     if not slides:
-        views = Squashed(val, plan.size, config.mask_size)
+        views = SquashedPairs(val, plan.size, config.mask_size)
     at_once = 1 if slides or config.mask_size is None else config.sub_batch  # masks of their own sizes do not stack
     chunks = [list(range(i, min(i + at_once, len(val)))) for i in range(0, len(val), at_once)]
     stream = context.timed(load_views(views, chunks, context.features.workers), "load")
@@ -235,8 +246,13 @@ def _predict(
 
 
 def _evaluate(
-    config: FinetuneSegmentationConfig, plan: Plan, network: Network, rate: float, val: DenseDataset, context: Context
-) -> Scores:
+    config: FinetuneSegmentationConfig,
+    plan: FinetunePlan,
+    network: SegmentationNetwork,
+    rate: float,
+    val: DenseDataset,
+    context: Context,
+) -> FinetuneScores:
     """Score every validation image."""
     network.eval()
     info = val.info
@@ -257,4 +273,4 @@ def _evaluate(
         )
     arrays = images.arrays()
     kept = None if arrays is None else {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Scores(rate, total, groups.left_out(), examples, kept)
+    return FinetuneScores(rate, total, groups.left_out(), examples, kept)

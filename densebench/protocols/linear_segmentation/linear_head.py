@@ -32,7 +32,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Plan:
+class LinearPlan:
     """Which images are trained on, and when."""
 
     images: tuple[int, ...]
@@ -40,14 +40,14 @@ class Plan:
     batch: int
     learning_rate: float
     drop_at: int
-    looks: frozenset[int]
+    evaluated: frozenset[int]
     """Epochs, from 1, after which the validation images are scored; the last is among them."""
     shuffle: bool
     drop_last: bool
     seed: int
 
     @classmethod
-    def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> Plan:
+    def of(cls, protocol: str, config: LinearHeadConfig, n_images: int, seed: int = 0) -> LinearPlan:
         """Draw the share of the images that a resolved config asks for."""
         images = draw_share(n_images, known(config.train_share, "train_share"), seed)
         drop_last = known(config.drop_last, "drop_last")
@@ -62,7 +62,7 @@ class Plan:
             batch=config.batch,
             learning_rate=config.learning_rate,
             drop_at=config.drop_at,
-            looks=frozenset(evenly(config.epochs, config.n_evaluations)),
+            evaluated=frozenset(evenly(config.epochs, config.n_evaluations)),
             shuffle=known(config.shuffle, "shuffle"),
             drop_last=drop_last,
             seed=seed,
@@ -78,7 +78,7 @@ class Plan:
 
 def train(
     config: LinearHeadConfig,
-    plan: Plan,
+    plan: LinearPlan,
     head: nn.Conv2d,
     sgd: torch.optim.SGD,
     pairs: Iterator[Pair],
@@ -110,7 +110,7 @@ def logits_of(head: nn.Conv2d, maps: Tensor) -> Tensor:
         return torch.stack([heads.class_maps(head, features) for features in maps])
 
 
-def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context, title: str) -> float:
+def validation_miou(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context, title: str) -> float:
     """Return the mIoU of a head in percent, and nothing else."""
     info, spec = data.info, config.spec
     matrix = ConfusionMatrix(info.n_classes, info.n_classes, info.ignored)
@@ -124,19 +124,20 @@ def look(config: LinearHeadConfig, head: nn.Conv2d, data: Data, context: Context
 
 
 @dataclass
-class Scores:
-    """What the last look at the validation images found."""
+class LinearScores:
+    """What the validation images gave at the end."""
 
     last: scoring.PixelTally
     at_input: scoring.PixelTally
-    rival: scoring.PixelTally | None
+    best: scoring.PixelTally | None
+    """Of the best head before the last one."""
     examples: list[Example] = field(default_factory=list)
     """Each at the size of the input."""
 
     def metrics(self, info: DatasetInfo, absent: AbsentRule) -> Iterator[scoring.Scored]:
         """Yield all variants of the mIoU; the best head is the last one where no other was better."""
         found = self.last.variants(absent)
-        best = found["miou"] if self.rival is None else self.rival.miou(absent)
+        best = found["miou"] if self.best is None else self.best.miou(absent)
         found["miou_best"] = max(best, found["miou"], key=lambda miou: miou.value)
         found["miou_input"] = self.at_input.miou(absent)
         for name in ("miou", "miou_best", "miou_input", "miou_present", "miou_hungarian"):
@@ -145,12 +146,12 @@ class Scores:
 
 
 def evaluate(
-    config: LinearHeadConfig, head: nn.Conv2d, rival: nn.Conv2d | None, data: Data, context: Context
-) -> Scores:
+    config: LinearHeadConfig, head: nn.Conv2d, best_head: nn.Conv2d | None, data: Data, context: Context
+) -> LinearScores:
     """Score the last head at both sizes and the best of the others at `mask_size`."""
     info, spec, small = data.info, config.spec, config.mask_size
     last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored, scoring.HELD_BYTES // 3) for _ in range(3))
-    scores = Scores(last, at_input, None if rival is None else best)
+    scores = LinearScores(last, at_input, None if best_head is None else best)
     shown = spread(config.examples, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
     for batch in context.timed(stream, "features"):
@@ -159,8 +160,8 @@ def evaluate(
             scores.last.update(batch.indices, upsample_argmax(logits, small), targets)
             predictions = upsample_argmax(logits, spec.size)
             scores.at_input.update(batch.indices, predictions, batch.labels)
-            if rival is not None and scores.rival is not None:
-                scores.rival.update(batch.indices, upsample_argmax(logits_of(rival, batch.maps), small), targets)
+            if best_head is not None and scores.best is not None:
+                scores.best.update(batch.indices, upsample_argmax(logits_of(best_head, batch.maps), small), targets)
         for place, index in enumerate(batch.indices):
             if index in shown:
                 maps = batch.labels[place].numpy().copy(), predictions[place].cpu().numpy().astype(np.uint8)

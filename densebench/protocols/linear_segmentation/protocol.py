@@ -41,12 +41,12 @@ from densebench.protocols.linear_segmentation.config import (
     LinearSegmentationConfig,
 )
 from densebench.protocols.linear_segmentation.linear_head import (
+    LinearPlan,
     Pair,
-    Plan,
     evaluate,
     labels_of,
-    look,
     train,
+    validation_miou,
 )
 from densebench.protocols.protocol import (
     Context,
@@ -80,11 +80,13 @@ class LinearHeadProtocol(Protocol[C]):
     uncached: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def pairs_by_epoch(self, config: C, plan: Plan, data: DenseDataset, context: Context) -> Iterator[Iterator[Pair]]:
+    def pairs_by_epoch(
+        self, config: C, plan: LinearPlan, data: DenseDataset, context: Context
+    ) -> Iterator[Iterator[Pair]]:
         """Yield, for each epoch, features and masks of the images `plan.order(epoch)`, in that order."""
 
     @abstractmethod
-    def passes(self, config: C, plan: Plan) -> int:
+    def passes(self, config: C, plan: LinearPlan) -> int:
         """Return how many training images the backbone runs on."""
 
     def resolve(self, config: C, backbone: BackboneInfo, data: DatasetInfo) -> C:
@@ -103,7 +105,7 @@ class LinearHeadProtocol(Protocol[C]):
 
     def estimate(self, config: C, backbone: BackboneInfo, data: Data) -> Estimate:
         """Return feature passes, what is held beside the model, and the arithmetic of the head."""
-        plan = Plan.of(self.name, config, len(data.train))
+        plan = LinearPlan.of(self.name, config, len(data.train))
         spec, classes, side = config.spec, data.info.n_classes, config.mask_size
         rows, columns = spec.grid(backbone)
         # classify the patches, upsample their rows, then their columns
@@ -111,17 +113,17 @@ class LinearHeadProtocol(Protocol[C]):
         return Estimate(
             features={"train": (spec, self.passes(config, plan)), "val": (spec, len(data.val))},
             uncached=self.uncached,
-            bank_bytes=3 * 1000 * 4 * classes**2 + 4 * 4 * classes * side**2 + self.held_bytes(config, plan),
-            search_flops=each * (3 * plan.epochs * len(plan.order(0)) + len(plan.looks) * len(data.val)),
+            bank_bytes=3 * 1000 * 4 * classes**2 + 4 * 4 * classes * side**2 + self.mask_bytes(config, plan),
+            search_flops=each * (3 * plan.epochs * len(plan.order(0)) + len(plan.evaluated) * len(data.val)),
         )
 
-    def held_bytes(self, config: C, plan: Plan) -> int:
+    def mask_bytes(self, config: C, plan: LinearPlan) -> int:
         """Return what is held of the training images."""
         return 0
 
     def run(self, config: C, data: Data, context: Context) -> Measurement:
-        """Train the head, look at the validation images after every epoch, score the last head and the best one."""
-        plan = Plan.of(self.name, config, len(data.train), context.seed)
+        """Train the head, score the validation images after every epoch, score the last head and the best one."""
+        plan = LinearPlan.of(self.name, config, len(data.train), context.seed)
         head = heads.linear_head(context.backbone.info.width, data.info.n_classes, context.seed).to(
             context.features.device
         )
@@ -133,8 +135,10 @@ class LinearHeadProtocol(Protocol[C]):
             sgd.param_groups[0]["lr"] = rate
             mean_loss = train(config, plan, head, sgd, pairs, data.train.info, context)
             curve.append({"epoch": epoch, "learning_rate": rate, "loss": mean_loss, "miou": None})
-            if epoch in plan.looks and epoch < plan.epochs:
-                curve[-1]["miou"] = value = look(config, head, data, context, f"validation after epoch {epoch}")
+            if epoch in plan.evaluated and epoch < plan.epochs:
+                curve[-1]["miou"] = value = validation_miou(
+                    config, head, data, context, f"validation after epoch {epoch}"
+                )
                 if best is None or value > best[0]:
                     best = value, epoch, copy.deepcopy(head)
         scores = evaluate(config, head, None if best is None else best[2], data, context)
@@ -188,7 +192,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
         return super().resolve(config, backbone, data)
 
     def pairs_by_epoch(
-        self, config: LinearSegmentationConfig, plan: Plan, data: DenseDataset, context: Context
+        self, config: LinearSegmentationConfig, plan: LinearPlan, data: DenseDataset, context: Context
     ) -> Iterator[Iterator[Pair]]:
         """Run the backbone on new crops in every epoch."""
         views = SegmentationViews(
@@ -216,7 +220,7 @@ class LinearSegmentation(LinearHeadProtocol[LinearSegmentationConfig]):
         for epoch in range(plan.epochs):
             yield pairs(epoch)
 
-    def passes(self, config: LinearSegmentationConfig, plan: Plan) -> int:
+    def passes(self, config: LinearSegmentationConfig, plan: LinearPlan) -> int:
         """Every epoch is a pass."""
         return plan.epochs * len(plan.order(0))
 
@@ -232,7 +236,7 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
     shrink_hint = "Take a smaller linear_segmentation_cached.input_size or train_share."
 
     def pairs_by_epoch(
-        self, config: LinearSegmentationCachedConfig, plan: Plan, data: DenseDataset, context: Context
+        self, config: LinearSegmentationCachedConfig, plan: LinearPlan, data: DenseDataset, context: Context
     ) -> Iterator[Iterator[Pair]]:
         """Read the same features in every epoch, or those of the mirror images in every second one."""
         spec, source = config.spec, context.features
@@ -255,10 +259,10 @@ class LinearSegmentationCached(LinearHeadProtocol[LinearSegmentationCachedConfig
         for epoch in range(plan.epochs):
             yield pairs(epoch)
 
-    def passes(self, config: LinearSegmentationCachedConfig, plan: Plan) -> int:
+    def passes(self, config: LinearSegmentationCachedConfig, plan: LinearPlan) -> int:
         """One pass, or two with mirror images."""
         return len(plan.images) * (2 if config.mirror else 1)
 
-    def held_bytes(self, config: LinearSegmentationCachedConfig, plan: Plan) -> int:
+    def mask_bytes(self, config: LinearSegmentationCachedConfig, plan: LinearPlan) -> int:
         """Return the size of all training masks."""
         return self.passes(config, plan) * config.mask_size**2
