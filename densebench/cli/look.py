@@ -29,7 +29,9 @@ class Leaderboard:
     """
 
     results: Results = Path("results")
-    format: Annotated[Names, arg(help="Any of csv, md, json, png.")] = "csv,md,png"
+    format: Annotated[Names, arg(help="Any of csv, md, json, latex, png, and models: a CSV file for each.")] = (
+        "csv,md,png"
+    )
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
     limited: Annotated[bool, arg(help="Show records of --limit runs too, in tables that say so.")] = False
     suite: Annotated[
@@ -91,21 +93,23 @@ class List:
 
 @dataclass
 class Show:
-    """Show everything known of one model, protocol, dataset, method, suite or record.
+    """Show everything known of one model, protocol, dataset, method, suite or record; card: all results of one model.
 
     Examples:
       densebench show protocol hummingbird
       densebench show method paka --cost --base pico
       densebench show model dino_vits16 --weights my_run/checkpoint.pth
+      densebench show card pico
     """
 
     kind: Annotated[
-        Positional[Literal["model", "protocol", "dataset", "method", "suite", "record"]], arg(help="What is shown.")
+        Positional[Literal["model", "protocol", "dataset", "method", "suite", "record", "card"]],
+        arg(help="What is shown."),
     ]
     name: Annotated[
         Positional[str], arg(metavar="NAME", help="Its name; of a record its hash, the beginning of one, or its path.")
     ]
-    results: Annotated[Path, arg(help="Of a record: the folder of results.")] = Path("results")
+    results: Annotated[Path, arg(help="Of a record or a card: the folder of results.")] = Path("results")
     weights: Annotated[Path | None, arg(metavar="FILE", help="Of a model: a file of weights, as for run.")] = None
     toml: Annotated[bool, arg(help="Of a suite: print its file, to begin one of your own with.")] = False
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
@@ -135,6 +139,13 @@ class Show:
             from densebench.leaderboard.record import find_records, record_page
 
             say("\n\n".join(record_page(*found) for found in find_records(self.results, self.name)))
+            return 0
+        if self.kind == "card":
+            from densebench.leaderboard.card import card
+            from densebench.leaderboard.rows import select
+
+            selection = select(self.results)
+            say(card(self.name, selection.records + selection.limited).rstrip())
             return 0
         if self.kind == "suite":
             from densebench.cli import suites

@@ -14,6 +14,7 @@ from pathlib import Path
 from densebench.core.errors import StorageError, UsageError
 from densebench.core.paths import write_atomically
 from densebench.leaderboard.console import console_table
+from densebench.leaderboard.latex import latex
 from densebench.leaderboard.markdown import markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
@@ -21,7 +22,7 @@ from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
 from densebench.results.store import slug
 
-FORMATS = ("csv", "md", "json", "png")
+FORMATS = ("csv", "md", "json", "latex", "models", "png")
 TABLES = ("csv", "md")
 """What `run` writes by itself."""
 ROWS = "leaderboard.csv"
@@ -88,6 +89,11 @@ def write_leaderboard(
         files[ROWS] = to_csv(rows)
     if "json" in formats:
         files["leaderboard.json"] = to_json(rows)
+    if "latex" in formats:
+        files["leaderboard.tex"] = latex(rows, printed)
+    if "models" in formats:
+        for name in dict.fromkeys(slug(row.model) for row in rows):  # one file each: contributions do not conflict
+            files[f"models/{name}.csv"] = to_csv([row for row in rows if slug(row.model) == name])
     if "md" in formats:
         files["leaderboard.md"] = markdown(rows, printed, pictures)
     if published:

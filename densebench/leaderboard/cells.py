@@ -89,7 +89,7 @@ def ties(column: Sequence[Row]) -> tuple[Row | None, list[Row]]:
     Models are compared on the same images, so their errors go together and this is lenient: overlapping intervals do
     not show that two models are equally good.
     """
-    finite = [row for row in column if not math.isnan(row.value)]
+    finite = [row for row in column if not math.isnan(row.value) and not row.withdrawn]
     if len(finite) < 2:
         return None, []
     best = (max if finite[0].higher_is_better else min)(finite, key=lambda row: row.value)

@@ -12,6 +12,7 @@ from densebench.core.errors import UsageError
 from densebench.leaderboard.cells import number
 from densebench.results.schema import Metric, Record, settings_text
 from densebench.results.store import ResultStore
+from densebench.results.withdrawn import withdrawal
 
 LONGEST = 160
 """Characters of a fact or an environment's value before its end is left out: curves and lists are in the record."""
@@ -27,7 +28,7 @@ def find_records(results: str | Path, name: str) -> list[tuple[Path, Record]]:
     if os.path.isfile(name):  # which no text is too long for
         return [(Path(name), store.read(Path(name)))]
     paths = sorted((store.root / "records").glob("*/*/*.json"))
-    hashes = {path: path.stem.rpartition("--")[2] for path in paths}
+    hashes = {path: path.stem.rpartition("--")[2].partition(".")[0] for path in paths}  # ".2": a second one of a cell
     found = [path for path in paths if name and hashes[path].startswith(name)]
     if not found:
         raise UsageError(f"no record in {results} has a hash that begins with {name!r}: `densebench list results`.")
@@ -49,6 +50,7 @@ def record_page(path: Path, record: Record) -> str:
                 f"{protocol.name} version {protocol.version}; {protocol.source}",
             ],
         ),
+        ("Withdrawn", [withdrawal(record)] if withdrawal(record) else []),
         ("Scores, 95 % intervals over images", _scores(record.metrics)),
         ("Per class", _classes(record.metrics)),
         ("Departs from the preset", [settings_text({k: v}) for k, v in protocol.settings.items()]),

@@ -68,6 +68,8 @@ class Row:
     weights_sha256: str
     protocol_version: int
     densebench: str
+    withdrawn: str
+    """Why the record is not ranked any more; mostly empty."""
     apart: str = field(default="", metadata={"column": False})
     """What sets the table apart from another of the same name: other images, another version of the protocol."""
     members: tuple[Row, ...] = field(default=(), metadata={"column": False}, repr=False)
@@ -81,7 +83,8 @@ class Row:
     @property
     def label(self) -> str:
         """The model, with what sets it apart from its other records."""
-        return f"{self.model} ({self.variant})" if self.variant else self.model
+        apart = ", ".join(filter(None, (self.variant, "withdrawn" if self.withdrawn else "")))
+        return f"{self.model} ({apart})" if apart else self.model
 
     @property
     def setting(self) -> str:

@@ -81,7 +81,8 @@ def leaderboard_rows(records: Iterable[Record], *, limited: bool = False) -> lis
     def order(row: Row) -> tuple[Any, ...]:
         worst_last = -row.value if row.higher_is_better else row.value
         number = (True, 0.0) if math.isnan(row.value) else (False, worst_last)
-        return row.table, not row.main, position[row.table, row.key], row.metric, *number, row.model
+        place = position[row.table, row.key]
+        return row.table, not row.main, place, row.metric, bool(row.withdrawn), *number, row.model
 
     return sorted((row for members in reversed(rows) for row in members), key=order)
 

@@ -12,6 +12,7 @@ from densebench.core.errors import StorageError
 from densebench.core.text import plain
 from densebench.results.schema import Metric, Record, settings_text
 from densebench.results.store import ResultStore
+from densebench.results.withdrawn import withdrawal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,7 @@ def _shared(record: Record) -> dict[str, Any]:
         "weights_sha256": record.model.weights_sha256[:SHORT],
         "protocol_version": protocol.version,
         "densebench": record.environment.get("densebench", ""),
+        "withdrawn": withdrawal(record),
     }
     return {name: _plain(value) for name, value in found.items()}
 
@@ -115,7 +117,7 @@ LONG = (
     *("model", "protocol", "dataset", "data", "preset", "settings", "seed", "limit"),
     *("metric", "quantity", "at", "value", "unit", "ci95_low", "ci95_high", "seed_count", "seed_sd"),
     *("main", "higher_is_better", "n_images", "n_published", "n_train", "n_train_published"),
-    *("score_hash", "date", "weights_sha256", "protocol_version", "densebench"),
+    *("score_hash", "date", "weights_sha256", "protocol_version", "densebench", "withdrawn"),
 )
 """Columns of a long frame; "at" stands for those of the coordinates."""
 

@@ -178,6 +178,8 @@ class Record(_Strict):
     """None where the protocol keeps nothing of single images, and in records of before."""
     environment: dict[str, str] = Field(default_factory=dict)
     cost: Cost
+    withdrawn: str = ""
+    """Why somebody took the result back; such a record stays, and is ranked against nothing."""
 
     @property
     def title(self) -> str:

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+from densebench.results.schema import Record
+
 FILE = Path(__file__).with_name("withdrawn.csv")
 
 
@@ -17,6 +19,13 @@ def withdrawn(protocol: str, version: int) -> str:
     'NMI of images that show one label was up to 2 by rounding; it is 0'
     """
     return _reasons().get((protocol, version), "")
+
+
+def withdrawal(record: Record) -> str:
+    """Return why a record is not to be compared any more: taken back, or of a withdrawn version; "" where it is."""
+    version = record.protocol.version
+    reason = withdrawn(record.protocol.name, version)
+    return record.withdrawn or (f"version {version} of the protocol: {reason}" if reason else "")
 
 
 @functools.cache

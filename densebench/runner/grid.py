@@ -221,6 +221,8 @@ class _Run:
             record = self.store.read(path)
             if self.store.place(record) != path or record.data.limit != self.splits.cut_to(job.splits):
                 raise StorageError(f"{path} is the record of another cell, {record.title}.")
+            if record.withdrawn:
+                raise StorageError(f"{path} was withdrawn: {record.withdrawn}.")
         except StorageError as error:
             if path not in self._refused:
                 self.progress.say(f"{error} It is run again.")

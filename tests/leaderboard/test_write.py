@@ -49,7 +49,7 @@ def test_filters(results: Path):
 
 
 def test_unknown_format_and_missing_folder(results: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="'xls'; there are csv, md, json, png"):
+    with pytest.raises(UsageError, match="'xls'; there are csv, md, json, latex, models, png"):
         write_leaderboard(results, ["csv", "xls"])
     with pytest.raises(StorageError, match="holds no records"):
         write_leaderboard(tmp_path / "nowhere")

@@ -1,0 +1,80 @@
+"""Whether the records of a folder hold together: each is read, its files are there, its numbers follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from densebench.core.errors import StorageError
+from densebench.core.regular import read
+from densebench.results import counts
+from densebench.results.schema import Record
+from densebench.results.store import ResultStore
+from densebench.results.withdrawn import withdrawal
+
+CLOSE = 1e-6
+"""Relative; statistics are whole numbers or float64, and a value is computed from them in another order."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about one record."""
+
+    path: Path
+    said: str
+    wrong: bool = True
+    """False: a remark, such as on a version that was withdrawn."""
+
+    def __str__(self) -> str:
+        return f"{'' if self.wrong else 'note: '}{self.path}: {self.said}"
+
+
+def validate(results: str | Path) -> Iterator[tuple[Path, list[Finding]]]:
+    """Yield the path of each record with what was found. Raises StorageError where there are no records."""
+    store = ResultStore(results)
+    if not (store.root / "records").is_dir():
+        raise StorageError(f"{results} holds no records; `densebench run --out {results}` makes some.")
+    for path in store.paths():
+        yield path, list(_findings(store, path))
+
+
+def _findings(store: ResultStore, path: Path) -> Iterator[Finding]:
+    try:
+        record = store.read(path)
+    except StorageError as error:
+        yield Finding(path, str(error).removeprefix(f"{path} "))
+        return
+    place = store.place(record)
+    # a second measurement of a cell has a number before the suffix
+    if path != place and not (path.parent == place.parent and path.stem.startswith(f"{place.stem}.")):
+        yield Finding(path, f"it says that it is {record.title}, whose place is {place}")
+    for name in record.artifacts:
+        if not (path.parent / name).is_file():
+            yield Finding(path, f"{name} is not there")
+    yield from _statistics(path, record)
+    if reason := withdrawal(record):
+        yield Finding(path, f"withdrawn: {reason}", wrong=False)
+
+
+def _statistics(path: Path, record: Record) -> Iterator[Finding]:
+    """Yield what is wrong with the statistics of a record, and where its values do not follow from them."""
+    if record.statistics is None:
+        return
+    file = path.parent / record.statistics.file
+    try:
+        content = read(file)
+        found = counts.read_npz(content)
+    except OSError:
+        return  # it is among the artifacts
+    except StorageError as error:
+        yield Finding(path, str(error))
+        return
+    if hashlib.sha256(content).hexdigest() != record.statistics.sha256:
+        yield Finding(path, f"{file.name} is not the file that was written with the record (another SHA-256)")
+    for metric in record.metrics:
+        entries = found.of(metric.name, metric.at)
+        if entries and not math.isclose(value := counts.value(entries), metric.value, rel_tol=CLOSE, abs_tol=CLOSE):
+            yield Finding(path, f"{metric.label} is {metric.value:.6g} in the record and {value:.6g} by its statistics")
