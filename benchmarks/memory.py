@@ -19,7 +19,7 @@ SETTINGS = {
     "linear_segmentation": {"epochs": 1},
     "linear_segmentation_cached": {"epochs": 1},
     "finetune_segmentation": {"steps": 2, "evaluations": 1},
-    "positional_effect": {"steps": 50, "examples": 4},
+    "positional_effect": {"steps": 50},
     "correspondence": {"pairs": 200},
     "depth": {"steps": 2},
     "unsupervised_segmentation": {"n_redo": 1, "n_iter": 10},

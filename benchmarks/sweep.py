@@ -43,7 +43,7 @@ def main() -> None:
     backbone, protocol = load_model(args.model), PositionalEffect()
     data = Data(Kept(None, "train", length=args.images), Kept(None, "val", length=args.images))
     source = FeatureSource(backbone, batch_size=args.batch)
-    shared = {"steps": args.steps, "batch": args.batch, "init_batches": 1, "locality": "none", "examples": 0}
+    shared = {"steps": args.steps, "batch": args.batch, "init_batches": 1, "locality": "none"}
 
     def measure(preset: str, **settings: Any) -> Measurement:
         config = protocol.resolve(protocol.configure(preset, {**shared, **settings}), source.info, data.info)

@@ -93,23 +93,25 @@ class List:
 
 @dataclass
 class Show:
-    """Show everything known of one model, protocol, dataset, method, suite or record; card: all results of one model.
+    """Show everything known of a model, protocol, dataset, method, suite or result; card: all results of one model.
 
     Examples:
       densebench show protocol hummingbird
       densebench show method paka --cost --base pico
       densebench show model dino_vits16 --weights my_run/checkpoint.pth
       densebench show card pico
+      densebench show result 1f3a --open
     """
 
     kind: Annotated[
-        Positional[Literal["model", "protocol", "dataset", "method", "suite", "record", "card"]],
-        arg(help="What is shown."),
+        Positional[Literal["model", "protocol", "dataset", "method", "suite", "result", "record", "card"]],
+        arg(help="What is shown; result and record are the same."),
     ]
     name: Annotated[
-        Positional[str], arg(metavar="NAME", help="Its name; of a record its hash, the beginning of one, or its path.")
+        Positional[str], arg(metavar="NAME", help="Its name; of a result its hash, the beginning of one, or its path.")
     ]
-    results: Annotated[Path, arg(help="Of a record or a card: the folder of results.")] = Path("results")
+    results: Annotated[Path, arg(help="Of a result or a card: the folder of results.")] = Path("results")
+    open: Annotated[bool, arg(help="Of a result: open its pictures with the system's viewer.")] = False
     weights: Annotated[Path | None, arg(metavar="FILE", help="Of a model: a file of weights, as for run.")] = None
     toml: Annotated[bool, arg(help="Of a suite: print its file, to begin one of your own with.")] = False
     cost: Annotated[bool, arg(help="Of a method: measure images per second, memory per image and hours.")] = False
@@ -128,6 +130,8 @@ class Show:
         """Print a page of text."""
         if self.weights and self.kind != "model":
             raise UsageError(f"--weights goes with a model; got {self.kind} {self.name}.")
+        if self.open and self.kind not in ("result", "record"):
+            raise UsageError(f"--open goes with a result; got {self.kind} {self.name}.")
         if self.cost:
             if self.kind != "method":
                 raise UsageError(f"--cost goes with a method; got {self.kind} {self.name}.")
@@ -135,11 +139,8 @@ class Show:
             return print_cost(
                 self.name, self.base, self.data, overrides, self.device, self.data_root, steps=max(1, self.steps)
             )
-        if self.kind == "record":
-            from densebench.leaderboard.record import find_records, record_page
-
-            say("\n\n".join(record_page(*found) for found in find_records(self.results, self.name)))
-            return 0
+        if self.kind in ("result", "record"):
+            return self._result()
         if self.kind == "card":
             from densebench.leaderboard.card import card
             from densebench.leaderboard.rows import select
@@ -156,6 +157,19 @@ class Show:
 
         say(listing.page(self.kind, self.name, self.weights))
         return 0
+
+    def _result(self) -> int:
+        from densebench.cli.viewer import open_pictures, pictures_beside
+        from densebench.leaderboard.record import find_records, record_page
+
+        found = find_records(self.results, self.name)
+        say("\n\n".join(record_page(path, record) for path, record in found))
+        hindered = self.open and open_pictures(
+            [picture for path, record in found for picture in pictures_beside(path, record.artifacts)]
+        )
+        if hindered:
+            print(f"not opened: {hindered}", file=sys.stderr)
+        return int(bool(hindered))
 
 
 @dataclass

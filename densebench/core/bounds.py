@@ -83,3 +83,9 @@ def words(hint: Any, several: bool = False) -> str:
     noun = NOUNS.get(plain, (getattr(plain, "__name__", str(plain)),) * 2)[several]
     bounds = limits(hint)
     return f"{noun} {'of ' if bounds.startswith('at') else ''}{bounds}".strip()
+
+
+PICTURES = 6
+"""Examples in each picture of a record where nothing else is asked for."""
+MOST_PICTURES = 64
+"""More in one picture cannot be seen, and are too wide to be drawn."""

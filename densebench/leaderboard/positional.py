@@ -163,7 +163,7 @@ def model_grid(sweeps: Sequence[Sweep], facet: str) -> bytes:
     if len(datasets) > 1 or len(counts) > 1 or len({sweep.record.data.val.digest for sweep in shown}) > 1:
         raise UsageError(
             f"a grid shows the same images for all models; these sweeps are of {', '.join(datasets)} with "
-            f"{', '.join(map(str, counts))} examples. Compare sweeps of one dataset and one positional_effect.examples."
+            f"{', '.join(map(str, counts))} examples. Compare sweeps of one dataset, run with one number of --pictures."
         )
     first = shown[0].arrays
     palette = [(int(r), int(g), int(b)) for r, g, b in first["palette"]]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from densebench.core.bounds import PICTURES
 from densebench.core.config import Preset as Preset
 from densebench.core.config import apply_overrides, default_preset, find_preset
 from densebench.core.errors import UsageError
@@ -80,6 +81,8 @@ class Estimate:
     """Passes whose features are not kept: of views drawn anew, or too many."""
     bank_bytes: int = 0
     """The largest structure held in memory beside the model."""
+    picture_bytes: int = 0
+    """Beside it, for each example picture (`run --pictures`)."""
     search_flops: float = 0.0
     """Arithmetic beyond the backbone's."""
 
@@ -94,6 +97,8 @@ class Context:
     workspace: Path | None = None
     """Folder for what the cell needs to go on after a kill, not yet made; gone once there is a record. None: nothing is
     kept."""
+    pictures: int = PICTURES
+    """Examples in each picture; 0 draws none."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

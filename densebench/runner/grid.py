@@ -183,7 +183,7 @@ class _Run:
 
     def _measure(self, job: Job, source: FeatureSource, workspace: Path) -> tuple[Record, Mapping[str, bytes]]:
         self.progress.say(f"{job} ({job.setting})")
-        context = Context(source, self.progress, job.seed, workspace)
+        context = Context(source, self.progress, job.seed, workspace, self.request.pictures)
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -120,6 +120,8 @@ def make_job(
     asked = protocol.configure(preset, request.settings.get(protocol.name))
     config = protocol.resolve(asked, info, data.info)
     estimate = protocol.estimate(config, info, data)
+    examples = min(request.pictures, len(data.val)) * estimate.picture_bytes
+    estimate = replace(estimate, bank_bytes=estimate.bank_bytes + examples)
     passes = [found for split, found in estimate.features.items() if split not in estimate.uncached]
     identity = {"model": source.backbone.identity} if spec.label else {}  # a name may change its network
     return Job(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from densebench.core.bounds import MOST_PICTURES, PICTURES
 from densebench.core.config import apply_overrides, find_preset
 from densebench.core.errors import UsageError
 from densebench.core.lists import split_names
@@ -108,6 +109,8 @@ class Results:
     """Folder of results."""
     overwrite: bool = False
     """Run finished cells again."""
+    pictures: Annotated[int, arg(metavar="N")] = PICTURES
+    """Examples in the pictures beside each new record; 0 draws none. `densebench show result ID` lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +201,7 @@ def _check_numbers(request: Request) -> None:
         *(("seed", seed, 0, 2**63 - 1) for seed in request.seed),
         ("batch-size", request.batch_size, 1, None),
         ("workers", request.workers, 0, None),
+        ("pictures", request.pictures, 0, MOST_PICTURES),
         ("cache-size", request.cache_size, 0, None),
     ):
         if value is not None and not (least <= value < math.inf and (most is None or value <= most)):

@@ -7,7 +7,7 @@ import re
 from densebench.protocols.overclustering.protocol import Overclustering
 from tests.cli.test_run import cli  # noqa: F401  (a fixture)
 
-FAST = ["--set", "hummingbird.fractions=[1]", "--set", "hummingbird.examples=0"]
+FAST = ["--set", "hummingbird.fractions=[1]", "--pictures", "0"]
 VOC = "voc (6 of 1449, trained on 8 of 10582)"
 ONE = "hummingbird"
 

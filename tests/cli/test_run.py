@@ -35,7 +35,7 @@ QUICK = [
     "--set", "linear_segmentation_cached.input_size=64", "--set", "linear_segmentation_cached.epochs=1",
     "--set", "finetune_segmentation.input_size=64", "--set", "finetune_segmentation.steps=2",
     "--set", "finetune_segmentation.batch=2", "--set", "finetune_segmentation.evaluations=1",
-    "--set", "depth.steps=2", "--set", "depth.batch=2", "--set", "depth.examples=2",
+    "--set", "depth.steps=2", "--set", "depth.batch=2", "--pictures", "2",
     "--set", "unsupervised_segmentation.n_redo=1", "--workers", "0",
 ]  # fmt: skip
 

@@ -183,7 +183,7 @@ def test_one_broken_card_stops_neither_other_models_nor_the_listing(tmp_path):
     put("bad", b"[]")
     put("good", architecture())
     toys.write_voc(tmp_path / "data")
-    quick = {"input_size": 32, "fractions": (1,), "examples": 0}
+    quick = {"input_size": 32, "fractions": (1,)}
     request = Request(
         model=["bad", "good"], protocol=["hummingbird"], dataset=["voc"], data_root=tmp_path / "data",
         settings={"hummingbird": quick}, workers=0, out=tmp_path / "results",

@@ -32,7 +32,7 @@ def test_degenerate_features_give_a_number_where_there_is_one_and_a_sentence_whe
     (tmp_path / "mine.py").write_text(DEGENERATE)
     names = ["Plain", "Half", "Constant", "TwoValues", "Zero", "Large"]
     settings = {
-        "hummingbird": {"input_size": 32, "fractions": (1,), "examples": 0},
+        "hummingbird": {"input_size": 32, "fractions": (1,)},
         "overclustering": {"input_size": 32, "clusters": (9,), "seeds": (0,), "n_redo": 1},
     }
     done = run_request(

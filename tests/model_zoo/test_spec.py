@@ -126,7 +126,7 @@ def test_two_models_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path)
 def test_the_name_is_in_the_record_its_file_and_the_table(cli):
     state = create(TINY).state_dict()
     save_file(state, cli.folder / "100.safetensors")
-    quick = {"input_size": 64, "fractions": (1,), "examples": 0}
+    quick = {"input_size": 64, "fractions": (1,)}
     request = Request(
         model=split_models(
             f"ep100=timm/{TINY}@100.safetensors,mine.py:ColorBackbone,second=mine.py:ColorBackbone,mine.py:Heir"

@@ -170,7 +170,7 @@ def test_wrapped_weights_of_timm_are_the_plain_ones(name, tiny):
 
 def test_what_was_taken_and_whose_preprocessing_it_gets_is_in_the_record_and_on_stderr(tiny, tmp_path, capsys):
     toys.write_voc(tmp_path / "data")
-    quick = {"input_size": 32, "fractions": (1,), "examples": 0}
+    quick = {"input_size": 32, "fractions": (1,)}
     request = Request(
         model=[f"a=timm/{TINY}@{tiny}/ema.pth", f"b=timm/{TINY}.augreg_in21k@{tiny}/plain.safetensors"],
         protocol=["hummingbird"], dataset=["voc"], data_root=tmp_path / "data",

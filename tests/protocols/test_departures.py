@@ -31,7 +31,7 @@ def found(name, preset="paper", backbone=SMALL, dataset="voc", **settings):
         ("hummingbird", {"input_size": "224", "neighbours": 1}, {"input_size": 224, "neighbours": 1}),
         ("hummingbird", {"neighbours": 30, "fractions": (1, 8, 64, 128)}, {}),  # the preset's own
         ("hummingbird", {"input_size": 504, "neighbours": 31}, {"neighbours": 31}),  # what it resolves to
-        ("hummingbird", {"examples": 0}, {}),  # changes no score
+        ("hummingbird", {"backend": "torch"}, {}),  # changes no score
         ("overclustering", {"clusters": (21, 300, 500)}, {}),  # "classes" of voc
         ("overclustering", {"clusters": (22,)}, {"clusters": (22,)}),
         ("positional_effect", {"extra_clusters": 70}, {"extra_clusters": 70}),  # clusters follow from it
@@ -114,7 +114,7 @@ def test_every_setting_that_changes_the_hash_is_named_and_no_other(name):
             assert (field.name in said) == differs, (field.name, other)
             assert set(said) <= {field.name, *base}
             tried += 1
-    assert tried > 6
+    assert tried > 5
 
 
 @pytest.mark.parametrize("name", PROTOCOLS.names())

@@ -23,7 +23,7 @@ from tests import toys
 SIDE = 48
 FAST = {
     "steps": 150, "batch": 4, "crop": (48, 48), "augment": False, "learning_rates": (0.5,), "bins": 32,
-    "max_depth": 10.0, "examples": 2,
+    "max_depth": 10.0,
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from tests import toys
 PROTOCOL = FinetuneSegmentation()
 QUICK = {
     "input_size": 64, "mask_size": 64, "steps": 60, "batch": 4, "optimiser": "adamw", "learning_rates": (0.02,),
-    "head_factor": 1.0, "evaluations": 2, "examples": 2,
+    "head_factor": 1.0, "evaluations": 2,
 }  # fmt: skip
 PNG = b"\x89PNG"
 

@@ -22,7 +22,7 @@ from tests import toys
 SIDE = 64
 METRES = (1.0, 2.0, 4.0, 8.0)
 METRES_T = torch.tensor(METRES)
-FAST = {"augmentation_epochs": 0, "neighbours": 5, "max_depth": 10.0, "examples": 2}
+FAST = {"augmentation_epochs": 0, "neighbours": 5, "max_depth": 10.0}
 
 
 class Blocks(DenseDataset):

@@ -26,7 +26,7 @@ from densebench.views.segmentation import Mirror, SegmentationViews
 from tests import toys
 
 BOTH = [LinearSegmentation, LinearSegmentationCached]
-FAST = {"input_size": 64, "epochs": 4, "batch": 4, "learning_rate": 1.0, "mask_size": 20, "examples": 2}
+FAST = {"input_size": 64, "epochs": 4, "batch": 4, "learning_rate": 1.0, "mask_size": 20}
 INFO = dataclasses.replace(
     VOC.info, name="plain", classes=VOC.info.classes[:4], palette=VOC.info.palette[:4], splits={"train": 14, "val": 9}
 )

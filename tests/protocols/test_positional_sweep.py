@@ -22,7 +22,7 @@ from densebench.protocols.positional_effect.protocol import PositionalEffect
 from densebench.protocols.protocol import Context, Data
 from tests import toys
 
-SETTINGS = {"input_size": 64, "clusters": 4, "steps": 120, "batch": 8, "init_batches": 2, "groups": 3, "examples": 0}
+SETTINGS = {"input_size": 64, "clusters": 4, "steps": 120, "batch": 8, "init_batches": 2, "groups": 3}
 PLACE, NOISE, CLASS = range(3)
 
 
@@ -104,18 +104,18 @@ def data():
     return Data(Halves(split="train"), Halves(split="val"))
 
 
-def measure(backbone, data, preset="sweep", batch_size=5, seed=0, cache=None, **settings):
+def measure(backbone, data, preset="sweep", batch_size=5, seed=0, cache=None, pictures=0, **settings):
     protocol = PositionalEffect()
     source = FeatureSource(backbone, cache=cache, batch_size=batch_size)
     config = protocol.resolve(protocol.configure(preset, {**SETTINGS, **settings}), source.info, data.info)
-    context = Context(source, Progress(quiet=True), seed)
+    context = Context(source, Progress(quiet=True), seed, pictures=pictures)
     result = protocol.run(config, data, context)
     return {m.label: m for m in result.metrics}, result, context
 
 
 @pytest.fixture(scope="module")
 def study(data):
-    return measure(Layered(), data, examples=8)
+    return measure(Layered(), data, pictures=8)
 
 
 def row(result, facet, layer, ablation=False):

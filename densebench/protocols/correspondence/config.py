@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from densebench.core.bounds import AtLeastOne, Count, Natural, Positive, Seed
-from densebench.core.config import AS_PAPER, Preset, no_score
+from densebench.core.bounds import AtLeastOne, Count, Positive, Seed
+from densebench.core.config import AS_PAPER, Preset
 from densebench.protocols.common.sweep_config import PAPER, SweepConfig
 
 
@@ -36,5 +36,3 @@ class CorrespondenceConfig(SweepConfig):
     """At most so many pairs, drawn with `seed`; none: all that the dataset lists, 2000 where it lists none."""
     seed: Seed = 0
     """Of the pairs that are drawn: models see the same ones, whatever the seed of the run."""
-    examples: Natural = no_score(6)
-    """Pairs in the picture."""

@@ -105,7 +105,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         categories = sorted({link.category for link in links})
         pck = ops.PCK(len(categories), len(reads) * len(config.alphas))
         pairs = Pairs(categories)
-        shown = {links[i] for i in spread(config.examples, len(links))}
+        shown = {links[i] for i in spread(context.pictures, len(links))}
         examples: list[Match] = []
         chance = torch.zeros(len(config.alphas), dtype=torch.float64)
         for found in find_matches(config, reads, links, data.val, context):
@@ -135,12 +135,13 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         if pointless:
             notes.append(f"{pointless} listed pairs without a common visible keypoint are left out")
         with context.stage("figures"):
-            artifacts = {"matches.png": _picture(config, examples, top, data.val)}
+            artifacts = {"matches.png": _picture(config, examples, top, data.val)} if examples else {}
         if config.layers is None:
             metrics = list(_metrics(config, pck, pairs))
         else:
             study = Study(reads, overall, context.features.info.depth, config)
-            notes += [sweeps.SELECTED, f"matches.png is of {sweeps.label(reads[top], study.depth)}"]
+            notes += [sweeps.SELECTED]
+            notes += [f"matches.png is of {sweeps.label(reads[top], study.depth)}"] if examples else []
             facts |= study.facts()
             metrics = list(_best_metrics(study, pck, pairs))
             with context.stage("figures"):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge
 
-from densebench.core.bounds import AtLeastOne, Auto, BelowOne, Chance, Count, Natural, NonNegative, Positive
+from densebench.core.bounds import AtLeastOne, Auto, BelowOne, Chance, Count, NonNegative, Positive
 from densebench.core.config import Preset, known, no_score
 from densebench.ops.choices import BinNorm, Schedule
 
@@ -113,8 +113,6 @@ class DepthConfig:
     """Cut NYU's white frame off training images, and evaluate inside the Eigen crop (MDE); "auto": on NYU."""
     flip_test: bool = True
     """Average the predictions of image and mirror image (MDE, DINOv3)."""
-    examples: Natural = no_score(6)
-    """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(60.0)
     """Seconds between checkpoints that a killed run goes on from; one is written at the end, too."""
 

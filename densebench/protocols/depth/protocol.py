@@ -175,7 +175,7 @@ def _evaluate(
     context: Context,
 ) -> DepthScores:
     """Predict every validation image and average its errors."""
-    scores, shown = DepthScores(*(f"linear{h.layers}" for h in heads), "constant"), spread(config.examples, len(val))
+    scores, shown = DepthScores(*(f"linear{h.layers}" for h in heads), "constant"), spread(context.pictures, len(val))
     stream = predict(config, encoder, heads, val, range(len(val)), "depth of validation images", context)
     for index, image, depth, predictions in stream:
         with context.stage("score"):

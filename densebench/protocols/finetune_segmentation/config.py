@@ -120,7 +120,5 @@ class FinetuneSegmentationConfig:
     """Times that the validation images are scored in a training, evenly spaced, the last at the end."""
     absent: AbsentRule = "zero"
     """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean (MMSEG: "skip")."""
-    examples: Natural = no_score(6)
-    """Images in the picture."""
     checkpoint_seconds: NonNegative = no_score(300.0)
     """Seconds between checkpoints that a killed run goes on from; one is written after each evaluation, too."""

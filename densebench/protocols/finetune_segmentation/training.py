@@ -257,7 +257,7 @@ def _evaluate(
     network.eval()
     info = val.info
     groups, images = GroupSums((3, info.n_classes)), ImageTables()
-    shown, examples = spread(config.examples, len(val)), []
+    shown, examples = spread(context.pictures, len(val)), []
     for index, image, mask, prediction in _predict(config, plan, network, val, context):
         with context.stage("score"):
             table = confusion(prediction, mask, info.n_classes, info.n_classes, info.ignored)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from densebench.core.bounds import AtLeastOne, Count, Natural, Seed
-from densebench.core.config import AS_PAPER, Preset, no_score
+from densebench.core.config import AS_PAPER, Preset
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.memory_config import RetrievalConfig
 
@@ -56,5 +56,3 @@ class HummingbirdConfig(RetrievalConfig):
     """Of the images drawn for each smaller memory, as published."""
     subset_dir: Path | None = None
     """Folder of image lists `1_div_F/*_F_SEED.txt` to use instead of drawing subsets by the published rule."""
-    examples: Natural = no_score(6)
-    """Images in each picture; 0 draws none."""

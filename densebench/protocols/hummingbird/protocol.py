@@ -95,7 +95,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
                 with context.stage("memory"):
                     title = f"memory 1/{factor}"
                     bank = memory.fit(config, context.backbone.info, data.train, indices, content, context, title)
-                shown = ClassExamples(0 if banks else config.examples, bank, data, context.backbone.info.patch)
+                shown = ClassExamples(0 if banks else context.pictures, bank, data, context.backbone.info.patch)
                 scores = _score(config, bank, data, context, factor, shown)
                 runs["" if factor == 1 else str(seed)] = scores
                 banks[f"1/{factor}:{seed}"] = {**bank.facts, "recall": scores.recall}

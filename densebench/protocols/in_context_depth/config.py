@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from densebench.core.bounds import Auto, Count, Natural, Positive
-from densebench.core.config import Preset, no_score
+from densebench.core.config import Preset
 from densebench.protocols.common.memory_config import RetrievalConfig
 
 
@@ -41,5 +41,3 @@ class InContextDepthConfig(RetrievalConfig):
     """Metres: exclusive upper bound; 10 as for NYU."""
     eigen_crop: bool = False
     """Evaluate inside the crop of Eigen et al. that NYU is usually evaluated in."""
-    examples: Natural = no_score(6)
-    """Images in the picture; 0 draws none."""

@@ -177,7 +177,7 @@ def _evaluate(
     config: InContextDepthConfig, bank: Memory, constant: float, patch: int, val: DenseDataset, context: Context
 ) -> _RetrievalScores:
     """Predict the depth of every validation image and average its errors."""
-    scores, shown = _RetrievalScores(*PREDICTORS), spread(config.examples, len(val))
+    scores, shown = _RetrievalScores(*PREDICTORS), spread(context.pictures, len(val))
     for batch, grid, recall in memory.predict(bank, val, context, "queries of depth", missing=UNMEASURED):
         scores.recall = recall
         with context.stage("score"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densebench.core.bounds import Auto, BelowOne, Chance, Count, Natural, NonNegative, Positive, Share
-from densebench.core.config import Preset, no_score
+from densebench.core.bounds import Auto, BelowOne, Chance, Count, NonNegative, Positive, Share
+from densebench.core.config import Preset
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.feature_config import FeatureConfig
 
@@ -54,8 +54,6 @@ class LinearHeadConfig(FeatureConfig):
     every epoch (NeCo code, LEO)."""
     absent: AbsentRule = "zero"
     """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""
-    examples: Natural = no_score(6)
-    """Images in the picture."""
 
     @property
     def n_evaluations(self) -> int:

@@ -152,7 +152,7 @@ def evaluate(
     info, spec, small = data.info, config.spec, config.mask_size
     last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored, scoring.HELD_BYTES // 3) for _ in range(3))
     scores = LinearScores(last, at_input, None if best_head is None else best)
-    shown = spread(config.examples, len(data.val))
+    shown = spread(context.pictures, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")
     for batch in context.timed(stream, "features"):
         with context.stage("score"):

@@ -246,7 +246,7 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
         information.PositionCounts(grid.n, info.n_classes, config.groups, grid.of_pixel),
         [Tally(config, info, grid, lean, HELD_BYTES // len(reads.reads)) for _ in reads.reads],
     )
-    shown = spread(config.examples, len(data.val))
+    shown = spread(context.pictures, len(data.val))
     small = torch.uint8 if config.n_clusters <= 256 else torch.int16
     for batch in reads.stream(data.val, None, "assignment", labels=Labels(size)):
         labels = batch.labels.long()

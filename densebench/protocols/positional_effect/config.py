@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from densebench.core.bounds import Auto, Count, Natural, Positive
-from densebench.core.config import AS_PAPER, Preset, known, no_score
+from densebench.core.config import AS_PAPER, Preset, known
 from densebench.protocols.common.sweep_config import PAPER, SweepConfig
 
 
@@ -53,8 +53,6 @@ class PositionalEffectConfig(SweepConfig):
     locality: Literal["auto", "patches", "all", "none"] | None = "auto"
     """Tokens between which a sweep measures the locality bias I(K, Q) of POS 3.3: patches alone, renormalised, or all,
     class token and registers too; "auto": patches where the backbone gives attention, else none. POS is silent."""
-    examples: Natural = no_score(6)
-    """Images in the example grid."""
 
     @property
     def n_clusters(self) -> int:

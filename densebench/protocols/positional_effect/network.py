@@ -38,7 +38,6 @@ def estimate(
     moments = n * width * width * 16
     each = 2 if len(data.val) * config.cell**2 < 2**15 else 4
     tables = grid.n * (n * k * each + data.info.n_classes * (8 + 4 * config.groups) + 24 * k)
-    pictures = n * config.examples * math.prod(spec.size)
     first, passes = min(config.init_batches * config.batch, len(data.train)), 1 if config.locality == "none" else 2
     return Estimate(
         features={
@@ -46,7 +45,8 @@ def estimate(
             "val": (spec, passes * len(data.val)),
         },
         uncached=frozenset({"train", "val"}),
-        bank_bytes=maps + max(moments, tables + pictures),
+        bank_bytes=maps + max(moments, tables),
+        picture_bytes=n * math.prod(spec.size),
         search_flops=n * rows * width * (6.0 * config.steps * config.batch * k + 2.0 * first * width),
     )
 

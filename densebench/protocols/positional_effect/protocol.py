@@ -199,7 +199,5 @@ def _pictures(assigned: Assigned, score: Score, real: information.MutualInformat
     for index, truth, (clusters,) in assigned.examples:
         image = data.val.image(index).resize((truth.shape[1], truth.shape[0]))
         rows.append((np.asarray(image), truth.numpy(), score.mapping[clusters.long()].numpy()))
-    return {
-        "aggregate.png": figures.aggregate(maps, data.info.classes, data.info.palette),
-        "examples.png": figures.segmentations(rows, data.info.classes, data.info.palette),
-    }
+    examples = {"examples.png": figures.segmentations(rows, data.info.classes, data.info.palette)} if rows else {}
+    return {"aggregate.png": figures.aggregate(maps, data.info.classes, data.info.palette), **examples}

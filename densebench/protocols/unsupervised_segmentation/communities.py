@@ -170,7 +170,7 @@ def second_pass(
     groups = GroupSums((len(scored), 3, info.n_classes))
     held = [ImageTables(HELD_BYTES // len(fits)) for _ in fits]
     saliency, whole, alone = GroupSums((2,), dtype=torch.float64), 0.0, dict[int, float]()
-    shown, examples = spread(images.config.examples, n), []
+    shown, examples = spread(images.context.pictures, n), []
     for batch, tokens in images.stream(val, "scores", labels=True):
         inside, maps = _segments(images, foreground, fits, val, batch, tokens)
         with images.context.stage("score"):

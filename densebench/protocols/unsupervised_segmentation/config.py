@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from densebench.core.bounds import AtLeastOne, Auto, Chance, Count, Natural, Positive, Seed, Share
-from densebench.core.config import Preset, known, no_score
+from densebench.core.config import Preset, known
 from densebench.ops.choices import AbsentRule
 from densebench.protocols.common.kmeans_config import KMeansConfig
 
@@ -74,8 +74,6 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     """Of the k-means of all tokens and of the clusters that become communities."""
     absent: AbsentRule = "zero"
     """IoU of a class that is neither in the ground truth nor predicted: 0, or left out of the mean."""
-    examples: Natural = no_score(6)
-    """Images in the picture."""
 
     @property
     def background_labels(self) -> tuple[int, ...]:
