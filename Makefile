@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "densebench needs Python 3.11 or newer; found none. Try: make PYTHON=/path/to/python3"; exit 1; }
 	@# communities is infomap, GPL-3.0-or-later: beside densebench, never part of it
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRA),communities,nyu,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$(EXTRA),communities,nyu,page,dev]"
 	@touch $@
 
 clean:

@@ -107,7 +107,7 @@ def test_every_distribution_is_pinned_once() -> None:
     """`make test` installs the same everywhere; twice pinned is once wrong."""
     pinned = [_canonical(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()]
     assert len(pinned) == len(set(pinned))
-    assert declared() | declared("cpu", "gpu", "communities", "nyu", "dev") <= set(pinned)
+    assert declared() | declared("cpu", "gpu", "communities", "nyu", "page", "dev") <= set(pinned)
 
 
 def test_a_wheel_holds_every_file_of_the_package() -> None:

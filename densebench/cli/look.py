@@ -26,12 +26,13 @@ class Leaderboard:
       densebench leaderboard
       densebench leaderboard --results results --format csv,md --published
       densebench leaderboard --suite paka-1
+      densebench leaderboard --format html
     """
 
     results: Results = Path("results")
-    format: Annotated[Names, arg(help="Any of csv, md, json, latex, png, and models: a CSV file for each.")] = (
-        "csv,md,png"
-    )
+    format: Annotated[
+        Names, arg(help="Any of csv, md, json, latex, png, html (one page), and models: a CSV file for each.")
+    ] = "csv,md,png"
     published: Annotated[bool, arg(help="Add the rows that the papers print.")] = False
     limited: Annotated[bool, arg(help="Show records of --limit runs too, in tables that say so.")] = False
     suite: Annotated[

@@ -1,8 +1,8 @@
 """The leaderboard: pure functions of result records, written as CSV, Markdown, JSON and pictures.
 
 `rows.py` makes flat rows (`row.py`) of records; `markdown.py`, `console.py`, `plots.py` and `curves.py` show rows;
-`layers.py` and `positional.py` show studies of whole networks; `published.py` holds what papers print, `beside.py` sets
-it beside ours.
+`layers.py` and `positional.py` show studies of whole networks, which `studies.py` finds; `page` is one HTML file of
+everything; `published.py` holds what papers print, `beside.py` sets it beside ours.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
 from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
-from densebench.results.store import slug
+from densebench.results.store import ResultStore, slug
 
-FORMATS = ("csv", "md", "json", "latex", "models", "png")
+FORMATS = ("csv", "md", "json", "latex", "models", "png", "html")
 TABLES = ("csv", "md")
 """What `run` writes by itself."""
 ROWS = "leaderboard.csv"
+MOST_PICTURE = 64 << 20
+"""Bytes of a picture that is read for the page."""
 
 
 def write_leaderboard(
@@ -38,7 +40,7 @@ def write_leaderboard(
     datasets: Iterable[str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write `leaderboard.csv`, `.md`, `.json` and `plots/*.png` into a results folder; return the files written.
+    """Write `leaderboard.csv`, `.md`, `.json`, `.html` and `plots/*.png` into a results folder; return those written.
 
     Sweeps of `positional_effect` add `positional_study.csv` and pictures of all models together.
 
@@ -94,6 +96,8 @@ def write_leaderboard(
     if "models" in formats:
         for name in dict.fromkeys(slug(row.model) for row in rows):  # one file each: contributions do not conflict
             files[f"models/{name}.csv"] = to_csv([row for row in rows if slug(row.model) == name])
+    if "html" in formats:
+        files["leaderboard.html"] = _page(results, rows, records, report)
     if "md" in formats:
         files["leaderboard.md"] = markdown(rows, printed, pictures)
     if published:
@@ -116,6 +120,25 @@ def is_current(results: str | Path) -> bool:
         return False
     written = min(path.stat().st_mtime_ns for path in made)
     return all(path.stat().st_mtime_ns <= written for path in (results / "records").glob("*/*/*.json"))
+
+
+def _page(results: Path, rows: Sequence[Row], records: Sequence[Record], report: Callable[[str], None]) -> str:
+    """Return the page of a results folder; pictures are read from beside the records."""
+    from densebench.core.machine import processor
+    from densebench.core.regular import read
+    from densebench.leaderboard.page import page, payload
+
+    store = ResultStore(results)
+
+    def picture(record: Record, name: str) -> bytes:
+        folder = store.place(record).parent
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise StorageError("it lies outside of the record's folder")
+        return read(path, MOST_PICTURE)
+
+    made = payload(rows, records, published_rows(), here=processor(), read=picture, report=report)
+    return page(made, rows)
 
 
 def _study(

@@ -1,65 +1,23 @@
 """Studies of all layers as lines, one panel per facet and quantity, one line per model; and correlations over them.
 
-A study is a record whose facts list a score per layer and facet under "reads", as the sweeps of `positional_effect`
-and `correspondence` do (POS figures 4 and 11). Records without it have nothing to draw.
+`studies.py` finds them among records.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from densebench.core.text import plain
 from densebench.leaderboard import drawing
 from densebench.leaderboard.cells import elide, title
 from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, NAME_SIZE, Name, Style
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
-from densebench.leaderboard.row import Row, Table
-from densebench.results.schema import Record, metric_label
-
-Lines = dict[tuple[str, str], tuple[tuple[int, float], ...]]
-
-
-@dataclass(frozen=True)
-class Study:
-    """The scores of one record: {(quantity, facet): ((layer counted from 1, value), ...)}."""
-
-    label: str
-    depth: int
-    lines: Lines
-    best: Mapping[str, int]
-    """The layer that is reported, counted from 1, by facet."""
-
-    def at(self, layer: int, shares: bool) -> float:
-        """Return where a layer stands on the axis."""
-        return layer / self.depth if shares else layer
-
-
-def studies(rows: Iterable[Row], records: Iterable[Record]) -> dict[Table, list[Study]]:
-    """Return the studies of each table (data, protocol, setting) that has one of two layers or more.
-
-    Of several seeds it is the first one's.
-    """
-    main: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        if row.main:
-            cell = row.data, row.protocol, row.setting, row.model, row.each[0].score_hash
-            main.setdefault(cell, []).append(row)
-    found: dict[Table, list[Study]] = {}
-    for record in sorted(records, key=lambda record: (record.model.name, record.created), reverse=True):
-        named = record.data.label, record.protocol.name, record.protocol.label, record.model.name, record.score_hash
-        metrics = main.pop(tuple(map(plain, named)), [])  # of equal hashes the newest
-        lines = _lines(record, metrics)
-        if any(len(points) > 1 for points in lines.values()):
-            study = Study(metrics[0].label, record.model.depth, lines, _best(record))
-            found.setdefault(metrics[0].table, []).append(study)
-    return {table: members[::-1] for table, members in found.items()}
+from densebench.leaderboard.row import Row
+from densebench.leaderboard.studies import Study, parts_of
 
 
 def figure(members: Sequence[Row], found: Sequence[Study], looks: Mapping[str, Style]) -> Figure:
@@ -72,7 +30,10 @@ def figure(members: Sequence[Row], found: Sequence[Study], looks: Mapping[str, S
     having = {facet: sum(facet in {name for _, name in study.lines} for study in found) for facet in facets}
     facets.sort(key=lambda facet: (having[facet], facet == "token"))  # all models have the last, beside their names
     heads = {
-        parts[0]: title(parts[0], row.unit, row.higher_is_better) for row in members for parts in [_parts(row)] if parts
+        parts[0]: title(parts[0], row.unit, row.higher_is_better)
+        for row in members
+        for parts in [parts_of(row)]
+        if parts
     }
     wide, tall, between, left, top, foot = 2.3, max(1.9, 1.2 * LABEL_GAP * len(found)), 0.2, 0.62, 0.85, 0.3
     names = [drawing.short(study.label) for study in found]
@@ -169,36 +130,3 @@ def _axes(axes: Axes, found: Sequence[Study], shares: bool, *, bottom: bool, fir
     axes.tick_params(labelleft=first, labelbottom=bottom)
     if bottom:
         axes.set_xlabel("layer, as a share of the depth" if shares else "layer", fontsize=8, color=GREY)
-
-
-def _parts(row: Row) -> tuple[str, str] | None:
-    """Return what a metric of a facet's best layer measures, "pck@0.10", and the facet; None for other metrics."""
-    rest = dict(row.at)
-    facet = rest.pop("facet", None)
-    return None if facet is None else (metric_label(row.quantity, rest), str(facet))
-
-
-def _best(record: Record) -> dict[str, int]:
-    best = record.facts.get("best")
-    rows = best.items() if isinstance(best, Mapping) else ()
-    named = [(facet, row.get("layer")) for facet, row in rows if isinstance(row, Mapping)]
-    return {facet: layer + 1 for facet, layer in named if isinstance(layer, int)}
-
-
-def _lines(record: Record, metrics: Iterable[Row]) -> Lines:
-    """Return the lines of a record's main metrics; none where it lists no layers, or lists them otherwise."""
-    reads = record.facts.get("reads")
-    if not isinstance(reads, list):
-        return {}
-    lines: Lines = {}
-    for parts in filter(None, map(_parts, metrics)):
-        points = [
-            (read["layer"] + 1, float(read[parts[0]]))
-            for read in reads
-            if isinstance(read, Mapping) and read.get("ablation") is False and read.get("facet") == parts[1]
-            if isinstance(read.get("layer"), int) and isinstance(read.get(parts[0]), int | float)
-        ]
-        finite = tuple(sorted((layer, value) for layer, value in points if math.isfinite(value)))
-        if finite:
-            lines[parts] = finite
-    return lines

@@ -20,6 +20,7 @@ from densebench.leaderboard.curves import LINE_PLOTS, lines
 from densebench.leaderboard.drawing import GREY, INK, NAME_SIZE, PRINTED, REFERENCES, Style
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.row import Row, Table, by_entry, tables
+from densebench.leaderboard.studies import Study, studies
 from densebench.results.schema import Key, Record
 from densebench.results.store import slug
 
@@ -40,13 +41,13 @@ def figures(
     With `report`, a table that cannot be drawn is told of, and costs only its own figures.
     """
     looks = drawing.styles(rows)
-    studies = layers.studies(rows, records)
+    sweeps = studies(rows, records)
     found: dict[Table, dict[str, Figure]] = {}
     for table, members in tables(rows).items():
         if not any(math.isfinite(row.value) for row in members):
             continue
         try:
-            found[table] = _figures(members, looks, beside(members, published), studies.get(table, ()))
+            found[table] = _figures(members, looks, beside(members, published), sweeps.get(table, ()))
         except Exception as error:  # such as letters that no font has
             if report is None:
                 raise
@@ -58,7 +59,7 @@ def _figures(
     members: Sequence[Row],
     looks: Mapping[str, Style],
     near: Sequence[Beside],
-    studies: Sequence[layers.Study],
+    sweeps: Sequence[Study],
 ) -> dict[str, Figure]:
     """Return the figures of one table by file name."""
     stem = slug("--".join(members[0].table))
@@ -67,8 +68,8 @@ def _figures(
         figure = lines(members, plot, looks, near)
         if figure is not None:
             found[f"{stem}--{plot.name}"] = figure
-    if studies:
-        found[f"{stem}--layers"] = layers.figure(members, studies, looks)
+    if sweeps:
+        found[f"{stem}--layers"] = layers.figure(members, sweeps, looks)
     return found
 
 

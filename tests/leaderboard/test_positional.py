@@ -8,7 +8,7 @@ import pytest
 from densebench.core.errors import UsageError
 from densebench.leaderboard import leaderboard_rows, write_leaderboard
 from densebench.leaderboard.drawing import styles
-from densebench.leaderboard.layers import correlation, figure, studies
+from densebench.leaderboard.layers import correlation, figure
 from densebench.leaderboard.positional import (
     Sweep,
     best_rows,
@@ -18,6 +18,7 @@ from densebench.leaderboard.positional import (
     points,
     shared_facet,
 )
+from densebench.leaderboard.studies import studies
 from densebench.results.schema import Metric
 from densebench.results.store import ResultStore
 

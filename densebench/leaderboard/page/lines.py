@@ -1,0 +1,247 @@
+"""The lines of the page: one per model and table, and the values that stand in it; published ones are lines too."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from densebench.core.text import plain
+from densebench.leaderboard.cells import DIGITS, footnote_of
+from densebench.leaderboard.page.columns import Columns, Once, short
+from densebench.leaderboard.page.facts import pretraining, printed_size, size_of
+from densebench.leaderboard.published import PublishedRow
+from densebench.leaderboard.row import Row, by_entry, tables
+from densebench.results.schema import Record
+
+STATUSES = ("measured here", "measured elsewhere", "published", "withdrawn")
+HERE, ELSEWHERE, PUBLISHED, WITHDRAWN = range(len(STATUSES))
+Named = tuple[str, ...]
+
+
+@dataclass
+class Lines:
+    """What is embedded of lines and values, and the record behind each line."""
+
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Once = field(default_factory=Once)
+    models: Once = field(default_factory=Once)
+    texts: Once = field(default_factory=Once)
+    lines: Columns = field(
+        default_factory=lambda: Columns(
+            *("table", "model", "variant", "status", "hash", "date", "images", "seeds", "speed", "seconds"),
+            *("memory", "gpu", "setting", "about", "notes", "withdrawn"),
+        )
+    )
+    values: Columns = field(
+        default_factory=lambda: Columns("line", "metric", "value", "low", "high", "sd", "rank", "printed")
+    )
+    records: dict[int, Record] = field(default_factory=dict)
+    """Of each measured line; of a mean over seeds the newest."""
+    rows: dict[int, list[Row]] = field(default_factory=dict)
+    """Of each measured line, one per metric."""
+
+
+def collect(
+    rows: Sequence[Row], records: Iterable[Record], published: Sequence[PublishedRow], here: str | None = None
+) -> Lines:
+    """Return the lines of rows, with the published ones of the same protocol and whole data after those of each.
+
+    Args:
+        rows: as `leaderboard_rows` gives them.
+        records: those that the rows were made of.
+        published: any; those without a measured row of their protocol and data are left out.
+        here: what this machine's processor is called; None: no line was measured elsewhere.
+    """
+    made = Lines()
+    behind = {_named_record(record): record for record in sorted(records, key=lambda record: record.created)}
+    for table, members in tables(rows).items():
+        first = members[0]
+        place = len(made.tables)
+        made.tables.append(
+            {
+                **dict(zip(("data", "protocol", "setting"), table, strict=True)),
+                "version": first.protocol_version,
+                "foot": footnote_of(members),
+            }
+        )
+        ranks = _ranks(row for row in members if not row.withdrawn)
+        for entry in by_entry(members):
+            own = list(entry.values())
+            runs = [behind[named] for named in map(_named_row, own[0].each) if named in behind]
+            _measured(made, place, own, runs, ranks, _status(own[0], runs, here))
+    _published(made, rows, published)
+    return made
+
+
+def _measured(
+    made: Lines, table: int, own: list[Row], runs: list[Record], ranks: Mapping[int, int], status: int
+) -> None:
+    row, record = own[0], max(runs, key=lambda run: run.created, default=None)
+    costs = [run.cost for run in runs]
+    line = made.lines.add(
+        {
+            "table": table,
+            "model": _model(made, row.model, record),
+            "variant": made.texts(row.variant),
+            "status": status,
+            "hash": row.score_hash,
+            "date": row.date,
+            "images": row.n_images,
+            "seeds": max(each.seed_count for each in own),
+            "speed": _mean(cost.images_per_second for cost in costs),
+            "seconds": _mean(cost.seconds.get("total") for cost in costs),
+            "memory": max((cost.peak_memory_bytes for cost in costs), default=None),
+            "gpu": max((cost.peak_gpu_bytes for cost in costs), default=0) or None,
+            "setting": made.texts(made.tables[table]["setting"]),
+            "about": made.texts(_about(record)) if record else None,
+            "notes": [made.texts(plain(note)) for note in record.notes] if record else [],
+            "withdrawn": made.texts(row.withdrawn) if row.withdrawn else None,
+        }
+    )
+    if record is not None:
+        made.records[line] = record
+    made.rows[line] = own
+    for each in own:
+        made.values.add(
+            {
+                "line": line,
+                "metric": _metric(made, each),
+                "value": short(each.value),
+                "low": short(each.ci95_low),
+                "high": short(each.ci95_high),
+                "sd": short(each.seed_sd, 3),
+                "rank": ranks.get(id(each)),
+            }
+        )
+
+
+def _published(made: Lines, rows: Iterable[Row], published: Iterable[PublishedRow]) -> None:
+    """Append the papers' lines of every protocol and whole dataset that there are rows of."""
+    known = {(row.protocol, row.data): row for row in rows}
+    units = {(row.protocol, row.quantity): row for row in rows}
+    settings = {(table["protocol"], table["data"]): place for place, table in enumerate(made.tables)}
+    entries: dict[tuple[str, ...], int] = {}
+    for row in published:
+        if (row.protocol, row.dataset) not in known or (row.protocol, row.quantity) not in units:
+            continue
+        like = units[row.protocol, row.quantity]
+        named = row.label, row.source, row.protocol, row.dataset, row.preset, row.note
+        if named not in entries:
+            facts = pretraining(row.zoo_name)
+            model = {"name": row.label, "size": printed_size(row.backbone), **facts, "parameters": None}
+            entries[named] = made.lines.add(
+                {
+                    "table": settings[row.protocol, row.dataset],
+                    "model": made.models(model, f"published {row.label} {row.zoo_name}"),
+                    "variant": made.texts(""),
+                    "status": PUBLISHED,
+                    "hash": row.source,
+                    "setting": made.texts(row.preset),
+                    "notes": [made.texts(row.note)] if row.note else [],
+                }
+            )
+        made.values.add(
+            {
+                "line": entries[named],
+                "metric": _metric(made, row, like),
+                "value": short(row.value),
+                "printed": row.printed,
+            }
+        )
+
+
+def _metric(made: Lines, row: Row | PublishedRow, like: Row | None = None) -> int:
+    """Return the number of a metric; a published one has unit and direction of ours."""
+    ours = like or row
+    assert isinstance(ours, Row)
+    described = {
+        "label": row.metric,
+        "quantity": row.quantity,
+        "at": dict(row.at),
+        "unit": ours.unit,
+        "up": ours.higher_is_better,
+        "digits": DIGITS.get(ours.unit, 3),
+        "main": ours.main,
+    }
+    place = made.metrics(described, (row.protocol, row.key, ours.unit, ours.higher_is_better))
+    if isinstance(row, Row) and row.main:
+        made.metrics.values[place]["main"] = True
+    return place
+
+
+def _model(made: Lines, name: str, record: Record | None) -> int:
+    if record is None:
+        return made.models({"name": name, "size": "not known", **pretraining(name), "parameters": None}, name)
+    model = record.model
+    described = {
+        "name": name,
+        "size": size_of(model),
+        **pretraining(name),
+        "parameters": model.parameters,
+        "patch": model.patch,
+        "width": model.width,
+        "depth": model.depth,
+        "licence": plain(model.licence),
+        "citation": plain(model.citation),
+        "weights": model.weights_sha256[:12],
+    }
+    return made.models(described, (name, model.weights_sha256, model.parameters))
+
+
+def _about(record: Record) -> str:
+    """Return in one text what a record was measured with: source of the protocol's setting, versions, device."""
+    said = [f"{record.protocol.name} version {record.protocol.version}", record.protocol.source]
+    versions = (f"{name} {record.environment[name]}" for name in ("densebench", "torch") if name in record.environment)
+    device = record.environment.get("gpu") or record.environment.get("cpu", "")
+    return plain("; ".join(filter(None, (*said, ", ".join(versions), device))))
+
+
+def _status(row: Row, runs: Iterable[Record], here: str | None) -> int:
+    if row.withdrawn:
+        return WITHDRAWN
+    where = {run.environment.get("cpu", here) for run in runs}
+    return ELSEWHERE if here is not None and where - {here} else HERE
+
+
+def _ranks(members: Iterable[Row]) -> dict[int, int]:
+    """Return the rank of each row within its metric, by id: one more than the rows that are better beyond doubt.
+
+    Better beyond doubt is a row whose interval lies wholly on the better side, so rows of overlapping intervals may
+    share a rank. Where a row has no interval, its value is one.
+    """
+    columns: dict[Any, list[Row]] = {}
+    for row in members:
+        if math.isfinite(row.value):
+            columns.setdefault(row.key, []).append(row)
+    found: dict[int, int] = {}
+    for column in columns.values():
+        ends = {id(row): _ends(row) for row in column}
+        worst = sorted(low for low, _ in ends.values())
+        for row in column:
+            found[id(row)] = 1 + len(worst) - bisect.bisect_right(worst, ends[id(row)][1])
+    return found
+
+
+def _ends(row: Row) -> tuple[float, float]:
+    """Return both ends of a row's interval, the worse one first, turned so that more is better."""
+    low = row.value if row.ci95_low is None else row.ci95_low
+    high = row.value if row.ci95_high is None else row.ci95_high
+    return (low, high) if row.higher_is_better else (-high, -low)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return short(statistics.fmean(known), 4) if known else None
+
+
+def _named_record(record: Record) -> Named:
+    named = record.data.label, record.protocol.name, record.protocol.label, record.model.name or "(no name)"
+    return *map(plain, named), record.score_hash
+
+
+def _named_row(row: Row) -> Named:
+    return row.data, row.protocol, row.setting, row.model, row.score_hash
