@@ -190,7 +190,7 @@ def test_protocols_gather_the_rows_where_faiss_is(faiss, monkeypatch):
     features = SimpleNamespace(device=torch.device("cpu"))
     context = SimpleNamespace(progress=track, features=features, stage=lambda name: nullcontext())
     batches = [(part, torch.arange(len(part))) for part in rows.split(100)]
-    (fit,) = clusters.fit_clusters(config, [clusters.Run(3, 0)], batches, 600, 4, context)
+    (fit,) = clusters.fit_clusters(config, [clusters.KMeansRun(3, 0)], batches, 600, 4, context)
     assert faiss.calls
     assert torch.equal(fit.centroids, clustering.kmeans(rows, 3, 0, 3, 1, "torch")[0])
 

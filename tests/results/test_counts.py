@@ -157,7 +157,7 @@ def test_above_the_bound_nothing_is_kept_and_a_note_says_so():
             images.update(i, table)
         assert (images.arrays() is not None, images.too_large) == (is_kept, not is_kept)
         assert len(images._cells) == (len(tables) if is_kept else 0), "memory is given back"
-    tally = scoring.PixelTally(3, (255,), held_bytes=10)
+    tally = scoring.PixelTally(3, (255,), max_bytes=10)
     tally.update([0], torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 4, 4, dtype=torch.int64))
     scored = [scoring.metric("miou", {"": tally.miou("zero")}, "memory", at={"fraction": "1/8"})]
     measurement = scoring.measurement([*scored, scoring.Scored(Metric(name="nmi", value=1.0))], notes=["so it is"])

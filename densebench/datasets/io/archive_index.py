@@ -57,14 +57,14 @@ class Member:
         return self.offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
 
 
-class Link(NamedTuple):
+class ArchiveLink(NamedTuple):
     """A member that stands for another one."""
 
     target: str
     """Path from the archive's folder on; one that leads out of it begins with `..` or a slash."""
 
 
-class Index(NamedTuple):
+class ArchiveIndex(NamedTuple):
     """All that can be read in an archive."""
 
     files: Mapping[str, Member]
@@ -82,7 +82,7 @@ def members(archive: Path) -> Mapping[str, Member]:
     return _members(*_version(archive))
 
 
-def index(archive: Path) -> Index:
+def index(archive: Path) -> ArchiveIndex:
     """Return all that can be read in an archive; raises as `members` does. Archives inside it that cannot are files."""
     return _index(*_version(archive))
 
@@ -96,7 +96,7 @@ def inner_members(archive: Path, name: str) -> dict[str, Member]:
         )
     with open(archive, "rb") as file:
         start = member.data(file)
-        return _listed(io.BufferedReader(_Part(file, start, member.packed)), archive / name, start, member.packed)
+        return _listed(io.BufferedReader(_FileRange(file, start, member.packed)), archive / name, start, member.packed)
 
 
 def holder(path: Path) -> Path | None:
@@ -130,7 +130,7 @@ def _members(archive: Path, size: int, modified: int) -> Mapping[str, Member]:
 
 
 @lru_cache(maxsize=64)
-def _index(archive: Path, size: int, modified: int) -> Index:
+def _index(archive: Path, size: int, modified: int) -> ArchiveIndex:
     top = _members(archive, size, modified)
     files = dict(top)
     for name in top:
@@ -146,7 +146,7 @@ def _index(archive: Path, size: int, modified: int) -> Index:
         while folder and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition("/")[0]
-    return Index(files, frozenset(folders))
+    return ArchiveIndex(files, frozenset(folders))
 
 
 def _listed(file: IO[bytes], archive: Path, start: int, size: int) -> dict[str, Member]:
@@ -156,7 +156,7 @@ def _listed(file: IO[bytes], archive: Path, start: int, size: int) -> dict[str, 
     links: dict[str, str] = {}
     try:
         for name, member in listed(file, archive, start):
-            if isinstance(member, Link):
+            if isinstance(member, ArchiveLink):
                 links[_checked(name, archive)] = posixpath.normpath(member.target)
                 continue
             if not start <= member.offset <= start + size - member.packed:
@@ -205,7 +205,7 @@ def _bounded(found: Mapping[str, Member], archive: Path) -> None:
         raise DatasetError(f"{archive} holds more than {MOST_MEMBERS} files.")
 
 
-def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | Link]]:
+def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | ArchiveLink]]:
     with zipfile.ZipFile(file) as opened:
         for entry in opened.infolist():
             name = entry.filename.replace("\\", "/")  # as some archivers of Windows write it
@@ -216,20 +216,21 @@ def _zip_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[s
                 command = unpacking(holder(archive) or archive)
                 raise DatasetError(f"{archive} {how} ({name}) and cannot be read in place. {command}")
             if stat.S_ISLNK(entry.external_attr >> 16) and entry.file_size <= LONGEST_LINK:
-                yield name, Link(posixpath.join(posixpath.dirname(name), opened.read(entry).decode(errors="replace")))
+                target = opened.read(entry).decode(errors="replace")
+                yield name, ArchiveLink(posixpath.join(posixpath.dirname(name), target))
                 continue
             deflated = entry.compress_type == zipfile.ZIP_DEFLATED
             offset = start + entry.header_offset
             yield name, Member(offset, entry.compress_size, entry.file_size, True, deflated, entry.CRC)
 
 
-def _tar_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | Link]]:
+def _tar_members(file: IO[bytes], archive: Path, start: int) -> Iterator[tuple[str, Member | ArchiveLink]]:
     with tarfile.open(fileobj=file, mode="r:") as opened:
         for entry in opened:
             if entry.issym():
-                yield entry.name, Link(posixpath.join(posixpath.dirname(entry.name), entry.linkname))
+                yield entry.name, ArchiveLink(posixpath.join(posixpath.dirname(entry.name), entry.linkname))
             elif entry.islnk():
-                yield entry.name, Link(entry.linkname)
+                yield entry.name, ArchiveLink(entry.linkname)
             elif entry.issparse():
                 yield entry.name, Member(0, 0, 0, False, unread="is stored with holes, which is not read in place")
             elif entry.isreg():
@@ -245,7 +246,7 @@ def _checked(name: str, archive: Path) -> str:
     return path.as_posix()
 
 
-class _Part(io.RawIOBase):
+class _FileRange(io.RawIOBase):
     """Some bytes of an open file, as a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:

@@ -28,7 +28,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Run:
+class KMeansRun:
     """A k-means to do."""
 
     k: int
@@ -71,7 +71,7 @@ def fit_space(config: KMeansConfig, tokens: Iterable[Tensor], context: Context) 
 
 def fit_clusters(
     config: KMeansConfig,
-    runs: Sequence[Run],
+    runs: Sequence[KMeansRun],
     rows: Iterable[tuple[Tensor, Tensor]],
     n_rows: int,
     dims: int,

@@ -83,12 +83,12 @@ class DepthScores:
         return {name: float(mean[ops.ERRORS.index(THEIRS[name])]) for name in names}
 
     def metrics(
-        self, names: tuple[str, ...], rows: Mapping[str, Mapping[str, Coordinate]], held: str
+        self, names: tuple[str, ...], rows: Mapping[str, Mapping[str, Coordinate]], fixed: str
     ) -> Iterator[Scored]:
         """Yield some errors of some rows, {row: coordinates of its metrics}, with intervals over images."""
         left_out = self.means.left_out()
         order = np.argsort(self._images, kind="stable")
-        images, pixels = (np.asarray(held, np.int64)[order] for held in (self._images, self._pixels))
+        images, pixels = (np.asarray(of_images, np.int64)[order] for of_images in (self._images, self._pixels))
         errors = np.stack(self._errors)[order]
         for row, at in rows.items():
             values = self.values(names, row)
@@ -96,7 +96,7 @@ class DepthScores:
                 place = self.rows.index(row), ops.ERRORS.index(THEIRS[info.name])
                 rest = left_out[:, *place]
                 most = 1.0 if info.name.startswith("delta") else math.inf
-                ci95, ci_method = scoring.interval(values[info.name], rest, held, (0.0, most))
+                ci95, ci_method = scoring.interval(values[info.name], rest, fixed, (0.0, most))
                 metric = Metric(
                     name=info.name,
                     at=dict(at),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from densebench.results.counts import Arrays, as_small
 
-HELD_BYTES = 256 << 20
+MAX_TABLE_BYTES = 256 << 20
 """What all tables of a measurement may take; 2000 images of ADE20K need about 2 MB, of 500 clusters 3 MB."""
 OVERHEAD = 400
 """Bytes of an image beside its numbers: two arrays and their list."""
@@ -23,11 +23,11 @@ class ImageTables:
     """Holds the contingency table (C, K) of every image as its non-zero cells, up to a bound.
 
     Args:
-        held_bytes: above it, nothing is kept.
+        max_bytes: above it, nothing is kept.
     """
 
-    def __init__(self, held_bytes: int = HELD_BYTES) -> None:
-        self.held_bytes = held_bytes
+    def __init__(self, max_bytes: int = MAX_TABLE_BYTES) -> None:
+        self.max_bytes = max_bytes
         self.n_bytes = 0
         self._shape = (0, 0)
         self._images: list[int] = []
@@ -36,7 +36,7 @@ class ImageTables:
     @property
     def too_large(self) -> bool:
         """Whether the bound was passed."""
-        return self.n_bytes > self.held_bytes
+        return self.n_bytes > self.max_bytes
 
     def update(self, image: int, table: Tensor) -> None:
         """Add the table (C, K) of image number `image`, integers on the CPU; rows are classes, columns predictions."""

@@ -21,7 +21,7 @@ from densebench.ops.confusion import (
     mean_iou_left_out,
 )
 from densebench.ops.jackknife import GroupSums, jackknife_interval
-from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
+from densebench.protocols.common.image_tables import MAX_TABLE_BYTES, ImageTables
 from densebench.protocols.protocol import Measurement, by_class
 from densebench.results.counts import Arrays, ImageStatistics
 from densebench.results.schema import Coordinate, Metric
@@ -61,7 +61,8 @@ def measurement(scored: Iterable[Scored], *, notes: Iterable[str] = (), **rest: 
     """
     every = list(scored)
     large = ", ".join(one.metric.label for one in every if one.too_large)
-    note = f"what each image adds is not kept of {large}: it needs more than {HELD_BYTES >> 20} MB while it is counted"
+    limit = f"{MAX_TABLE_BYTES >> 20} MB"
+    note = f"what each image adds is not kept of {large}: it needs more than {limit} while it is counted"
     return Measurement(
         metrics=tuple(one.metric for one in every),
         statistics=tuple(entry for one in every for entry in one.statistics),
@@ -97,27 +98,27 @@ def miou(
 
 
 def interval(
-    value: float, left_out: Tensor, held: str, bounds: tuple[float, float] = (0.0, 100.0)
+    value: float, left_out: Tensor, fixed: str, bounds: tuple[float, float] = (0.0, 100.0)
 ) -> tuple[tuple[float, float] | None, str]:
     """Return the 95 % interval of a value over validation images, None where there is none, and how it was made.
 
     Args:
         value: on all images.
         left_out: (G,) without each group of images in turn, NaN where the rest has no value.
-        held: what stays as it is while images are left out, in words.
+        fixed: what stays as it is while images are left out, in words.
         bounds: the least and the largest value there can be.
     """
     low, high = jackknife_interval(value, left_out, bounds=bounds).tolist()
     if math.isnan(low):
         return None, ""
     groups = int(left_out.isnan().logical_not().sum())
-    return (low, high), f"jackknife over {groups} groups of validation images, {held} held fixed"
+    return (low, high), f"jackknife over {groups} groups of validation images, {fixed} held fixed"
 
 
 def metric(
     name: str,
     runs: Mapping[str, Miou],
-    held: str,
+    fixed: str,
     *,
     at: Mapping[str, Coordinate] | None = None,
     main: bool = False,
@@ -128,7 +129,7 @@ def metric(
     Args:
         name: of the metric.
         runs: by seed; the one run of a protocol that does not repeat is called "".
-        held: see :func:`interval`.
+        fixed: see :func:`interval`.
         at: its coordinates.
         main: see `densebench.results.schema.Metric`.
         info: whose classes are scored one by one; None: none are.
@@ -136,7 +137,7 @@ def metric(
     values = {seed: 100 * run.value for seed, run in runs.items()}
     value = sum(values.values()) / len(values)
     left_out = 100 * torch.stack([run.left_out for run in runs.values()]).mean(0)
-    ci95, ci_method = interval(value, left_out, held)
+    ci95, ci_method = interval(value, left_out, fixed)
     classes = torch.stack([run.per_class for run in runs.values()]).mean(0)
     made = Metric(
         name=name,
@@ -157,13 +158,13 @@ class PixelTally:
     Args:
         n_classes: C.
         ignored: labels that are not evaluated.
-        held_bytes: what the tables of single images may take; above, they are not kept.
+        max_bytes: what the tables of single images may take; above, they are not kept.
     """
 
-    def __init__(self, n_classes: int, ignored: tuple[int, ...], held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, n_classes: int, ignored: tuple[int, ...], max_bytes: int = MAX_TABLE_BYTES) -> None:
         self.matrix = ConfusionMatrix(n_classes, n_classes, ignored)
         self.groups = GroupSums((n_classes, n_classes))
-        self.images = ImageTables(held_bytes)
+        self.images = ImageTables(max_bytes)
 
     def update(self, images: Sequence[int], predictions: Tensor, targets: Tensor) -> None:
         """Add predictions and masks (B, H, W) of images, by their number."""

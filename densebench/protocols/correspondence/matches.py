@@ -137,7 +137,7 @@ def find_matches(
         return height, width
 
     for block in _blocks(links, block_size(len(reads), features.info.width)):
-        held: _Held = {}
+        descriptors: _Sources = {}
         wanted = {(link.source, link.source_object) for link in block}
         sources = sorted({source for source, _ in wanted})
         for batch in context.timed(features.stream(data, spec, sources, title="sources"), "features"):
@@ -148,7 +148,7 @@ def find_matches(
                             points = torch.from_numpy(thing.xy).to(features.device)
                             cells = ops.rescale(points, size(index), spec.grid(features.info))
                             found = [ops.descriptors(maps[i].float(), cells) for maps in batch.by_key]
-                            held[index, k] = thing, found
+                            descriptors[index, k] = thing, found
         by_target = {
             target: list(mine)
             for target, mine in itertools.groupby(sorted(block, key=lambda link: link.target), lambda link: link.target)
@@ -157,11 +157,13 @@ def find_matches(
             for i, index in enumerate(batch.indices):
                 with context.stage("match"):
                     maps = [one[i] for one in batch.by_key]
-                    matches = _match_target(config, maps, size(index), data.keypoints(index), by_target[index], held)
+                    matches = _match_target(
+                        config, maps, size(index), data.keypoints(index), by_target[index], descriptors
+                    )
                 yield from matches
 
 
-_Held = dict[tuple[int, int], tuple[Keypoints, list[Tensor]]]
+_Sources = dict[tuple[int, int], tuple[Keypoints, list[Tensor]]]
 """Keypoints of a source object, and their descriptors (K, D) by each read."""
 
 
@@ -171,12 +173,12 @@ def _match_target(
     size: tuple[int, int],
     things: Sequence[Keypoints],
     links: list[Link],
-    held: _Held,
+    descriptors: _Sources,
 ) -> list[Match]:
     """Match all links into one target image at once: each map (D, h, w) of it is upsampled once."""
     grid = maps[0].shape[1], maps[0].shape[2]
     pixels = {"image": size, "input": config.spec.size, "grid": grid}[config.upsampling]
-    starts = [held[link.source, link.source_object] for link in links]
+    starts = [descriptors[link.source, link.source_object] for link in links]
     ends = [things[link.target_object] for link in links]
     common = [torch.from_numpy(_common(start, end)) for (start, _), end in zip(starts, ends, strict=True)]
     places = []

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from densebench.protocols.common.image_tables import HELD_BYTES
+from densebench.protocols.common.image_tables import MAX_TABLE_BYTES
 from densebench.protocols.common.scoring import Scored
 from densebench.protocols.correspondence.matches import Link
 from densebench.results.counts import ImageStatistics
@@ -23,7 +23,7 @@ class Pairs:
     """Holds the hits of every pair, a few bytes per pair, alpha and read, up to a bound."""
 
     categories: Sequence[str]
-    held_bytes: int = HELD_BYTES
+    max_bytes: int = MAX_TABLE_BYTES
     """Above it, nothing is kept."""
     n_bytes: int = 0
     _links: list[Link] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Pairs:
     def add(self, link: Link, hits: Tensor) -> None:
         """Add `hits` (A, K) of one pair: which of its K keypoints are right, by alpha and read."""
         self.n_bytes += 200 + 4 * len(hits)
-        if self.n_bytes > self.held_bytes:
+        if self.n_bytes > self.max_bytes:
             self._links, self._points, self._hits = [], [], []
             return
         self._links.append(link)
@@ -42,7 +42,7 @@ class Pairs:
 
     def scored(self, metric: Metric, column: int, per: Per) -> Scored:
         """Return a metric with the pairs' hits of one row of `hits`, in the order of their images."""
-        if self.n_bytes > self.held_bytes:
+        if self.n_bytes > self.max_bytes:
             return Scored(metric, too_large=True)
         order = sorted(range(len(self._links)), key=self._links.__getitem__)
         links = [self._links[i] for i in order]

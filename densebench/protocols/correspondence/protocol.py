@@ -139,7 +139,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
         if config.layers is None:
             metrics = list(_metrics(config, pck, pairs))
         else:
-            study = Study(reads, overall, context.features.info.depth, config)
+            study = PckSweep(reads, overall, context.features.info.depth, config)
             notes += [sweeps.SELECTED]
             notes += [f"matches.png is of {sweeps.label(reads[top], study.depth)}"] if examples else []
             facts |= study.facts()
@@ -150,7 +150,7 @@ class Correspondence(Protocol[CorrespondenceConfig]):
 
 
 @dataclass(frozen=True)
-class Study:
+class PckSweep:
     """The scores of all layers and facets (POS A.8), and what is derived from them."""
 
     reads: tuple[FeatureKey, ...]
@@ -211,15 +211,15 @@ class Study:
         return {"reads.csv": sweeps.to_csv(self.rows()), "curves.png": figures.curves(panels, "layer")}
 
 
-def _best_metrics(study: Study, pck: ops.PCK, pairs: Pairs) -> Iterator[scoring.Scored]:
+def _best_metrics(study: PckSweep, pck: ops.PCK, pairs: Pairs) -> Iterator[scoring.Scored]:
     """Yield PCK per point of each facet's best layer, at every alpha (POS table 3)."""
     alphas, shape = study.config.alphas, (2, len(study.reads), len(study.config.alphas))
     by_category = 100 * pck.by_category().unflatten(2, shape[1:])[:, 0]
     left_out = 100 * pck.left_out().unflatten(2, shape[1:])[:, 0]
     for facet, r in study.best.items():
         for a, alpha in enumerate(alphas):
-            value, held = float(study.overall[0, r, a]), f"the layer ({study.reads[r].layer + 1}/{study.depth})"
-            ci95, ci_method = scoring.interval(value, left_out[:, r, a], held)
+            value, descriptors = float(study.overall[0, r, a]), f"the layer ({study.reads[r].layer + 1}/{study.depth})"
+            ci95, ci_method = scoring.interval(value, left_out[:, r, a], descriptors)
             metric = Metric(
                 name="pck",
                 at={"alpha": alpha, "facet": facet},

@@ -150,7 +150,9 @@ def evaluate(
 ) -> LinearScores:
     """Score the last head at both sizes and the best of the others at `mask_size`."""
     info, spec, small = data.info, config.spec, config.mask_size
-    last, at_input, best = (scoring.PixelTally(info.n_classes, info.ignored, scoring.HELD_BYTES // 3) for _ in range(3))
+    last, at_input, best = (
+        scoring.PixelTally(info.n_classes, info.ignored, scoring.MAX_TABLE_BYTES // 3) for _ in range(3)
+    )
     scores = LinearScores(last, at_input, None if best_head is None else best)
     shown = spread(context.pictures, len(data.val))
     stream = context.features.stream(data.val, spec, labels=labels_of(spec), title="validation")

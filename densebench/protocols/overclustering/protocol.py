@@ -29,8 +29,8 @@ from densebench.ops.confusion import AbsentRule, confusion, counts
 from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import scoring
-from densebench.protocols.common.clusters import Fit, Run, Space, fit_clusters, fit_space
-from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
+from densebench.protocols.common.clusters import Fit, KMeansRun, Space, fit_clusters, fit_space
+from densebench.protocols.common.image_tables import MAX_TABLE_BYTES, ImageTables
 from densebench.protocols.overclustering.config import OverclusteringConfig
 from densebench.protocols.protocol import (
     Context,
@@ -112,8 +112,8 @@ class Overclustering(Protocol[OverclusteringConfig]):
                 for fit, table in zip(fits, tables, strict=True)
                 if fit.k == k
             }
-            held = "clusters and matching"
-            metrics.append(scoring.metric("miou", found, held, at={"clusters": k}, main=True, info=data.info))
+            fixed = "clusters and matching"
+            metrics.append(scoring.metric("miou", found, fixed, at={"clusters": k}, main=True, info=data.info))
         return scoring.measurement(
             metrics,
             facts={
@@ -131,7 +131,7 @@ def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, dat
     stream = context.features.stream(data.val, config.spec, title="training rows")
     projected = (space(batch.tokens) for batch in context.timed(stream, "features"))
     rows = ((tokens, torch.arange(len(tokens))) for tokens in projected)
-    runs = [Run(k, seed) for k in _numbers(config) for seed in config.seeds]
+    runs = [KMeansRun(k, seed) for k in _numbers(config) for seed in config.seeds]
     return fit_clusters(config, runs, rows, n_tokens, space.dims, context)
 
 
@@ -181,14 +181,14 @@ def _score(tables: _Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
 def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[_Tables]:
     """Return the contingency tables of every fit."""
     info = data.info
-    tables = [_Tables(GroupSums((info.n_classes, fit.k)), ImageTables(HELD_BYTES // len(fits))) for fit in fits]
+    tables = [_Tables(GroupSums((info.n_classes, fit.k)), ImageTables(MAX_TABLE_BYTES // len(fits))) for fit in fits]
     for images, maps, masks in _cluster_maps(config, space, fits, data, context):
         with context.stage("score"):
-            for fit, held, clusters in zip(fits, tables, maps, strict=True):
+            for fit, of_fit, clusters in zip(fits, tables, maps, strict=True):
                 for image, found, mask in zip(images, clusters, masks, strict=True):
                     table = confusion(found, mask, fit.k, info.n_classes, info.ignored)
-                    held.groups.update(image, table)
-                    held.images.update(image, table)
+                    of_fit.groups.update(image, table)
+                    of_fit.images.update(image, table)
     return tables
 
 

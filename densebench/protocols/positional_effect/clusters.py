@@ -29,7 +29,7 @@ from densebench.ops.confusion import (
 from densebench.ops.jackknife import GroupSums
 from densebench.protocols.common import scoring
 from densebench.protocols.common.examples import spread
-from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
+from densebench.protocols.common.image_tables import MAX_TABLE_BYTES, ImageTables
 from densebench.protocols.protocol import Context, Data
 from densebench.results.schema import Metric
 from densebench.views.squash import Labels
@@ -90,16 +90,16 @@ def _whole_batches(stream: Iterator[Batch], size: int) -> Iterator[tuple[Tensor,
 
     Streams end a batch where cached and missing images alternate; steps of fewer images would change the clusters.
     """
-    held: list[tuple[Tensor, ...]] = []
+    waiting: list[tuple[Tensor, ...]] = []
     for batch in stream:
-        if not held and len(batch.indices) == size:
+        if not waiting and len(batch.indices) == size:
             yield batch.by_key
             continue
         for i in range(len(batch.indices)):
-            held.append(tuple(maps[i : i + 1] for maps in batch.by_key))
-            if len(held) == size:
-                yield tuple(torch.cat(some) for some in zip(*held, strict=True))
-                held = []
+            waiting.append(tuple(maps[i : i + 1] for maps in batch.by_key))
+            if len(waiting) == size:
+                yield tuple(torch.cat(some) for some in zip(*waiting, strict=True))
+                waiting = []
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -142,14 +142,14 @@ class Score(NamedTuple):
 
 class Tally:
     """Streams the clusters of one read into counts; memory depends on the grid, not on the number of images, up to
-    `held_bytes`.
+    `max_bytes`.
 
     Args:
         config: of the study.
         info: of the dataset.
         grid: the position of each pixel, and the number of positions.
-        lean: as many reads need it. Positions are then counted without the groups of the jackknife.
-        held_bytes: what the tables of single images may take; above, they are not kept.
+        low_memory: as many reads need it. Positions are then counted without the groups of the jackknife.
+        max_bytes: what the tables of single images may take; above, they are not kept.
     """
 
     def __init__(
@@ -157,16 +157,16 @@ class Tally:
         config: PositionalEffectConfig,
         info: DatasetInfo,
         grid: Positions,
-        lean: bool,
-        held_bytes: int = HELD_BYTES,
+        low_memory: bool,
+        max_bytes: int = MAX_TABLE_BYTES,
     ) -> None:
         self.info, self.rule = info, config.matching
         self.positions = information.PositionCounts(
-            grid.n, config.n_clusters, 1 if lean else config.groups, grid.of_pixel
+            grid.n, config.n_clusters, 1 if low_memory else config.groups, grid.of_pixel
         )
         self.tables = GroupSums((info.n_classes, config.n_clusters), config.groups)
         self._matrix = ConfusionMatrix(config.n_clusters, info.n_classes, info.ignored)
-        self._images = ImageTables(held_bytes)
+        self._images = ImageTables(max_bytes)
 
     def update(self, indices: Sequence[int], clusters: Tensor, labels: Tensor) -> None:
         """Add cluster maps and labels (B, H, W) of images, ignored pixels -1."""
@@ -240,11 +240,11 @@ def assign(reads: Reads, centroids: Sequence[Tensor], data: Data) -> Assigned:
     """Assign every validation pixel to a cluster of every read, and count."""
     config, context, info = reads.config, reads.context, data.info
     grid, size = Positions.of(config), config.spec.size
-    lean = len(reads.reads) > 1
+    low_memory = len(reads.reads) > 1
     found = Assigned(
         grid,
         information.PositionCounts(grid.n, info.n_classes, config.groups, grid.of_pixel),
-        [Tally(config, info, grid, lean, HELD_BYTES // len(reads.reads)) for _ in reads.reads],
+        [Tally(config, info, grid, low_memory, MAX_TABLE_BYTES // len(reads.reads)) for _ in reads.reads],
     )
     shown = spread(context.pictures, len(data.val))
     small = torch.uint8 if config.n_clusters <= 256 else torch.int16

@@ -16,7 +16,7 @@ from densebench.ops import information
 from densebench.protocols.common import scoring, sweeps
 from densebench.protocols.positional_effect.clusters import Assigned, Positions, Reads
 from densebench.protocols.positional_effect.pictures import pictures_of
-from densebench.protocols.positional_effect.study import Study, miou_interval
+from densebench.protocols.positional_effect.study import NetworkStudy, miou_interval
 from densebench.protocols.protocol import Data, Estimate, Measurement, by_class
 from densebench.results.schema import Coordinate, Metric
 
@@ -58,7 +58,7 @@ def measure(reads: Reads, losses: Sequence[float], assigned: Assigned, data: Dat
         real = information.mutual_information(assigned.truth.total())
         scores = [tally.score() for tally in assigned.tallies]
     locality = None if config.locality == "none" else _locality(reads, data)
-    study = Study(reads.reads, scores, real, context.features.info.depth, config.norm, locality)
+    study = NetworkStudy(reads.reads, scores, real, context.features.info.depth, config.norm, locality)
     n_pixels = int(assigned.tallies[0].positions.total().sum())
     table = study.table(losses)
     with context.stage("figures"):
@@ -112,7 +112,7 @@ def _locality(reads: Reads, data: Data) -> information.LocalityBias:
     return found
 
 
-def _metrics(study: Study, assigned: Assigned, data: Data) -> Iterator[scoring.Scored]:
+def _metrics(study: NetworkStudy, assigned: Assigned, data: Data) -> Iterator[scoring.Scored]:
     for facet, i in study.best.items():
         score, depth = study.scores[i], f"{study.reads[i].layer + 1}/{study.depth}"
         at: dict[str, Coordinate] = {"facet": facet}

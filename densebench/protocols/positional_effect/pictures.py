@@ -21,7 +21,7 @@ from densebench.ops import information
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import sweeps
 from densebench.protocols.positional_effect.clusters import Assigned, Score
-from densebench.protocols.positional_effect.study import Points, Study
+from densebench.protocols.positional_effect.study import NetworkStudy, Points
 from densebench.protocols.protocol import Data
 
 Picture = NDArray[np.uint8]
@@ -29,7 +29,7 @@ THUMBNAIL = 160
 """The longer side, in pixels, of the pictures kept to compare models."""
 
 
-def pictures_of(study: Study, assigned: Assigned, data: Data) -> dict[str, bytes]:
+def pictures_of(study: NetworkStudy, assigned: Assigned, data: Data) -> dict[str, bytes]:
     """Return curves, scatter plots, grids of layers and facets, and the arrays that a comparison of models needs."""
     reads, scores, info = study.reads, study.scores, data.info
     palette = torch.tensor(info.palette, dtype=torch.float64)
@@ -76,7 +76,9 @@ def pictures_of(study: Study, assigned: Assigned, data: Data) -> dict[str, bytes
     return pictures
 
 
-def _aggregates(study: Study, aggregated: Sequence[Picture], real: Picture, legend: tuple[Any, Any, Any]) -> bytes:
+def _aggregates(
+    study: NetworkStudy, aggregated: Sequence[Picture], real: Picture, legend: tuple[Any, Any, Any]
+) -> bytes:
     """Return the aggregated maps (POS 2.2), facets below and layers beside each other, the ground truth last."""
     places: dict[str, dict[Any, Picture]] = {facet: {} for facet in study.best}
     for read, picture in zip(study.reads, aggregated, strict=True):
@@ -107,7 +109,7 @@ def _scatter(points: dict[str, Points]) -> bytes:
 
 
 def _arrays(
-    study: Study,
+    study: NetworkStudy,
     assigned: Assigned,
     aggregated: Sequence[Picture],
     real: Picture,

@@ -29,7 +29,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Study:
+class NetworkStudy:
     """The scores of all reads, and what is derived from them."""
 
     reads: tuple[FeatureKey, ...]
@@ -110,7 +110,7 @@ class Study:
         return found
 
 
-def miou_interval(score: Score, held: str = "") -> tuple[tuple[float, float] | None, str]:
-    """Return the 95 % interval of a read's mIoU, and how it was made, with `held` fixed."""
-    ends, method = scoring.interval(score.miou, score.left_out, held)
+def miou_interval(score: Score, fixed: str = "") -> tuple[tuple[float, float] | None, str]:
+    """Return the 95 % interval of a read's mIoU, and how it was made, with `fixed` as it is."""
+    ends, method = scoring.interval(score.miou, score.left_out, fixed)
     return ends and (round(ends[0], 4), round(ends[1], 4)), method

@@ -22,10 +22,10 @@ from densebench.ops.confusion import ConfusionMatrix, confusion, counts
 from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import scoring
-from densebench.protocols.common.clusters import Fit, Run, fit_clusters
+from densebench.protocols.common.clusters import Fit, KMeansRun, fit_clusters
 from densebench.protocols.common.examples import Example, as_seen, spread
-from densebench.protocols.common.image_tables import HELD_BYTES, ImageTables
-from densebench.protocols.unsupervised_segmentation.foreground import Foreground, Images, Part
+from densebench.protocols.common.image_tables import MAX_TABLE_BYTES, ImageTables
+from densebench.protocols.unsupervised_segmentation.foreground import Foreground, Part, TokenImages
 from densebench.results.counts import ImageStatistics
 from densebench.results.schema import Metric
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from densebench.protocols.unsupervised_segmentation.config import UnsupervisedSegmentationConfig
 
 
-def foreground_runs(config: UnsupervisedSegmentationConfig) -> list[Run]:
+def foreground_runs(config: UnsupervisedSegmentationConfig) -> list[KMeansRun]:
     """Return the k-means of the foreground: the one for communities first, if any."""
-    fine = [Run(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
-    return [*fine, *(Run(config.n_objects, seed) for seed in config.object_seeds)]
+    fine = [KMeansRun(config.k_community, config.clustering_seed)] if config.community_detection is not None else []
+    return [*fine, *(KMeansRun(config.n_objects, seed) for seed in config.object_seeds)]
 
 
-def fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part], n_rows: int) -> list[Fit]:
+def fit_foreground(images: TokenImages, foreground: Foreground, parts: Sequence[Part], n_rows: int) -> list[Fit]:
     """Cluster the foreground, every pixel of the evaluation size one row, as the code does."""
     runs = foreground_runs(images.config)
     most = max(run.k for run in runs)
@@ -60,14 +60,19 @@ def fit_foreground(images: Images, foreground: Foreground, parts: Sequence[Part]
 
 
 def _segments(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], part: Part, batch: Batch, tokens: Tensor
+    images: TokenImages,
+    foreground: Foreground,
+    fits: Sequence[Fit],
+    part: Part,
+    batch: Batch,
+    tokens: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the foreground (B, S, S) and the clusters of each fit, background being the last id of each."""
     inside = foreground(images, part, batch, tokens)
     return inside, [images.maps(batch, tokens, fit).masked_fill(~inside, fit.k) for fit in fits]
 
 
-def tables_of(images: Images, foreground: Foreground, fits: Sequence[Fit], val: Part) -> list[Tensor]:
+def tables_of(images: TokenImages, foreground: Foreground, fits: Sequence[Fit], val: Part) -> list[Tensor]:
     """Return the contingency table (C, k + 1) of every fit."""
     info = val.info
     matrices = [ConfusionMatrix(fit.k + 1, info.n_classes, info.ignored) for fit in fits]
@@ -80,7 +85,7 @@ def tables_of(images: Images, foreground: Foreground, fits: Sequence[Fit], val: 
 
 
 def find_communities(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], parts: Sequence[Part]
+    images: TokenImages, foreground: Foreground, fits: Sequence[Fit], parts: Sequence[Part]
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Return the community (k + 1,) of every cluster by Infomap's seed, and facts on the graph."""
     config = images.config
@@ -113,7 +118,7 @@ def find_communities(
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredClusters:
     """One way to turn the clusters of a fit into classes."""
 
     metric: str
@@ -128,7 +133,7 @@ def mappings_of(
     fits: Sequence[Fit],
     tables: Sequence[Tensor],
     found: Mapping[str, Tensor],
-) -> list[Scored]:
+) -> list[ScoredClusters]:
     """Match communities and clusters to classes: one to one; the bound, and other than C - 1 objects, many to one.
 
     Clusters without an edge are community 0, which is matched like the others. The published code stops at more
@@ -137,14 +142,14 @@ def mappings_of(
     scored = []
     for seed, merged in found.items():
         table = tables[0].new_zeros(info.n_classes, int(merged.max()) + 1).index_add_(1, merged, tables[0])
-        scored.append(Scored("miou", seed, 0, matching.hungarian(table)[merged]))
+        scored.append(ScoredClusters("miou", seed, 0, matching.hungarian(table)[merged]))
     first = len(fits) - len(config.object_seeds)
     for i, fit in enumerate(fits[first:], first):
         one_to_one = fit.k + 1 == info.n_classes
         mapping = matching.hungarian(tables[i]) if one_to_one else matching.many_to_one(tables[i], "precision")
-        scored.append(Scored("miou_cbfe", str(fit.seed), i, mapping))
+        scored.append(ScoredClusters("miou_cbfe", str(fit.seed), i, mapping))
     if found:
-        scored.append(Scored("miou_bound", str(fits[0].seed), 0, matching.many_to_one(tables[0], "precision")))
+        scored.append(ScoredClusters("miou_bound", str(fits[0].seed), 0, matching.many_to_one(tables[0], "precision")))
     return scored
 
 
@@ -163,12 +168,16 @@ class Second(NamedTuple):
 
 
 def second_pass(
-    images: Images, foreground: Foreground, fits: Sequence[Fit], scored: Sequence[Scored], val: Part
+    images: TokenImages,
+    foreground: Foreground,
+    fits: Sequence[Fit],
+    scored: Sequence[ScoredClusters],
+    val: Part,
 ) -> Second:
     """Count the validation images by groups, compare the foreground, and keep some examples."""
     info, spec, n = val.info, images.config.spec, len(val.indices)
     groups = GroupSums((len(scored), 3, info.n_classes))
-    held = [ImageTables(HELD_BYTES // len(fits)) for _ in fits]
+    image_tables = [ImageTables(MAX_TABLE_BYTES // len(fits)) for _ in fits]
     saliency, whole, alone = GroupSums((2,), dtype=torch.float64), 0.0, dict[int, float]()
     shown, examples = spread(images.context.pictures, n), []
     for batch, tokens in images.stream(val, "scores", labels=True):
@@ -187,8 +196,8 @@ def second_pass(
                 overlap = torch.stack([overlaps[i].nan_to_num(), (~overlaps[i].isnan()).double()])
                 saliency.update(image, overlap)
                 alone[image] = 100 * float(overlaps[i])
-                for table, tables_held in zip(tables, held, strict=True):
-                    tables_held.update(image, table)
+                for table, of_fit in zip(tables, image_tables, strict=True):
+                    of_fit.update(image, table)
                 whole += float(truth[i].double().mean())
                 if image in shown:
                     classes = scored[0].mapping[maps[scored[0].fit][i]]
@@ -201,4 +210,4 @@ def second_pass(
     arrays = {"image": np.asarray(order, np.int64), "value": np.asarray([alone[image] for image in order])}
     # images without any foreground have no value; where none has one, the metric is 0 and no mean
     kept = (ImageStatistics(kind="mean", name=metric.name, arrays=arrays),) if total[1] else ()
-    return Second(groups.left_out(), held, scoring.Scored(metric, kept), 100 * whole / max(1, n), examples)
+    return Second(groups.left_out(), image_tables, scoring.Scored(metric, kept), 100 * whole / max(1, n), examples)

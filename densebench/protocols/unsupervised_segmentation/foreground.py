@@ -21,7 +21,7 @@ from densebench.features.source import FeatureSource
 from densebench.features.spec import Batch, FeatureSpec
 from densebench.ops import cbfe
 from densebench.ops.resize import resize_labels
-from densebench.protocols.common.clusters import Fit, Run, Space, fit_clusters, fit_space
+from densebench.protocols.common.clusters import Fit, KMeansRun, Space, fit_clusters, fit_space
 from densebench.protocols.protocol import Context, Data
 from densebench.views.squash import Labels
 
@@ -65,7 +65,7 @@ def one_background(info: DatasetInfo, background: Sequence[int]) -> tuple[Datase
 
 
 @dataclass(frozen=True)
-class Images:
+class TokenImages:
     """How images become rows to cluster and maps of clusters."""
 
     config: UnsupervisedSegmentationConfig
@@ -99,7 +99,7 @@ class Foreground:
     base: Fit
     clusters: Mapping[Part, Tensor]  # bool (K,) each
 
-    def __call__(self, images: Images, part: Part, batch: Batch, tokens: Tensor) -> Tensor:
+    def __call__(self, images: TokenImages, part: Part, batch: Batch, tokens: Tensor) -> Tensor:
         """Return the foreground (B, S, S)."""
         return self.clusters[part][images.maps(batch, tokens, self.base)]
 
@@ -123,14 +123,14 @@ def parts_of(config: UnsupervisedSegmentationConfig, data: Data) -> tuple[Part, 
     return train, Part(data.val, list(range(len(data.val))), *labels)
 
 
-def images_of(config: UnsupervisedSegmentationConfig, parts: Sequence[Part], context: Context) -> Images:
+def images_of(config: UnsupervisedSegmentationConfig, parts: Sequence[Part], context: Context) -> TokenImages:
     """Return the images in the space of the tokens of all parts."""
-    plain = Images(config, context, Space(context.features.info.width))
+    plain = TokenImages(config, context, Space(context.features.info.width))
     tokens = (tokens for part in parts for _, tokens in plain.stream(part, "moments"))
     return replace(plain, space=fit_space(config, tokens, context))
 
 
-def fit_base(images: Images, parts: Sequence[Part]) -> Fit:
+def fit_base(images: TokenImages, parts: Sequence[Part]) -> Fit:
     """Cluster all tokens; centroids of length 1 make the nearest one that of the greatest dot product."""
     config, features = images.config, images.context.features
     height, width = config.spec.grid(features.info)
@@ -141,11 +141,11 @@ def fit_base(images: Images, parts: Sequence[Part]) -> Fit:
             "Lower unsupervised_segmentation.k_fg_extraction, or raise --limit."
         )
     rows = ((tokens, torch.arange(len(tokens))) for part in parts for _, tokens in images.stream(part, "training rows"))
-    run = Run(config.k_fg_extraction, config.clustering_seed, spherical=True)
+    run = KMeansRun(config.k_fg_extraction, config.clustering_seed, spherical=True)
     return fit_clusters(config, [run], rows, n_rows, images.space.dims, images.context)[0]
 
 
-def _attention_masks(images: Images, part: Part) -> Iterator[Tensor]:
+def _attention_masks(images: TokenImages, part: Part) -> Iterator[Tensor]:
     """Yield the attention's foreground (S, S) of one image after another."""
     config, features = images.config, images.context.features
     source = FeatureSource(
@@ -168,7 +168,7 @@ def _attention_masks(images: Images, part: Part) -> Iterator[Tensor]:
         yield from masks
 
 
-def attention_precision(images: Images, base: Fit, part: Part) -> cbfe.ClusterPrecision:
+def attention_precision(images: TokenImages, base: Fit, part: Part) -> cbfe.ClusterPrecision:
     """Return how precisely each cluster lies in the attention's foreground."""
     precision = cbfe.ClusterPrecision(base.k)
     masks = _attention_masks(images, part)
@@ -180,7 +180,7 @@ def attention_precision(images: Images, base: Fit, part: Part) -> cbfe.ClusterPr
     return precision
 
 
-def find_threshold(images: Images, base: Fit, train: Part, precisions: Tensor) -> tuple[float, float | None]:
+def find_threshold(images: TokenImages, base: Fit, train: Part, precisions: Tensor) -> tuple[float, float | None]:
     """Return the threshold and the training images' foreground IoU it was chosen for, None where it was given."""
     if images.config.threshold is not None:
         return images.config.threshold, None

@@ -29,7 +29,7 @@ from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import cbfe
 from densebench.ops.confusion import Counts, counts, mean_iou
 from densebench.protocols.common import scoring
-from densebench.protocols.common.clusters import Run
+from densebench.protocols.common.clusters import KMeansRun
 from densebench.protocols.common.feature_config import ATTENTION_BYTES
 from densebench.protocols.protocol import (
     Context,
@@ -41,7 +41,7 @@ from densebench.protocols.protocol import (
     input_size,
 )
 from densebench.protocols.unsupervised_segmentation.communities import (
-    Scored,
+    ScoredClusters,
     Second,
     find_communities,
     fit_foreground,
@@ -134,7 +134,7 @@ class UnsupervisedSegmentation(Protocol[UnsupervisedSegmentationConfig]):
         n_train, n_val = (len(part.indices) for part in parts_of(config, data))
         n = n_train + n_val
         dims = min(config.pca or backbone.width, backbone.width)
-        runs = [Run(config.k_fg_extraction, config.clustering_seed), *foreground_runs(config)]
+        runs = [KMeansRun(config.k_fg_extraction, config.clustering_seed), *foreground_runs(config)]
         rows = [config.points_per_centroid * run.k for run in runs]
         lloyd = sum(2.0 * dims * run.k * r * config.n_iter * config.n_redo for run, r in zip(runs, rows, strict=True))
         assign = 2.0 * dims * n * height * width * sum(run.k * 3 for run in runs)
@@ -206,7 +206,7 @@ def _metrics(
     config: UnsupervisedSegmentationConfig,
     info: DatasetInfo,
     tables: Sequence[Tensor],
-    scored: Sequence[Scored],
+    scored: Sequence[ScoredClusters],
     second: Second,
 ) -> Iterator[scoring.Scored]:
     for name in dict.fromkeys(s.metric for s in scored):
