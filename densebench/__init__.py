@@ -13,6 +13,7 @@ _HOMES = {
     "datasets": ("load_dataset", "register_dataset"),
     "datasets.dataset": ("DatasetInfo", "DenseDataset"),
     "features.spec": ("FeatureSpec",),
+    "leaderboard.compared": ("compare",),
     "model_zoo": ("load_model", "register_model"),
     "model_zoo.backbone": ("Backbone", "BackboneInfo"),
     "model_zoo.facets": ("FeatureKey",),
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from densebench.datasets import load_dataset, register_dataset
     from densebench.datasets.dataset import DatasetInfo, DenseDataset
     from densebench.features.spec import FeatureSpec
+    from densebench.leaderboard.compared import compare
     from densebench.model_zoo import load_model, register_model
     from densebench.model_zoo.backbone import Backbone, BackboneInfo
     from densebench.model_zoo.facets import FeatureKey
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone", "BackboneInfo", "Context", "Data", "DatasetInfo", "DenseDataset", "Estimate", "FeatureKey",
     "FeatureSpec", "ImageStatistics", "Labels", "Measurement", "Metric", "MetricInfo", "Preset", "Protocol",
-    "__version__", "frame", "load_dataset", "load_model", "register_dataset", "register_model",
+    "__version__", "compare", "frame", "load_dataset", "load_model", "register_dataset", "register_model",
     "register_protocol", "run",
 ]  # fmt: skip
 

@@ -11,7 +11,14 @@ import densebench
 
 
 @pytest.mark.parametrize(
-    "module", ["densebench.runner", "densebench.datasets", "densebench.model_zoo", "densebench.results.schema"]
+    "module",
+    [
+        "densebench.runner",
+        "densebench.leaderboard.compared",
+        "densebench.datasets",
+        "densebench.model_zoo",
+        "densebench.results.schema",
+    ],
 )
 def test_examples_of_docstrings_say_what_happens(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

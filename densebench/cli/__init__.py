@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
+from densebench.cli.compare import Compare
 from densebench.cli.data import Data
 from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
 from densebench.cli.results import Records
@@ -31,6 +32,7 @@ VERBS = {
     "train": Train,
     "pseudolabel": Pseudolabel,
     "leaderboard": Leaderboard,
+    "compare": Compare,
     "list": List,
     "show": Show,
     "verify": Verify,

@@ -73,9 +73,9 @@ def elide(text: str, longest: int = LONGEST) -> str:
     return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
 
 
-def number(value: float, unit: str) -> str:
-    """Return a value with the decimals its unit deserves."""
-    return "–" if math.isnan(value) else f"{value:.{DIGITS.get(unit, 3)}f}"
+def number(value: float, unit: str, extra: int = 0) -> str:
+    """Return a value with the decimals its unit deserves, and `extra` ones."""
+    return "–" if math.isnan(value) else f"{value:.{DIGITS.get(unit, 3) + extra}f}"
 
 
 def title(metric: str, unit: str, higher_is_better: bool) -> str:
