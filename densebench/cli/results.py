@@ -123,7 +123,7 @@ class Records:
 
         store = ResultStore(self.out)
         for path, record in [pair for name in self.names for pair in find_records(self.out, name)]:
-            with store.lock(path):
+            with store.lease(path):
                 store.write(path, record.model_copy(update={"withdrawn": self.why}))
             say(f"{record.title}: withdrawn. Tables mark it; `densebench run` measures the cell again.")
         return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densebench.core.errors import StorageError
-from densebench.core.locks import Timeout
+from densebench.core.leases import LeaseTaken
 from densebench.core.regular import parse_json, read
 from densebench.results import schema1
 from densebench.results.schema import SCHEMA
@@ -45,10 +45,10 @@ def migrate(results: str | Path) -> Migration:
             if not schema1.is_old(parse_json(read(path))):
                 current += 1
                 continue
-            with store.lock(path).acquire(blocking=False):
+            with store.lease(path).acquire(blocking=False):
                 store.write(path, record)
             rewritten += 1
-        except Timeout:
+        except LeaseTaken:
             left.append(f"{path}: another process is at it; run this again when it is done.")
         except StorageError as error:
             left.append(str(error))

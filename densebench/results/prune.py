@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densebench.core.errors import StorageError
-from densebench.core.locks import Timeout
+from densebench.core.leases import LeaseTaken
 from densebench.results.schema import Record
 from densebench.results.store import ResultStore
 from densebench.results.withdrawn import withdrawal
@@ -69,9 +69,9 @@ def _orphans(store: ResultStore, paths: list[Path]) -> Iterator[Surplus]:
     for folder in sorted((store.root / "records").glob("*/*/*--*")):
         if folder.is_dir() and folder not in having:
             try:
-                with store.lock(folder.with_name(f"{folder.name}.json")).acquire(blocking=False):
+                with store.lease(folder.with_name(f"{folder.name}.json")).acquire(blocking=False):
                     yield Surplus(folder, "its record is not there")
-            except Timeout:
+            except LeaseTaken:
                 continue
 
 

@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import filelock
-
 from densebench.core.errors import StorageError
-from densebench.core.locks import lock
+from densebench.core.leases import Lease
 from densebench.core.paths import write_atomically
 from densebench.core.regular import parse_json, read
 from densebench.results import schema1
@@ -68,14 +66,14 @@ class ResultStore:
             write_atomically(path.parent / name, content)
         write_atomically(path, record.model_dump_json(indent=1))
 
-    def lock(self, path: Path) -> filelock.BaseFileLock:
-        """Return the lock that a process holds while it computes the cell of `path`."""
-        folder = self.root / ".locks"
+    def lease(self, path: Path) -> Lease:
+        """Return the lease that a process holds while it computes the cell of `path`."""
+        folder = self.root / ".leases"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write to {self.root} ({error.strerror}); choose another with --out.") from None
-        return lock(folder / f"{path.stem}.lock")
+        return Lease(folder / path.stem)
 
     def records(self) -> Iterator[Record | StorageError]:
         """Yield every record in path order; what cannot be read is yielded as its error."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from densebench.core.environment import PeakMemory
 from densebench.core.errors import StorageError, UsageError
-from densebench.core.locks import Timeout
+from densebench.core.leases import Lease, LeaseTaken
 from densebench.core.paths import cache_dir, sweep
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import data_root
@@ -155,13 +155,14 @@ class _Run:
         source = None
         try:
             try:
-                held = self.store.lock(self._path(job)).acquire(blocking=False)
-            except Timeout:
+                held = self.store.lease(self._path(job)).acquire(blocking=False)
+            except LeaseTaken:
                 return False
             with held:
                 if not self._keep(job):
                     source = self.models.get(job.spec)
-                    self._run(replace(job, weights=source.weights_digest), source)  # which may be drawn anew
+                    job = replace(job, weights=source.weights_digest)  # which may be drawn anew
+                    self._run(job, source, held)
         except FOREIGN as error:
             backbone = source.backbone if source else None
             known = to_user_error(error, job.spec.text, backbone, job.protocol.shrink_hint)
@@ -169,12 +170,14 @@ class _Run:
             self.progress.say(f"{job}: {known}")
         return True
 
-    def _run(self, job: Job, source: FeatureSource) -> None:
+    def _run(self, job: Job, source: FeatureSource, held: Lease) -> None:
         check_fits(job)
         workspace = cache_dir() / "cells" / job.score_hash
         if self.request.overwrite:
             shutil.rmtree(workspace, ignore_errors=True)
         record, artifacts = self._measure(job, source, workspace)
+        if held.lost and self._keep(job):  # this process was stopped for so long that another did it
+            return
         self.store.write(self._path(job), record, artifacts)
         shutil.rmtree(workspace, ignore_errors=True)
         self.outcome.done.append(record)

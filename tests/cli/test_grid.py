@@ -173,7 +173,7 @@ def test_a_cell_that_another_process_is_at_is_waited_for_behind_the_others(cli, 
     monkeypatch.setattr(runner, "POLL", 0.02)
 
     def other_process():
-        with ResultStore("results").lock(first):
+        with ResultStore("results").lease(first):
             held.set()
             deadline = time.time() + 60
             while not second.exists() and time.time() < deadline:

@@ -127,7 +127,7 @@ def test_records_are_migrated_in_place_once(tmp_path, capsys):
 def test_what_cannot_be_migrated_is_said_and_left(tmp_path, capsys):
     first, second, *_ = old_results(tmp_path)
     first.write_text('{"schema_version": 1, "metr')
-    with ResultStore(tmp_path).lock(second), pytest.raises(SystemExit) as end:
+    with ResultStore(tmp_path).lease(second), pytest.raises(SystemExit) as end:
         main(["results", "migrate", "--out", str(tmp_path)])
     assert end.value.code == 1
     out, problems = capsys.readouterr()

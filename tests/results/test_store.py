@@ -193,7 +193,7 @@ def test_long_names_make_files_that_can_be_written_and_are_told_apart(tmp_path):
         )
         path = store.place(made)
         store.write(path, made, {f"{path.stem}/picture.png": b"png"})
-        with store.lock(path):
+        with store.lease(path):
             assert store.read(path) == made
         paths.add(path)
     assert len(paths) == 2
