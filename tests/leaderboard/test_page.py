@@ -84,14 +84,29 @@ def test_published_rows_stand_beside_results_of_their_protocol_and_are_not_ranke
     records = [record("a", hummingbird(50)), record("b", overclustering(40), dataset="mine", protocol="overclustering")]
     made = payload(leaderboard_rows(records), records, published_rows())
     lines = columns(made, "lines")
-    printed = [i for i, line in enumerate(lines) if made["statuses"][line["status"]] == "published"]
-    assert printed
-    assert {made["tables"][lines[i]["table"]]["data"] for i in printed} == {"voc"}
-    theirs = [value for value in columns(made, "values") if value["line"] in printed]
+    printed = {made["models"][line["model"]]["name"]: i for i, line in enumerate(lines) if line["status"] == 2}
+    assert made["statuses"][2] == "published"
+    assert {made["tables"][lines[i]["table"]]["data"] for i in printed.values()} == {"voc"}
+    theirs = [value for value in columns(made, "values") if value["line"] in printed.values()]
     assert all(value["rank"] is None and value["printed"] for value in theirs)
-    dino = next(i for i in printed if made["models"][lines[i]["model"]]["name"] == "DINO ViT-S/16")
-    assert made["models"][lines[dino]["model"]]["size"] == "ViT-S"
-    assert "ImageNet" in made["models"][lines[dino]["model"]]["data"]
+    facts = made["models"][lines[printed["DINO ViT-S/16 (PaKA)"]]["model"]]
+    assert facts["size"] == "ViT-S"
+    assert "ImageNet" in facts["data"]
+    near = {table["data"]: table["beside"] for table in made["tables"]}
+    assert near["voc"]["paper"] == "published at preset paper: the same settings"
+    assert "dip" in near["voc"]
+    assert near["mine"] == {}
+
+
+def test_published_rows_beside_a_part_of_the_data_say_so(record):
+    part = record("a", hummingbird(50), n_images=120)
+    part = part.model_copy(
+        update={"data": part.data.model_copy(update={"val": part.data.val.model_copy(update={"n_published": 1449})})}
+    )
+    made = payload(leaderboard_rows([part]), [part], published_rows())
+    settings = {made["texts"][line["setting"]] for line in columns(made, "lines") if line["status"] == 2}
+    assert settings
+    assert all(setting.endswith(", on the whole dataset") for setting in settings)
 
 
 def test_a_withdrawn_version_stays_marked_and_leaves_the_ranking(record):

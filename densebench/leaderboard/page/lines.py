@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from densebench.core.text import plain
+from densebench.leaderboard.beside import Beside, beside
 from densebench.leaderboard.cells import DIGITS, footnote_of
 from densebench.leaderboard.page.columns import Columns, Once, short
 from densebench.leaderboard.page.facts import pretraining, printed_size, size_of
@@ -48,12 +49,14 @@ class Lines:
 def collect(
     rows: Sequence[Row], records: Iterable[Record], published: Sequence[PublishedRow], here: str | None = None
 ) -> Lines:
-    """Return the lines of rows, with the published ones of the same protocol and whole data after those of each.
+    """Return the lines of rows, and after all of them those that papers print of the same protocols and datasets.
+
+    Those are at whatever setting; `beside` of each table says what sets theirs apart from it. No ablations.
 
     Args:
         rows: as `leaderboard_rows` gives them.
         records: those that the rows were made of.
-        published: any; those without a measured row of their protocol and data are left out.
+        published: any; those without a measured row of their protocol and dataset are left out.
         here: what this machine's processor is called; None: no line was measured elsewhere.
     """
     made = Lines()
@@ -65,7 +68,9 @@ def collect(
             {
                 **dict(zip(("data", "protocol", "setting"), table, strict=True)),
                 "version": first.protocol_version,
+                "dataset": first.dataset,
                 "foot": footnote_of(members),
+                "beside": {},
             }
         )
         ranks = _ranks(row for row in members if not row.withdrawn)
@@ -73,7 +78,13 @@ def collect(
             own = list(entry.values())
             runs = [behind[named] for named in map(_named_row, own[0].each) if named in behind]
             _measured(made, place, own, runs, ranks, _status(own[0], runs, here))
-    _published(made, rows, published)
+    behind_task: dict[tuple[str, str], int] = {}
+    for place, members in enumerate(tables(rows).values()):
+        near = beside(members, published) if published else ()
+        made.tables[place]["beside"] = {group.setting: plain(group.text) for group in near}
+        task = members[0].protocol, members[0].data
+        if behind_task.setdefault(task, place) == place:
+            _published(made, place, members, near)
     return made
 
 
@@ -119,39 +130,32 @@ def _measured(
         )
 
 
-def _published(made: Lines, rows: Iterable[Row], published: Iterable[PublishedRow]) -> None:
-    """Append the papers' lines of every protocol and whole dataset that there are rows of."""
-    known = {(row.protocol, row.data): row for row in rows}
-    units = {(row.protocol, row.quantity): row for row in rows}
-    settings = {(table["protocol"], table["data"]): place for place, table in enumerate(made.tables)}
-    entries: dict[tuple[str, ...], int] = {}
-    for row in published:
-        if (row.protocol, row.dataset) not in known or (row.protocol, row.quantity) not in units:
-            continue
-        like = units[row.protocol, row.quantity]
-        named = row.label, row.source, row.protocol, row.dataset, row.preset, row.note
-        if named not in entries:
-            facts = pretraining(row.zoo_name)
-            model = {"name": row.label, "size": printed_size(row.backbone), **facts, "parameters": None}
-            entries[named] = made.lines.add(
+def _published(made: Lines, place: int, members: Sequence[Row], near: Sequence[Beside]) -> None:
+    """Append the papers' lines that stand beside a table of ours, the first of its protocol and data."""
+    units = {row.quantity: row for row in members}
+    for group in near:
+        setting = group.setting if group.whole else f"{group.setting}, on the whole dataset"
+        for label, entry in group.entries.items():
+            kept = [row for row in entry.values() if row.quantity in units]
+            if not kept:
+                continue
+            first = kept[0]
+            notes = filter(None, dict.fromkeys(row.note for row in kept))
+            model = {"name": label, "size": printed_size(first.backbone), **pretraining(first.zoo_name)}
+            line = made.lines.add(
                 {
-                    "table": settings[row.protocol, row.dataset],
-                    "model": made.models(model, f"published {row.label} {row.zoo_name}"),
+                    "table": place,
+                    "model": made.models({**model, "parameters": None}, f"published {label} {first.zoo_name}"),
                     "variant": made.texts(""),
                     "status": PUBLISHED,
-                    "hash": row.source,
-                    "setting": made.texts(row.preset),
-                    "notes": [made.texts(row.note)] if row.note else [],
+                    "hash": "; ".join(dict.fromkeys(row.source for row in kept)),
+                    "setting": made.texts(setting),
+                    "notes": [made.texts(note) for note in notes],
                 }
             )
-        made.values.add(
-            {
-                "line": entries[named],
-                "metric": _metric(made, row, like),
-                "value": short(row.value),
-                "printed": row.printed,
-            }
-        )
+            for row in kept:
+                value = {"value": short(row.value), "printed": row.printed}
+                made.values.add({"line": line, "metric": _metric(made, row, units[row.quantity]), **value})
 
 
 def _metric(made: Lines, row: Row | PublishedRow, like: Row | None = None) -> int:

@@ -13,6 +13,7 @@ const lines = D.lines.table.map((place, i) => {
     name: variant ? `${model.name} (${variant})` : model.name,
     protocol: table.protocol,
     data: table.data,
+    measuredOn: get("status") === STATUS.published ? table.dataset : table.data,
     task: `${table.protocol} on ${table.data}`,
     setting: D.texts[get("setting")],
     status: get("status"),

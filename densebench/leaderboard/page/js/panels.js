@@ -43,8 +43,15 @@ function drawClasses() {
 function drawChosen() {
   const chosen = state.chosen.map((i) => lines[i]);
   byId("clear").disabled = !chosen.length;
-  byId("chosen").textContent = chosen.length ? chosen.map(said).join(", ") : "Choose models in the table to draw them alone, and two to compare them.";
+  byId("chosen").textContent = chosen.length ? chosen.map((line) => line.name).join(", ") : "Choose models in the table to draw them alone, and two to compare them.";
   byId("compare").replaceChildren(...(chosen.length === 2 ? comparison(...chosen) : chosen.length > 2 ? [el("p", { class: "quiet" }, "A comparison is of two.")] : []));
+}
+
+/** Return what sets a measured line apart from a published one, in words; "" where nothing is known. */
+function besideOf(a, b) {
+  const [ours, theirs] = a.status === STATUS.published ? [b, a] : [a, b];
+  if (theirs.status !== STATUS.published || ours.status === STATUS.published || ours.task !== theirs.task) return "";
+  return ours.table.beside[theirs.setting.replace(/, on the whole dataset$/, "")] || "";
 }
 
 /** Return the comparison of two lines: their values, the paired difference where it is embedded, and what differs. */
@@ -55,7 +62,9 @@ function comparison(a, b) {
   const [ours, theirs] = [of(a), of(b)];
   const common = [...ours.keys()].filter((label) => theirs.has(label) && a.protocol === b.protocol);
   const out = [];
-  if (differ.length) out.push(el("p", {}, "They differ in more than the model: ", differ.map(([name, one, other]) => `${name} (${one} against ${other})`).join("; "), ". So a difference of scores is not the models' alone."));
+  const beside = besideOf(a, b);
+  if (beside) out.push(el("p", {}, `Beside ours, ${beside}.`));
+  else if (differ.length) out.push(el("p", {}, "They differ in more than the model: ", differ.map(([name, one, other]) => `${name} (${one} against ${other})`).join("; "), ". So a difference of scores is not the models' alone."));
   if (!common.length) return [...out, el("p", {}, "They have no score in common.")];
   let paired = 0;
   const body = common.map((label) => {
@@ -70,7 +79,7 @@ function comparison(a, b) {
       el("td", { class: `number ${sure ? (better ? "better" : "worse") : ""}` }, difference === null ? "–" : `${sign}${digits(difference, one.metric)}`, " ", el("small", {}, pair && pair.low !== null ? `[${digits(pair.low, one.metric)}, ${digits(pair.high, one.metric)}]` : "")),
       el("td", { class: "number" }, pair && pair.p !== null ? pair.p.toPrecision(2) : ""));
   });
-  const heads = ["score", said(a), said(b), "difference, second − first", "p"];
+  const heads = ["score", a.name, b.name, "difference, second − first", "p"];
   out.push(el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Comparison" }, el("table", { id: "comparison" },
     el("thead", {}, el("tr", {}, heads.map((text, i) => el("th", { scope: "col", class: i ? "number" : null }, text)))), el("tbody", {}, body))));
   out.push(el("p", { class: "quiet" }, paired
@@ -78,6 +87,8 @@ function comparison(a, b) {
     : "Plain differences of two scores: no paired ones of these two lie in this file. On the same images, `densebench compare` says whether a difference is noise; overlapping intervals do not."));
   return out;
 }
+
+const tablesOf = (task) => unique(lines.filter((line) => line.task === task).map((line) => line.table));
 
 /** Return a close button and a heading of a dialog. */
 function dialogHead(id, text) {

@@ -7,6 +7,7 @@ const COSTS = {
   memory: ["peak memory", bytes, false],
   gpu: ["peak GPU memory", bytes, false],
 };
+const AXES = { fraction: "share of the training images in memory", clusters: "number of clusters K", alpha: "alpha: distance allowed, as a share of the box" };
 const MOST_LINES = 8;
 const MOST_PUBLISHED = 6;
 const MOST_CLASSES = 6;
@@ -19,10 +20,8 @@ function taskSelect(own, draw) {
   return isOneTask() ? null : select("Protocol and data", "task", tasks.map((task) => [task, task]), taskNow(own), change);
 }
 
-const said = (line) => line.status === STATUS.published ? `${line.name} (${line.hash})` : line.name;
-
 /** Return the tip of a value: model, value with interval, setting. */
-const tipOf = (found, more = "") => `${said(found.line)}\n${found.metric.label} ${shown(found)} ${interval(found)}\n${found.line.setting}${more}`;
+const tipOf = (found, more = "") => [found.line.name, `${found.metric.label} ${shown(found)} ${interval(found)}`, found.line.setting, found.line.status === STATUS.published ? found.line.hash : "", more].filter(Boolean).join("\n");
 
 function drawPlots() { drawCost(); drawLines(); drawClasses(); }
 
@@ -49,7 +48,7 @@ function drawCost() {
   const front = pareto(found, own.cost, more ? 1 : -1, metric.up ? 1 : -1);
   const point = (each) => ({
     x: each.line[own.cost], y: each.value, low: each.low, high: each.high, open: () => showDetails(each.line),
-    tip: tipOf(each, `\n${label} ${say(each.line[own.cost])}`),
+    tip: tipOf(each, `${label} ${say(each.line[own.cost])}`),
     text: front.length <= 8 && (front.includes(each) || state.chosen.includes(each.line.i)) ? elide(each.line.name, 24) : null,
   });
   const sizes = unique(found.map((each) => each.line.model.size)).sort();
@@ -127,7 +126,7 @@ function drawKind(task, name, { coordinate, members, metric }) {
   const picked = linesOf(task, MOST_LINES);
   const printed = picked.there.filter((line) => line.status === STATUS.published && !picked.lines.includes(line));
   const seriesOf = (line, grey) => ({
-    name: said(line), grey, line: true, setting: line.setting,
+    name: line.name, grey, line: true, setting: line.setting,
     points: [...places].map(([i, x]) => ({ x, found: line.values.get(i) })).filter(({ found }) => found && found.value !== null)
       .map(({ x, found }) => ({ x, y: found.value, low: found.low, high: found.high, tip: tipOf(found), open: () => showDetails(line) })).sort((a, b) => a.x - b.x),
   });
@@ -136,7 +135,7 @@ function drawKind(task, name, { coordinate, members, metric }) {
   theirs.sort((a, b) => best(a) - best(b));
   const series = [...picked.lines.map((line) => seriesOf(line, line.status === STATUS.published)), ...theirs.slice(0, MOST_PUBLISHED)];
   chart(byId("lines-plot"), {
-    x: { label: coordinate, log, ticks }, y: { label: head({ ...metric, label: metric.quantity }) },
+    x: { label: AXES[coordinate] || coordinate, log, ticks }, y: { label: head({ ...metric, label: metric.quantity }) },
     series: series.filter((each) => each.points.length), label: `${name}, ${task}`,
   });
   sayPicked("lines-plot", picked, theirs.length);

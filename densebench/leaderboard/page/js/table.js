@@ -84,7 +84,7 @@ function bodyCell(column, row) {
   if (column.key === "status") {
     return el("td", {}, el("span", { class: `tag ${CLASS[row.line.status]}`, title: row.line.withdrawn || null }, column.show(row)));
   }
-  return el("td", { class: column.number ? "number" : column.whole ? "whole" : null }, String(column.show(row)));
+  return el("td", { class: column.number ? "number" : column.whole ? "whole" : column.wide ? "wide" : null }, String(column.show(row)));
 }
 
 function valueCell(found, ranked) {

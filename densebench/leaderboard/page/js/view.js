@@ -39,7 +39,12 @@ function rowsNow() {
     ? lines.filter((line) => kept[line.i]).map((line) => ({ line, found: null }))
     : values.filter((each) => kept[each.line.i] && (state.every || each.metric.main)).map((found) => ({ line: found.line, found }));
   const columns = columnsNow();
-  const by = columns.find((column) => column.key === state.sort?.key) || (isOneTask() ? columns.find((c) => c.metric) : null);
+  const by = columns.find((column) => column.key === state.sort?.key);
+  if (!by && isOneTask()) { // ours, those that were withdrawn, and what papers print; each the best first
+    const first = columns.find((column) => column.metric);
+    const group = (row) => Math.max(row.line.status, STATUS.elsewhere) % STATUS.withdrawn || 1.5;
+    rows.sort((a, b) => group(a) - group(b) || ordered(first.get(a), first.get(b), first.down ? -1 : 1));
+  }
   if (by) {
     const sign = (state.sort?.key === by.key ? state.sort.down : by.down) ? -1 : 1;
     const keys = new Map(rows.map((row) => [row, by.get(row)]));
@@ -65,8 +70,8 @@ function columnsNow() {
   const one = isOneTask();
   const front = [plainColumn("model", "Model", (row) => row.line.name, { always: true, head: true })];
   if (!one) front.push(plainColumn("protocol", "Protocol", (row) => row.line.protocol, { on: varies.protocol }));
-  if (!one) front.push(plainColumn("data", "Data", (row) => row.line.data, { on: varies.data }));
-  front.push(plainColumn("setting", "Setting", (row) => row.line.setting, { on: varies.setting }));
+  if (!one) front.push(plainColumn("data", "Data", (row) => row.line.measuredOn, { on: varies.data }));
+  front.push(plainColumn("setting", "Setting", (row) => row.line.setting, { on: varies.setting, wide: true }));
   const task = `${state.filters.protocol} on ${state.filters.data}`;
   const middle = one
     ? metricsOf(task).map(metricColumn)
