@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench: each makes .venv in this folder and installs what it needs, once.
+# make demo | test | test-all | bench | docs: each makes .venv in this folder and installs what it needs, once.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo install test test-all bench lint clean
+.PHONY: demo install test test-all bench docs lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/densebench run --model pico --protocol all --dataset scenes
@@ -31,6 +31,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "densebench needs Python 3.11 or newer; found none. Try: make PYTHON=/path/to/python3"; exit 1; }

@@ -19,8 +19,13 @@ ASKED = ("import_module", "find_spec", "importorskip", "__import__")
 """Functions that take the name of a module."""
 TWINS = {"faiss-cpu": "faiss", "faiss-gpu-cuvs": "faiss"}
 """Modules of distributions that exclude each other."""
-COMMANDS = {"pytest-xdist": "pytest -n", "ruff": "ruff check", "mypy": "mypy", "import-linter": "lint-imports"}
+COMMANDS = {
+    "pytest-xdist": "pytest -n", "ruff": "ruff check", "mypy": "mypy", "import-linter": "lint-imports",
+    "mkdocs": "mkdocs build",
+}  # fmt: skip
 """How the Makefile uses distributions that no line imports."""
+PLUGINS = {"mkdocstrings-python": "mkdocstrings:"}
+"""How mkdocs.yml uses others."""
 
 
 @cache
@@ -65,7 +70,8 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-EXTRAS = sorted(set(PROJECT["optional-dependencies"]) - {"dev"})
+EXTRAS = sorted(set(PROJECT["optional-dependencies"]) - {"dev", "docs"})
+"""Extras that the package imports; the others are tools."""
 
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
@@ -80,6 +86,8 @@ def test_nothing_is_declared_for_tests_that_they_do_not_use() -> None:
     for name, brought in modules_of(declared("dev")).items():
         if name in COMMANDS:
             assert COMMANDS[name] in makefile
+        elif name in PLUGINS:
+            assert PLUGINS[name] in (ROOT / "mkdocs.yml").read_text()
         elif name.endswith("-stubs"):
             assert name.removesuffix("-stubs") in declared()  # types of a library for mypy
         else:
@@ -118,3 +126,7 @@ def test_a_wheel_holds_every_file_of_the_package() -> None:
     files = {p for p in package.rglob("*") if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts}
     assert package / "model_zoo" / "weights" / "pico" / "weights.safetensors" in files
     assert files == shipped
+
+
+def test_the_tools_of_an_extra_are_there_for_tests_too() -> None:
+    assert declared("docs") <= declared("dev")

@@ -1,4 +1,4 @@
-"""Protocols: ways to measure dense features. A new one is a file here and a line below; see `docs/protocols.md`."""
+"""Protocols: ways to measure dense features. A new one is a file here and a line below; see `docs/your_protocol.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The protocol contract: a frozen config, named presets with their source, and `run` from features to numbers.
 
 A protocol is one file of about two screens: pure functions from `ops/` inside, a thin shell around them. To add one,
-write the file and add a line to `densebench/protocols/__init__.py`; `docs/protocols.md` walks through it.
+write the file and add a line to `densebench/protocols/__init__.py`; `docs/your_protocol.md` walks through it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The protocol of docs/protocols.md, in a package of its own: it runs, resumes, and stands in tables and plots."""
+"""The protocol of docs/your_protocol.md, in a package of its own: it runs, resumes, and stands in tables and plots."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.model_zoo.test_plugin import CALLS
 
 REPOSITORY = Path(__file__).parents[2]
-PAGE = (REPOSITORY / "docs" / "protocols.md").read_text()
+PAGE = (REPOSITORY / "docs" / "your_protocol.md").read_text()
 PROTOCOL = re.search(r"```python\n(# acme_protocol.py\n.*?)```", PAGE, re.S)[1]
 ENTRY_POINT = re.search(r"nearest_centroid = \"(acme_protocol:NearestCentroid)\"", PAGE)[1]
 
