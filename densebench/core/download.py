@@ -53,7 +53,7 @@ PAUSE = 1.0
 
 
 @dataclass(frozen=True)
-class Failure:
+class DownloadFailure:
     """What to say where a file cannot be had."""
 
     kind: type[DensebenchError]
@@ -69,7 +69,7 @@ def offline() -> bool:
     return os.environ.get("DENSEBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-def download(url: str, target: Path, sha256: str, progress: Progress, failure: Failure) -> Path:
+def download(url: str, target: Path, sha256: str, progress: Progress, failure: DownloadFailure) -> Path:
     """Fetch a file that is not here, under a lock: of several processes one fetches and the others find the file.
 
     Beside it, `record_of(target)` keeps address, size, SHA-256 and day. Raises `failure.kind` where the network is
@@ -122,7 +122,7 @@ class _CutError(Exception):
 class _Download:
     """One file on its way: `NAME.part` and, beside it, whose bytes those are."""
 
-    def __init__(self, url: str, target: Path, progress: Progress, failure: Failure) -> None:
+    def __init__(self, url: str, target: Path, progress: Progress, failure: DownloadFailure) -> None:
         self.url, self.target, self.progress, self.failure = url, target, progress, failure
         self.name = _stem(target)
         self.part = target.with_name(target.name + ".part")

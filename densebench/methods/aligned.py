@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densebench.methods.configs.aligned import AlignedConfig
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs, pair_boxes
@@ -50,7 +50,7 @@ class Aligned(Method):
         pairs = crop_pairs(config.global_crops, config.global_crops + config.local_crops)
         self.used = [i for i, (_, v) in enumerate(pairs) if config.pairs == "all" or v >= config.global_crops]
 
-    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: CropViews) -> tuple[Tensor, dict[str, Tensor]]:
         """Project all crops, align the pairs, and compare them."""
         wide = views.clean_globals if self.config.clean_teacher else views.globals
         with torch.no_grad():
@@ -70,7 +70,7 @@ class Aligned(Method):
             tokens = F.normalize(tokens, dim=-1)
         return tokens.permute(0, 3, 1, 2).unflatten(0, crops.shape[:2])
 
-    def boxes(self, views: Views) -> PairBoxes:
+    def boxes(self, views: CropViews) -> PairBoxes:
         """Return the intersections of all pairs in tokens."""
         patch, config = self.base_info.patch, self.config
         wide, near = config.global_size // patch, config.local_size // patch

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from densebench.core.environment import available_memory
-from densebench.methods.crops import Crops, Views, make_views
+from densebench.methods.crops import Crops, CropViews, make_views
 from densebench.methods.data import batches
 from densebench.methods.method import Method, TrainConfig
 from densebench.methods.trainer import Trainer, parts
@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrainingCost:
     """Needs of one run."""
 
     images: int
@@ -89,7 +89,7 @@ class Cost:
         return [f"{name:<{width}}  {value}" for name, value in rows]
 
 
-def estimate(trainer: Trainer) -> Cost:
+def estimate(trainer: Trainer) -> TrainingCost:
     """Return what is counted, from passes of one and of two images; weights do not change.
 
     The second image says what an image takes beside what is kept once, such as weights rounded to bfloat16.
@@ -105,7 +105,7 @@ def estimate(trainer: Trainer) -> Cost:
         _backbone_alone(trainer.method, one, trainer)
     trained = sum(p.numel() for p in trainer.method.student.parameters() if p.requires_grad)
     everything = sum(_bytes(t) for t in (*trainer.method.parameters(), *trainer.method.buffers()))
-    return Cost(
+    return TrainingCost(
         images=len(trainer.samples),
         steps=trainer.steps,
         part=config.batch // (config.accumulate * trainer.group.size),
@@ -117,7 +117,7 @@ def estimate(trainer: Trainer) -> Cost:
     )
 
 
-def measure(trainer: Trainer, steps: int = 3) -> Cost:
+def measure(trainer: Trainer, steps: int = 3) -> TrainingCost:
     """Return memory needs and speed, from a few whole steps on images that are cut beforehand; weights change."""
     config = trainer.config
     cost = estimate(trainer)
@@ -143,7 +143,7 @@ def rough_flops(config: TrainConfig, backbone: BackboneInfo) -> float:
     return 4 * wide + 3 * config.local_crops * backbone.pass_flops(config.local_size)
 
 
-def count(method: Method, views: Views, backward: bool = True) -> tuple[int, int]:
+def count(method: Method, views: CropViews, backward: bool = True) -> tuple[int, int]:
     """Return the bytes that autograd keeps for the backward pass of a loss, weights not counted, and the FLOPs.
 
     These are of both passes, or of the forward pass alone.

@@ -42,7 +42,7 @@ class Crops:
 
 
 @dataclass
-class Views:
+class CropViews:
     """A batch as a method's loss sees it: V = G + L crops per image, global ones first.
 
     `globals` and `locals` are float32 in [0, 1] after colour operations, (G, B, 3, S, S) and (L, B, 3, s, s). The
@@ -164,7 +164,7 @@ def stack(samples: Sequence[Crops]) -> Crops:
     return Crops(*(torch.stack([getattr(s, f.name) for s in samples]) for f in fields(Crops)))
 
 
-def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: torch.device) -> Views:
+def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: torch.device) -> CropViews:
     """Move a batch to `device` and apply the colour operations drawn from `key` = (seed, step, ...)."""
     rng = generator(*key)
     clean = [
@@ -172,7 +172,7 @@ def make_views(batch: Crops, config: CropConfig, key: Sequence[int], device: tor
         for crops in (batch.globals, batch.locals)
     ]
     colored = [color(pixels.flatten(0, 1), config, rng).view(pixels.shape) for pixels in clean]
-    return Views(
+    return CropViews(
         globals=colored[0],
         locals=colored[1],
         clean_globals=clean[0],

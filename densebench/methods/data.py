@@ -30,7 +30,7 @@ Report = Callable[[int, int], None]
 
 
 class Samples(Protocol):
-    """What an epoch goes through: `Images`, or what a method makes of them (see `Method.samples`)."""
+    """What an epoch goes through: `TrainingImages`, or what a method makes of them (see `Method.samples`)."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -46,7 +46,7 @@ class Samples(Protocol):
         ...
 
 
-class Images:
+class TrainingImages:
     """The images of a dataset as (3, H, W) uint8 tensors, decoded at every call; each is a sample."""
 
     def __init__(self, dataset: DenseDataset, n: int | None = None) -> None:
@@ -87,7 +87,7 @@ class Images:
         return crop(self[index], config, rng)
 
 
-class CachedImages(Images):
+class CachedImages(TrainingImages):
     """The same, read from one file of raw pixels in the cache folder that is made on first use.
 
     A table beside it holds the size of each image and a sum of its pixels, which every read checks: 3 GB/s on one
@@ -177,7 +177,7 @@ def _starts(shapes: NDArray[np.int64]) -> NDArray[np.int64]:
 class _Decode(Dataset[Any]):
     """Decoded images whose longer side is at most `side`, (H, W, 3) uint8; (0, 0, 3) for one that cannot be read."""
 
-    def __init__(self, images: Images, side: int) -> None:
+    def __init__(self, images: TrainingImages, side: int) -> None:
         self.images, self.side = images, side
 
     def __len__(self) -> int:

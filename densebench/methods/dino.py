@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from densebench.core.errors import ModelError
 from densebench.methods.configs.dino import DinoConfig
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.methods.method import Branch, Method
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.precision import widen
 
 
-class Head(nn.Module):
+class ProjectionHead(nn.Module):
     """MLP, l2 norm, and unit-length prototypes: (B, D) to (B, prototypes) cosines."""
 
     def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, norm: bool) -> None:
@@ -54,11 +54,13 @@ class Dino(Method):
             raise ModelError(f"{base.info.name} has no class token; choose pool=mean.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            head = Head(base.info.width, config.hidden, config.bottleneck, config.prototypes, config.head_norm)
+            head = ProjectionHead(
+                base.info.width, config.hidden, config.bottleneck, config.prototypes, config.head_norm
+            )
         self.adopt(Branch(base, head))
         self.register_buffer("centre", torch.zeros(config.prototypes))
 
-    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: CropViews) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of every student crop with both teacher crops, itself excepted (their eq. 3)."""
         student = torch.cat([self.scores(self.student, c) for c in (views.globals, views.locals) if len(c)])
         with torch.no_grad():

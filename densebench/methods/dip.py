@@ -22,8 +22,8 @@ from densebench.core.errors import DatasetError, UsageError
 from densebench.datasets import DATASETS
 from densebench.datasets.dataset import DenseDataset
 from densebench.methods.configs.dip import DipConfig
-from densebench.methods.crops import CropConfig, Crops, Views
-from densebench.methods.data import Images
+from densebench.methods.crops import CropConfig, Crops, CropViews
+from densebench.methods.data import TrainingImages
 from densebench.methods.label_folder import LabelFolder
 from densebench.methods.method import Branch, Method, TrainConfig
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
@@ -35,7 +35,7 @@ class Tasks:
     """Pairs of a query and a positive with their label maps; each pair is a sample, in which nothing is random."""
 
     def __init__(
-        self, images: Images, labels: LabelFolder, pairs: list[tuple[int, int]], config: DipConfig, classes: int
+        self, images: TrainingImages, labels: LabelFolder, pairs: list[tuple[int, int]], config: DipConfig, classes: int
     ) -> None:
         self.images, self.labels, self.pairs, self.classes = images, labels, pairs, classes
         self.resize, self.cover = config.resize, config.cover
@@ -162,14 +162,14 @@ class Dip(Method):
         how = {"labels_command": labels.about["command"]} if labels.about else {}
         return {"labels_digest": labels.digest(config.pairs), **how}
 
-    def samples(self, images: Images) -> Tasks:
+    def samples(self, images: TrainingImages) -> Tasks:
         """Return the pairs among these images."""
         labels = _labels(self.config, self.base_info, images.dataset)
         self.classes = self.config.classes or labels.classes
         pairs = labels.pairs(images.dataset.ids[: len(images)], self.config.pairs)
         return Tasks(images, labels, pairs, self.config, self.classes)
 
-    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: CropViews) -> tuple[Tensor, dict[str, Tensor]]:
         """Predict each query's labels from its positive and from those of other tasks, and compare.
 
         Logged are the share of patches whose most frequent label is predicted (`accuracy`), and of labels that the

@@ -24,7 +24,7 @@ MEETING = 300.0
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """This process among all that train together."""
 
     rank: int = 0
@@ -85,14 +85,14 @@ def _launched() -> int:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[tuple[Group, torch.device]]:
+def process_group(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
     """Join the processes that `torchrun` started, if any; yield the group and this process's device.
 
     Raises UsageError for variables of a launcher that are no numbers, and where the other processes do not come.
     """
     size = _launched()
     if size == 1:
-        yield Group(), torch.device(device)
+        yield ProcessGroup(), torch.device(device)
         return
     where = torch.device(device)
     if where.type == "cuda":
@@ -108,6 +108,6 @@ def process_group(device: str) -> Iterator[tuple[Group, torch.device]]:
     store.set_timeout(datetime.timedelta(minutes=30))  # ranks may be at work for long before they meet again
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield Group(dist.get_rank(), size), where
+        yield ProcessGroup(dist.get_rank(), size), where
     finally:
         dist.destroy_process_group()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from densebench.methods.configs.hog import HogConfig
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.methods.method import Branch, Method
 from densebench.model_zoo.backbone import Backbone
 from densebench.ops.gradients import edge_layout
@@ -32,7 +32,7 @@ class Hog(Method):
             head = nn.Linear(base.info.width, 9 * config.orientations * len(config.windows))
         self.adopt(Branch(base, head))
 
-    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: CropViews) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the share of the targets' variance in this batch that the student does not explain."""
         config = self.config
         target = edge_layout(

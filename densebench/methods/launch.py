@@ -26,8 +26,8 @@ from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.user.images import digest, load_images
 from densebench.methods.card import TrainResult, publish
-from densebench.methods.cost import Cost, estimate, measure
-from densebench.methods.data import CachedImages, Images
+from densebench.methods.cost import TrainingCost, estimate, measure
+from densebench.methods.data import CachedImages, TrainingImages
 from densebench.methods.distributed import process_group
 from densebench.methods.method import Method, TrainConfig, unit_gain
 from densebench.methods.names import METHODS
@@ -130,20 +130,20 @@ def cost(
     data_root: str | Path | None = None,
     weights: str | Path | None = None,
     steps: int = 0,
-) -> tuple[Cost, TrainConfig]:
+) -> tuple[TrainingCost, TrainConfig]:
     """Return what a run of these settings will need, and its config; nothing is written.
 
     `steps` > 0 also measures images per second and where the time goes, over so many whole steps.
     """
     job = _job(method, base, data, preset, overrides or {}, data_root, weights)
     with tempfile.TemporaryDirectory() as folder:
-        images = Images(job.dataset, job.config.images)
+        images = TrainingImages(job.dataset, job.config.images)
         trainer = Trainer(job.method(), images, Path(folder), torch.device(pick_device(device)), origin=job.origin)
         return (measure(trainer, steps) if steps else estimate(trainer)), job.config
 
 
 @dataclass(frozen=True)
-class _Job:
+class _TrainingJob:
     """A training run whose arguments have been checked, and which has not begun."""
 
     kind: type[Method]
@@ -166,7 +166,7 @@ def _job(
     overrides: Mapping[str, Any],
     data_root: str | Path | None,
     weights: str | Path | None,
-) -> _Job:
+) -> _TrainingJob:
     """Load what a run needs, refusing early what cannot work."""
     split = check_settings(method, preset, overrides)
     kind = METHODS[method]
@@ -189,7 +189,7 @@ def _job(
     }
     if config.unit_gain and parse_spec(base, weights).random:
         unit_gain(backbone)
-    return _Job(kind, config, preset, backbone, dataset, architecture, origin)
+    return _TrainingJob(kind, config, preset, backbone, dataset, architecture, origin)
 
 
 def _check_free(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -261,9 +261,9 @@ def _digest(dataset: DenseDataset, progress: bool) -> str:
         return digest(dataset)
 
 
-def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: bool) -> Images:
+def _images(dataset: DenseDataset, config: TrainConfig, workers: int, progress: bool) -> TrainingImages:
     if config.cache is None:
-        return Images(dataset, config.images)
+        return TrainingImages(dataset, config.images)
     console = Console(stderr=True)
     with Bar(console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
         task = bar.add_task("decoding once")

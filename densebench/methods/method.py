@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from densebench.core.errors import UsageError
 from densebench.methods.configs.train import TrainConfig
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.model_zoo.backbone import Backbone, BackboneInfo
 
 if TYPE_CHECKING:
     from densebench.datasets.dataset import DenseDataset
-    from densebench.methods.data import Images, Samples
+    from densebench.methods.data import Samples, TrainingImages
 
 
 class Branch(nn.Module):
@@ -61,12 +61,12 @@ class Method(nn.Module, ABC):
         """
         return {}
 
-    def samples(self, images: Images) -> Samples:
+    def samples(self, images: TrainingImages) -> Samples:
         """Return what an epoch goes through; by default each image is a sample, cut by `crop`."""
         return images
 
     @abstractmethod
-    def loss(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, views: CropViews) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss (a scalar with gradient to the student only) and scalars for the log."""
 
     def before_update(self, progress: float) -> None:

@@ -34,7 +34,7 @@ from densebench.core.regular import parse_json, read_text
 from densebench.core.resampling import RESAMPLING
 from densebench.core.states import is_whole
 from densebench.datasets.user.images import digest, load_images
-from densebench.methods.data import Images
+from densebench.methods.data import TrainingImages
 from densebench.methods.label_folder import ABOUT, PAIRS, PUBLISHED_CLASSES, read_map, write_map
 from densebench.methods.names import SEGMENTERS, Segmenter
 from densebench.model_zoo import load_model
@@ -137,7 +137,7 @@ def pseudolabel(
     config = LabelConfig(classes=classes, segmenter=segmenter, size=side, share=share, seed=seed)
     segment = SEGMENTERS[segmenter]
     dataset = load_images(data, split, data_root)
-    images = Images(dataset, limit)
+    images = TrainingImages(dataset, limit)
     unfit = next((id_ for id_ in dataset.ids if ":" in id_ or not id_.isprintable()), None)
     if unfit:
         raise UsageError(f"the image {unfit!r} cannot stand in a list of pairs: a colon, or a line break; rename it.")
@@ -212,7 +212,7 @@ class _Maker:
     def __init__(
         self,
         backbone: Backbone,
-        images: Images,
+        images: TrainingImages,
         folder: Path,
         config: LabelConfig,
         segment: Segmenter,
@@ -342,13 +342,13 @@ class _Maker:
             yield block, maps.float().permute(0, 2, 3, 1), pixels, [item[1] for item in items]
 
     def _progress(self, loader: Iterable[Any], label: str, blocks: list[list[int]]) -> Iterator[list[Any]]:
-        batches = (_Items(items) for items in loader)
+        batches = (_SizedBatch(items) for items in loader)
         total = sum(map(len, blocks))
         return (batch.items for batch in self.progress.track(batches, label, total, size="items"))
 
 
 @dataclass(frozen=True)
-class _Items:
+class _SizedBatch:
     """A batch whose length a progress bar can read."""
 
     items: list[Any]
@@ -357,7 +357,7 @@ class _Items:
 class _Squash(Dataset[Any]):
     """Images squashed to a square, (3, S, S) uint8, with their own (height, width); or the error of reading one."""
 
-    def __init__(self, images: Images, side: int, resampling: Image.Resampling) -> None:
+    def __init__(self, images: TrainingImages, side: int, resampling: Image.Resampling) -> None:
         self.images, self.side, self.resampling = images, side, resampling
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int]] | DensebenchError:

@@ -27,8 +27,8 @@ from densebench.core.errors import DensebenchError, StorageError, UsageError
 from densebench.core.paths import write_atomically
 from densebench.core.states import read_state
 from densebench.methods.crops import Crops, generator, make_views
-from densebench.methods.data import Images, batches
-from densebench.methods.distributed import Group
+from densebench.methods.data import TrainingImages, batches
+from densebench.methods.distributed import ProcessGroup
 from densebench.methods.method import Method, TrainConfig, update_teacher
 
 
@@ -64,17 +64,17 @@ class Trainer:
     def __init__(
         self,
         method: Method,
-        images: Images,
+        images: TrainingImages,
         folder: Path,
         device: torch.device,
         workers: int = 0,
         origin: Mapping[str, str] | None = None,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         preset: str = "",
     ) -> None:
         self.method = method.to(device)
         self.config: TrainConfig = method.config
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.images = images
         self.samples = method.samples(images)
         self.folder = folder

@@ -32,7 +32,7 @@ class DropPath(nn.Module):
         return x * keep / (1 - self.rate)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """A transformer layer with norms first; drop path is on the MLP's branch alone, as MMSEG has it."""
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
@@ -68,7 +68,7 @@ class MaskTransformer(nn.Module):
         rates = torch.linspace(0, drop_path, layers).tolist()
         self.project = nn.Linear(width, width)
         self.classes = nn.Parameter(torch.empty(1, n_classes, width))
-        layered = [Layer(width, heads, rate) for rate in rates]
+        layered = [TransformerLayer(width, heads, rate) for rate in rates]
         self.layers = nn.ModuleList(layered)
         self.norm = nn.LayerNorm(width)
         self.patch_projection = nn.Linear(width, width, bias=False)

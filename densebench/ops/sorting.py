@@ -118,13 +118,13 @@ def comparators(network: Network, n: int) -> tuple[tuple[Comparator, ...], ...]:
     )
 
 
-class _Layer(NamedTuple):
+class _Swaps(NamedTuple):
     rows: Tensor  # (n,) where the layer before left the first wires of all pairs, the second wires, and the rest
     pairs: int
 
 
 @lru_cache(maxsize=64)
-def _plan(network: Network, n: int, device: torch.device) -> tuple[tuple[_Layer, ...], Tensor]:
+def _plan(network: Network, n: int, device: torch.device) -> tuple[tuple[_Swaps, ...], Tensor]:
     """Return the layers and, at last, the row (n,) of each wire.
 
     A layer writes its smaller values, its greater values and the untouched rest one after the other. Wires are not
@@ -137,7 +137,7 @@ def _plan(network: Network, n: int, device: torch.device) -> tuple[tuple[_Layer,
             touched = {wire for pair in pairs for wire in pair[:2]}
             rest = [wire for wire in range(n) if wire not in touched]
             reads = [pair.first for pair in pairs] + [pair.second for pair in pairs] + rest
-            layers.append(_Layer(torch.tensor([row_of[wire] for wire in reads], device=device), len(pairs)))
+            layers.append(_Swaps(torch.tensor([row_of[wire] for wire in reads], device=device), len(pairs)))
             smaller = [pair.first if pair.ascending else pair.second for pair in pairs]
             greater = [pair.second if pair.ascending else pair.first for pair in pairs]
             for row, wire in enumerate(smaller + greater + rest):
@@ -146,7 +146,12 @@ def _plan(network: Network, n: int, device: torch.device) -> tuple[tuple[_Layer,
 
 
 def _run(
-    x: Tensor, layers: tuple[_Layer, ...], last: Tensor, distribution: Distribution, steepness: float, art_lambda: float
+    x: Tensor,
+    layers: tuple[_Swaps, ...],
+    last: Tensor,
+    distribution: Distribution,
+    steepness: float,
+    art_lambda: float,
 ) -> tuple[Tensor, Tensor]:
     """Return values (n, B, 1) and matrix (n, B, n), wires first: then a gather copies long runs of memory."""
     n = x.shape[1]

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from densebench.core.download import Failure, download
+from densebench.core.download import DownloadFailure, download
 from densebench.core.errors import DatasetError, DensebenchError, StorageError, UsageError
 from densebench.core.progress import Progress
 from densebench.datasets import DATASETS
@@ -18,7 +18,7 @@ from densebench.datasets.tools import fetch
 from tests.datasets.writers import export
 
 QUIET = Progress(quiet=True)
-FAILURE = Failure(DatasetError, "Put it there yourself.", "give another folder")
+FAILURE = DownloadFailure(DatasetError, "Put it there yourself.", "give another folder")
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from torch import Tensor
 from densebench.core.config import apply_overrides
 from densebench.core.errors import UsageError
 from densebench.methods import METHODS
-from densebench.methods.crops import CropConfig, Views, crop, generator, make_views, stack
+from densebench.methods.crops import CropConfig, CropViews, crop, generator, make_views, stack
 from densebench.methods.neco import Neco, NecoConfig
 from densebench.methods.paka import Paka, PakaConfig
 from densebench.model_zoo import load_model
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def views(config: CropConfig, n: int = 3) -> Views:
+def views(config: CropConfig, n: int = 3) -> CropViews:
     image = torch.randint(0, 255, (3, 60, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     samples = [crop(image.roll(7 * i, 2), config, generator(i)) for i in range(n)]
     return make_views(stack(samples), config, (0,), torch.device("cpu"))

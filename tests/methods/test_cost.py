@@ -15,7 +15,7 @@ from densebench.cli import main
 from densebench.core.config import apply_overrides
 from densebench.datasets import DATASETS
 from densebench.figures.training import curves
-from densebench.methods.cost import Cost, count, rough_flops
+from densebench.methods.cost import TrainingCost, count, rough_flops
 from densebench.methods.launch import cost
 from densebench.methods.paka import PakaConfig
 from densebench.model_zoo import load_model
@@ -31,7 +31,7 @@ def _boards(monkeypatch: pytest.MonkeyPatch) -> None:
     toy.register()
 
 
-def estimate(**settings: Any) -> Cost:
+def estimate(**settings: Any) -> TrainingCost:
     return cost(
         method="paka", base="pico?random", data="boards", device="cpu", overrides={**SMALL, **settings}
     )[0]  # fmt: skip
@@ -90,7 +90,9 @@ def test_per_image_memory_is_linear_in_the_batch() -> None:
 
 
 def test_the_largest_part_leaves_a_tenth_alone() -> None:
-    found = Cost(images=100, steps=10, part=8, fixed=200, per_image=50, flops=1, flops_outside=0.0, available=1000)
+    found = TrainingCost(
+        images=100, steps=10, part=8, fixed=200, per_image=50, flops=1, flops_outside=0.0, available=1000
+    )
     assert found.largest == 14
     tight = replace(found, per_image=250)
     assert any("set accumulate=4" in line for line in tight.lines(PakaConfig(**SMALL)))

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.methods.dino import Dino, DinoConfig, cross_entropy, sinkhorn
 from densebench.methods.method import unit_gain, update_teacher
 from densebench.model_zoo import load_model
@@ -14,12 +14,12 @@ from densebench.model_zoo import load_model
 CONFIG = DinoConfig(global_size=16, local_size=8, hidden=16, bottleneck=8, prototypes=12)
 
 
-def views(batch: int = 4, local: int = 2) -> Views:
+def views(batch: int = 4, local: int = 2) -> CropViews:
     draw = torch.Generator().manual_seed(0)
     wide = torch.rand(2, batch, 3, 16, 16, generator=draw)
     near = torch.rand(local, batch, 3, 8, 8, generator=draw)
     boxes, flips = torch.zeros(2 + local, batch, 4), torch.zeros(2 + local, batch, dtype=torch.bool)
-    return Views(wide, near, wide, near, boxes, flips, torch.full((batch, 2), 48))
+    return CropViews(wide, near, wide, near, boxes, flips, torch.full((batch, 2), 48))
 
 
 def dino(**settings: object) -> Dino:

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from densebench.core.errors import CorruptFileError, DatasetError, UsageError
 from densebench.core.paths import zoo_dir
 from densebench.datasets import DATASETS
-from densebench.methods.crops import Views, generator, make_views, stack
-from densebench.methods.data import Images, batches
+from densebench.methods.crops import CropViews, generator, make_views, stack
+from densebench.methods.data import TrainingImages, batches
 from densebench.methods.dip import Dip, DipConfig, centre, centre_geometry, same_frame
 from densebench.methods.label_folder import write_map
 from densebench.methods.launch import cost
@@ -83,11 +83,11 @@ def dip(labels: Path, **settings: Any) -> Dip:
     return Dip(load_model("pico?random"), DipConfig(**small(labels, **settings)))
 
 
-def boards() -> Images:
-    return Images(toy.Boards(None, "train"))
+def boards() -> TrainingImages:
+    return TrainingImages(toy.Boards(None, "train"))
 
 
-def views(method: Dip, n: int = 3) -> Views:
+def views(method: Dip, n: int = 3) -> CropViews:
     tasks = method.samples(boards())
     samples = [tasks.crops(i, method.config, generator(0)) for i in range(n)]
     return make_views(stack(samples), method.config, (0,), torch.device("cpu"))
@@ -165,10 +165,10 @@ def test_features_that_are_the_labels_answer_perfectly(labels: Path) -> None:
         value, scalars = method.loss(shown(maps))
         return float(value), scalars
 
-    def shown(maps: Tensor) -> Views:
+    def shown(maps: Tensor) -> CropViews:
         pixels = squares[:, :, None].float().expand(-1, -1, 3, -1, -1)
         none = torch.empty(0)
-        return Views(pixels, none, pixels, none, none, none, none, labels=maps)
+        return CropViews(pixels, none, pixels, none, none, none, none, labels=maps)
 
     cells = torch.randint(0, 2, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     squares = cells.repeat_interleave(8, -1).repeat_interleave(8, -2).to(torch.int32)
@@ -269,7 +269,7 @@ def test_maps_of_the_centre_are_read_as_they_are_published(labels: Path) -> None
     assert tasks.pairs == [(3, 7), (7, 1)]
     assert tasks.crops(0, method.config, generator(0)).labels.unique().tolist() == [3, 7]
     assert DipConfig.pairs is None
-    few = Images(toy.Boards(None, "train"), 5)
+    few = TrainingImages(toy.Boards(None, "train"), 5)
     with pytest.raises(UsageError, match="pairs none of these 5 images"):
         method.samples(few)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densebench.core.config import apply_overrides
 from densebench.core.errors import UsageError
-from densebench.methods.crops import Views
+from densebench.methods.crops import CropViews
 from densebench.methods.hog import Hog, HogConfig
 from densebench.model_zoo import load_model
 from densebench.ops.gradients import edge_layout
@@ -23,10 +23,10 @@ def layout(images: Tensor, windows: tuple[int, ...] = (1,)) -> Tensor:
     return found.unflatten(1, (len(windows), 3, 3, ORIENTATIONS))
 
 
-def views(n: int = 2) -> Views:
+def views(n: int = 2) -> CropViews:
     clean = torch.rand(1, n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     none = torch.zeros(0, n, 3, 8, 8)
-    return Views(
+    return CropViews(
         1 - clean, none, clean, none, torch.zeros(1, n, 4), torch.zeros(1, n, dtype=torch.bool), torch.full((n, 2), 32)
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from densebench.core.errors import UsageError
 from densebench.methods import distributed
-from densebench.methods.distributed import Group, process_group
+from densebench.methods.distributed import ProcessGroup, process_group
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -32,7 +32,7 @@ def free_port() -> str:
 
 def test_a_world_size_without_a_launcher_trains_alone_and_says_so(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert join() == Group()
+    assert join() == ProcessGroup()
     assert "WORLD_SIZE=4 is left alone, since RANK, MASTER_ADDR, MASTER_PORT are not set" in capsys.readouterr().err
 
 

@@ -19,7 +19,7 @@ from densebench.core.paths import zoo_dir
 from densebench.datasets import DATASETS
 from densebench.methods import METHODS, trainer
 from densebench.methods.card import _in_order
-from densebench.methods.data import CachedImages, Images, batches
+from densebench.methods.data import CachedImages, TrainingImages, batches
 from densebench.methods.dino import Dino, DinoConfig
 from densebench.methods.trainer import DivergedError, cosine, parameter_groups, states, warm_cosine
 from densebench.model_zoo import load_model
@@ -305,7 +305,7 @@ def test_a_folder_of_torn_images_alone_stops_the_run(monkeypatch: pytest.MonkeyP
 
 def test_cached_images_are_the_images_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     boards = toy.Boards(None, "train")
-    plain, cached = Images(boards), CachedImages(boards, None, 64)
+    plain, cached = TrainingImages(boards), CachedImages(boards, None, 64)
     assert torch.equal(plain[3], cached[3])
     monkeypatch.setattr(toy.Boards, "image", None)
     assert torch.equal(CachedImages(boards, None, 64)[3], cached[3])
@@ -316,7 +316,7 @@ def test_cached_images_are_the_images_and_are_made_once(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("damage", ["flipped", "torn", "gone", "torn table", "old table"])
 def test_damaged_pixels_are_decoded_again(damage: str) -> None:
     boards = toy.Boards(None, "train")
-    plain, pixels = Images(boards), CachedImages(boards, None, 64).path
+    plain, pixels = TrainingImages(boards), CachedImages(boards, None, 64).path
     table = pixels.with_suffix(".npz")
     content = bytearray(pixels.read_bytes())
     if damage == "flipped":
@@ -338,7 +338,7 @@ def test_damaged_pixels_are_decoded_again(damage: str) -> None:
 
 def test_batches_are_the_same_from_any_step_and_any_number_of_workers() -> None:
     config = DinoConfig(**{**toy.SMALL, "global_size": 8})
-    images = Images(toy.Boards(None, "train"))
+    images = TrainingImages(toy.Boards(None, "train"))
     whole = list(batches(images, config, 0, 0, False))
     rest = list(batches(images, config, 9, 2, False))
     assert (len(whole), len(rest)) == (STEPS, STEPS - 9)

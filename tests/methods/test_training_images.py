@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from densebench.core.errors import CorruptFileError, StorageError, UsageError
 from densebench.core.paths import cache_dir, zoo_dir
 from densebench.methods import card, trainer
-from densebench.methods.data import CachedImages, Images
+from densebench.methods.data import CachedImages, TrainingImages
 from densebench.methods.launch import cost
 from densebench.methods.pseudolabels import pseudolabel
 
@@ -153,4 +153,4 @@ def test_a_cache_that_cannot_be_made_is_one_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError, match=r"cannot write the image cache .*DENSEBENCH_CACHE.*cache=none"):
         CachedImages(toy.Boards(None, "train"), None, 64)
-    assert len(Images(toy.Boards(None, "train"))) == 30
+    assert len(TrainingImages(toy.Boards(None, "train"))) == 30

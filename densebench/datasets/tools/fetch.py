@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densebench.core.download import Failure, download, record_of
+from densebench.core.download import DownloadFailure, download, record_of
 from densebench.core.errors import DatasetError, UsageError
 from densebench.core.paths import file_digest, write_atomically
 from densebench.core.progress import Progress
@@ -124,7 +124,7 @@ def _fetch_one(remote: Remote, folder: Path, progress: Progress) -> Path:
             raise DatasetError(f"{target} is not the archive published at {remote.url}; move it away and run again.")
     else:
         by_hand = f"Run again to go on, or put the file at {target} yourself."
-        failure = Failure(DatasetError, by_hand, "give another --data-root")
+        failure = DownloadFailure(DatasetError, by_hand, "give another --data-root")
         download(remote.url, target, remote.sha256, progress, failure)
         record_of(target).unlink(missing_ok=True)
     if remote.unpacked:

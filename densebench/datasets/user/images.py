@@ -47,7 +47,7 @@ def load_images(spec: str, split: str | None = None, root: str | Path | None = N
     if not all(texts):
         raise UsageError(f"--data {spec!r} has an empty part; expected names, folders and files, as in voc,./photos.")
     folders = [is_folder(text) for text in texts]  # before any dataset of the user's takes a name
-    asked = [_Asked(text, None, "") if yes else _named(text) for text, yes in zip(texts, folders, strict=True)]
+    asked = [_SpecPart(text, None, "") if yes else _named(text) for text, yes in zip(texts, folders, strict=True)]
     if split is not None and (len(asked) > 1 or not asked[0].name or asked[0].split is not None):
         raise UsageError(
             f"the split {split!r} goes with a single name; got --data {spec}. Leave it out: a dataset has its split "
@@ -61,7 +61,7 @@ def load_images(spec: str, split: str | None = None, root: str | Path | None = N
     return Joined(",".join(map(str, asked)), parts) if len(parts) > 1 or not asked[0].name else parts[0]
 
 
-class _Asked(NamedTuple):
+class _SpecPart(NamedTuple):
     """A part of a spec: a folder, or a dataset with its split."""
 
     text: str
@@ -150,20 +150,20 @@ class Joined(DenseDataset):
         return self.parts[part], index - self.starts[part]
 
 
-def _named(text: str) -> _Asked:
+def _named(text: str) -> _SpecPart:
     """Return the dataset that a part asks for; raises UsageError for a name that nobody registered."""
     own = split_spec(text)
     if own is not None:
-        return _Asked(*own, resolve_dataset(own[0]))
+        return _SpecPart(*own, resolve_dataset(own[0]))
     name, colon, split = text.partition(":")
     try:
         DATASETS[name]
     except UsageError as error:
         raise UsageError(f"{error} A folder of that name would be ./{name}") from None
-    return _Asked(name, split if colon else None, name)
+    return _SpecPart(name, split if colon else None, name)
 
 
-def _usual(asked: _Asked, split: str | None) -> _Asked:
+def _usual(asked: _SpecPart, split: str | None) -> _SpecPart:
     """Return what is asked for with a split: the one given, else the one to train on."""
     info = DATASETS[asked.name].info
     usual = "unlabelled" if "unlabelled" in info.splits else info.train

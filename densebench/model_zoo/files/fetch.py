@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from densebench.core.download import Failure, download, offline, record_of
+from densebench.core.download import DownloadFailure, download, offline, record_of
 from densebench.core.errors import ModelError
 from densebench.core.paths import file_digest, zoo_dir
 from densebench.core.progress import Progress
@@ -145,7 +145,7 @@ def fetch(name: str, url: str, sha256: str = "", progress: Progress | None = Non
             raise ModelError(f"{url} is no http, https or file address; nothing else is fetched from.")
         target = weights_dir() / (name + _suffix(url))
         address = f"{mirror().rstrip('/')}/{target.name}" if mirror() and is_web(mirror()) else url
-        failure = Failure(
+        failure = DownloadFailure(
             ModelError,
             f"Put it as {target.name} into a folder, name that folder in DENSEBENCH_WEIGHTS, or give --weights FILE.",
             "set DENSEBENCH_ZOO to another folder",
