@@ -20,14 +20,12 @@ from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
 from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
-from densebench.results.store import ResultStore, slug
+from densebench.results.store import slug
 
 FORMATS = ("csv", "md", "json", "latex", "models", "png", "html")
 TABLES = ("csv", "md")
 """What `run` writes by itself."""
 ROWS = "leaderboard.csv"
-MOST_PICTURE = 64 << 20
-"""Bytes of a picture that is read for the page."""
 
 
 def write_leaderboard(
@@ -97,7 +95,9 @@ def write_leaderboard(
         for name in dict.fromkeys(slug(row.model) for row in rows):  # one file each: contributions do not conflict
             files[f"models/{name}.csv"] = to_csv([row for row in rows if slug(row.model) == name])
     if "html" in formats:
-        files["leaderboard.html"] = _page(results, rows, records, report)
+        from densebench.leaderboard.page import folder_page
+
+        files["leaderboard.html"] = folder_page(results, rows, records, report)
     if "md" in formats:
         files["leaderboard.md"] = markdown(rows, printed, pictures)
     if published:
@@ -120,25 +120,6 @@ def is_current(results: str | Path) -> bool:
         return False
     written = min(path.stat().st_mtime_ns for path in made)
     return all(path.stat().st_mtime_ns <= written for path in (results / "records").glob("*/*/*.json"))
-
-
-def _page(results: Path, rows: Sequence[Row], records: Sequence[Record], report: Callable[[str], None]) -> str:
-    """Return the page of a results folder; pictures are read from beside the records."""
-    from densebench.core.machine import processor
-    from densebench.core.regular import read
-    from densebench.leaderboard.page import page, payload
-
-    store = ResultStore(results)
-
-    def picture(record: Record, name: str) -> bytes:
-        folder = store.place(record).parent
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise StorageError("it lies outside of the record's folder")
-        return read(path, MOST_PICTURE)
-
-    made = payload(rows, records, published_rows(), here=processor(), read=picture, report=report)
-    return page(made, rows)
 
 
 def _study(

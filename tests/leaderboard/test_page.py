@@ -13,11 +13,15 @@ import pytest
 from PIL import Image
 
 from densebench.cli import main
+from densebench.core.errors import StorageError, UsageError
 from densebench.leaderboard import leaderboard_rows, published_rows, write_leaderboard
 from densebench.leaderboard.page import page, payload, pictures
 from densebench.leaderboard.page.facts import pretraining
 from densebench.leaderboard.page.render import FOLDER, SCRIPTS, as_script
+from densebench.results.compare import paired
+from densebench.results.counts import ImageStatistics
 from densebench.results.store import ResultStore
+from densebench.results.sums import Side
 from tests.leaderboard.conftest import hummingbird, metric, overclustering
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u2028{{ 7 * 7 }}<!--"
@@ -164,6 +168,59 @@ def picture(width: int = 64, height: int = 32) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)).save(out, "PNG")
     return out.getvalue()
+
+
+def side(values: list[float]) -> Side:
+    """Return a metric that is a mean over images."""
+    entry = ImageStatistics(
+        kind="mean",
+        name="rmse",
+        arrays={"image": np.arange(len(values), dtype=np.uint8), "value": np.array(values)},
+    )
+    return Side(tuple(map(str, range(len(values)))), (entry,))
+
+
+def depths(record, names: str) -> list:
+    return [
+        record(name, (metric("rmse", i, None, unit="m", higher_is_better=False),), protocol="depth")
+        for i, name in enumerate(names)
+    ]
+
+
+def test_paired_differences_are_those_of_compare(record):
+    records, chance = depths(record, "abc"), np.random.default_rng(0)
+    kept = {name: side(list(chance.normal(i, 1, 20))) for i, name in enumerate("abc")}
+    made = payload(leaderboard_rows(records), records, sides=lambda runs, _: kept[runs[0].model.name])
+    names = [made["models"][place]["name"] for place in made["lines"]["model"]]
+    found = {(names[pair["a"]], names[pair["b"]]): pair for pair in columns(made, "pairs")}
+    assert set(found) == {("a", "b"), ("a", "c"), ("b", "c")}
+    expected = paired(kept["a"], kept["c"])
+    assert found["a", "c"]["difference"] == pytest.approx(expected.difference, rel=1e-3)
+    assert found["a", "c"]["low"] == pytest.approx(expected.low, rel=1e-3)
+    assert found["a", "c"]["p"] == pytest.approx(expected.p, rel=1e-2)
+    assert made["metrics"][found["a", "c"]["metric"]]["label"] == "rmse"
+
+
+def test_pairs_beyond_the_bound_are_said_and_the_best_come_first(record, monkeypatch):
+    records = depths(record, "abc")
+    monkeypatch.setattr("densebench.leaderboard.page.pairs.PAIRS", 1)
+    made = payload(leaderboard_rows(records), records, sides=lambda *_: side([1.0, 2.0, 3.0]))
+    assert [(pair["a"], pair["b"]) for pair in columns(made, "pairs")] == [(0, 1)]
+    assert made["omitted"] == ["paired differences of 2 pairs, which `densebench compare` makes"]
+
+
+def test_models_that_keep_nothing_of_their_images_have_no_paired_difference(record):
+    def refuse(*_):
+        raise UsageError("nothing is kept")
+
+    def broken(*_):
+        raise StorageError("statistics.npz is torn")
+
+    records, told = depths(record, "abc"), []
+    rows = leaderboard_rows(records)
+    assert payload(rows, records, sides=refuse)["pairs"]["a"] == []
+    assert payload(rows, records, sides=broken, report=told.append)["pairs"]["a"] == []
+    assert told == ["statistics.npz is torn; its differences are not on the page."]
 
 
 def test_pictures_are_small_files_in_the_page(record):

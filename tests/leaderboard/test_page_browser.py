@@ -16,7 +16,7 @@ from densebench.leaderboard import leaderboard_rows, published_rows
 from densebench.leaderboard.page import page, payload
 from tests.leaderboard.conftest import metric
 from tests.leaderboard.many import many
-from tests.leaderboard.test_page import HOSTILE, hostile_page, picture
+from tests.leaderboard.test_page import HOSTILE, depths, hostile_page, picture, side
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
@@ -213,6 +213,26 @@ def test_two_chosen_rows_are_compared_and_drawn_alone(opened):
     opened.click("#clear")
     assert opened.texts("#comparison") == []
     assert len(opened.texts("#lines-plot .key li")) > 6
+
+
+def test_a_paired_difference_stands_with_its_interval_and_turns_with_the_order(browser, record, tmp_path):
+    records = depths(record, "ab")
+    kept = {"a": side([1.0, 2.0, 3.0, 2.0]), "b": side([2.0, 3.5, 4.0, 3.0])}
+    rows = leaderboard_rows(records)
+    path = tmp_path / "pairs.html"
+    path.write_text(page(payload(rows, records, sides=lambda runs, _: kept[runs[0].model.name]), rows))
+    browser.open(path)
+    cell = "#comparison tbody td:nth-of-type(3)"
+    for first, other, sign, look in (("0", "1", "+", "worse"), ("1", "0", "-", "better")):
+        for line in (first, other):
+            browser.click(f"{TABLE} input[data-line='{line}']")
+        (text,) = browser.texts(cell)
+        assert text.startswith(f"{sign}1.125")
+        low, high = (float(end) for end in text.partition("[")[2].rstrip("]").split(", "))
+        assert low < float(text.split()[0]) < high
+        assert browser.js(f"return document.querySelector('{cell}').className") == f"number {look}"
+        browser.click("#clear")
+    assert browser.logs()[0] == []
 
 
 def test_models_of_other_settings_are_not_compared_without_a_word(opened):

@@ -7,6 +7,7 @@ from typing import Any
 
 from densebench.leaderboard.page import extras
 from densebench.leaderboard.page.lines import STATUSES, collect
+from densebench.leaderboard.page.pairs import Sides, differences
 from densebench.leaderboard.page.pictures import Reader, thumbnails
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.row import Row
@@ -23,6 +24,7 @@ def payload(
     *,
     here: str | None = None,
     read: Reader | None = None,
+    sides: Sides | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Return everything that the page shows.
@@ -36,6 +38,7 @@ def payload(
         published: the papers' values; shown where there are rows of their protocol and data.
         here: what this machine's processor is called, to tell what was measured elsewhere; None: nothing was.
         read: returns the bytes of a record's file by its name there; None: the page has no pictures.
+        sides: returns what the images of some runs add to a metric; None: the page has no paired differences.
         report: told what could not be read.
     """
     made = collect(rows, records, published, here)
@@ -43,6 +46,7 @@ def payload(
     classes = extras.classes(made, omitted)
     layers = extras.layers(made, rows, records, omitted)
     pictures: Mapping[str, Any] = thumbnails(made.records, read, omitted, report) if read else {}
+    pairs = differences(made, sides, omitted, report) if sides else None
     return {
         "version": VERSION,
         "statuses": list(STATUSES),
@@ -55,6 +59,6 @@ def payload(
         "classes": classes,
         "layers": layers,
         "pictures": pictures,
-        "pairs": None,
+        "pairs": pairs,
         "omitted": omitted,
     }

@@ -42,8 +42,12 @@ class Lines:
     )
     records: dict[int, Record] = field(default_factory=dict)
     """Of each measured line; of a mean over seeds the newest."""
+    runs: dict[int, list[Record]] = field(default_factory=dict)
+    """Of each measured line all, which differ in the seed."""
     rows: dict[int, list[Row]] = field(default_factory=dict)
     """Of each measured line, one per metric."""
+    places: dict[int, int] = field(default_factory=dict)
+    """The metric's number by the id of its row."""
 
 
 def collect(
@@ -114,13 +118,14 @@ def _measured(
         }
     )
     if record is not None:
-        made.records[line] = record
+        made.records[line], made.runs[line] = record, runs
     made.rows[line] = own
     for each in own:
+        made.places[id(each)] = _metric(made, each)
         made.values.add(
             {
                 "line": line,
-                "metric": _metric(made, each),
+                "metric": made.places[id(each)],
                 "value": short(each.value),
                 "low": short(each.ci95_low),
                 "high": short(each.ci95_high),

@@ -83,7 +83,7 @@ function comparison(a, b) {
   out.push(el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Comparison" }, el("table", { id: "comparison" },
     el("thead", {}, el("tr", {}, heads.map((text, i) => el("th", { scope: "col", class: i ? "number" : null }, text)))), el("tbody", {}, body))));
   out.push(el("p", { class: "quiet" }, paired
-    ? "Differences on the same images: 95 % interval over images and p of a permutation test. Coloured: the interval excludes 0."
+    ? "Differences on the same images: 95 % interval over images, and p of a permutation test where this file has it. Coloured: the interval excludes 0."
     : "Plain differences of two scores: no paired ones of these two lie in this file. On the same images, `densebench compare` says whether a difference is noise; overlapping intervals do not."));
   return out;
 }
