@@ -20,6 +20,7 @@ from tyro.conf import subcommand
 from densebench.cli.compare import Compare
 from densebench.cli.data import Data
 from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
+from densebench.cli.pictures import Pictures
 from densebench.cli.results import Records
 from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
@@ -31,6 +32,7 @@ VERBS = {
     "run": Run,
     "train": Train,
     "pseudolabel": Pseudolabel,
+    "pictures": Pictures,
     "leaderboard": Leaderboard,
     "compare": Compare,
     "list": List,

@@ -36,6 +36,18 @@ def degrade(text: str, encoding: str | None) -> str:
     return "".join(letter if _carried(letter, known) else ASCII.get(letter, "?") for letter in text)
 
 
+def elide(text: str, longest: int = 40) -> str:
+    """Return `text` with its middle left out where it is longer than `longest` characters.
+
+    >>> elide("timm/vit_small_patch14_reg4_dinov2.lvd142m", 20)
+    'timm/vit_s…2.lvd142m'
+    """
+    if len(text) <= longest:
+        return text
+    head = longest // 2
+    return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print lines as they may be shown: to stdout unless another stream is given, without what it cannot carry."""
     stream = stream or sys.stdout

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
 from numpy.typing import NDArray
+
+from densebench.core.text import elide, plain
+from densebench.figures.arrays import Scale
 
 Palette = Sequence[tuple[int, int, int]]
 VOID_COLOR = (235, 235, 235)
@@ -203,14 +210,16 @@ def picture_grid(
     rows: Mapping[str, Sequence[NDArray[np.uint8] | None]],
     columns: Sequence[str] = (),
     legend: tuple[Sequence[str], Palette, Sequence[int]] | None = None,
+    scale: Scale | None = None,
 ) -> bytes:
     """Return pictures (H, W, 3) in a grid with names of rows and columns; None leaves a place empty.
 
-    `legend` is (class names, palette, which of them are shown).
+    `legend` is (class names, palette, which of them are shown), `scale` what a colour bar says. Names are shortened
+    to what there is room for; a cell is as wide as the first picture of its column.
     """
     n = max(len(row) for row in rows.values())
     side = 1.15 if n > 8 else 1.35
-    width = 1.9 if legend else 0.5
+    width = 1.9 if legend else 1.3 if scale else 0.5
     figure = Figure(figsize=(side * n + width, side * len(rows) + 0.3 * bool(columns)), layout="constrained")
     axes = figure.subplots(len(rows), n, squeeze=False)
     for line, (name, row) in zip(axes, rows.items(), strict=True):
@@ -220,12 +229,27 @@ def picture_grid(
         for axis, picture in zip(line, row, strict=False):
             if picture is not None:
                 axis.imshow(picture)
-        line[0].set_ylabel(name, fontsize=7)
+        line[0].set_ylabel(_shortened(name, int(18 * side)), fontsize=7)
     for axis, name in zip(axes[0], columns, strict=False):
-        axis.set_title(name, fontsize=7)
+        axis.set_title(_shortened(name, int(18 * side)), fontsize=7)
     if legend:
         _legend(figure, *legend)
+    if scale:
+        _bar(figure, axes, scale)
     return png(figure)
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Return a name with each of its lines shortened to so many characters."""
+    return "\n".join(elide(line, longest) for line in name.split("\n"))
+
+
+def _bar(figure: Figure, axes: Any, scale: Scale) -> None:
+    """Draw a colour bar beside the axes."""
+    drawn = ScalarMappable(Normalize(scale.low, scale.high), scale.colors)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=30)
+    bar.set_label(scale.label, fontsize=7)
+    bar.ax.tick_params(labelsize=6)
 
 
 def _colors(series: Iterable[str]) -> list[str]:
@@ -252,8 +276,18 @@ def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Se
 
 
 def png(figure: Figure, dpi: int = 130) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
+    """Return a figure as PNG, the same bytes for the same figure.
+
+    Words are drawn as they are: a dollar sign in a name begins no formula, and what acts on a terminal is left out.
+    """
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        words = text.get_text()
+        if "$" in words:
+            text.set_parse_math(False)
+        text.set_text("\n".join(plain(line) for line in words.split("\n")))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

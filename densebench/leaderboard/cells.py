@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from densebench.core.text import elide as elide
 from densebench.leaderboard.row import Row, by_entry
 from densebench.results.schema import Key
 
@@ -14,8 +15,6 @@ DIGITS = {"%": 1, "px": 1}
 """Decimals shown by unit; three for the others."""
 EVEN = 0.25
 """An interval is written as ± where its sides differ by less than this share of the half-width."""
-LONGEST = 40
-"""Characters of a model name before its middle is left out."""
 
 
 class Cell(NamedTuple):
@@ -59,18 +58,6 @@ class Grid:
     def keys(self) -> list[Key]:
         """The metrics of the columns."""
         return [row.key for row in self.columns]
-
-
-def elide(text: str, longest: int = LONGEST) -> str:
-    """Return `text` with its middle left out where it is longer than `longest` characters.
-
-    >>> elide("timm/vit_small_patch14_reg4_dinov2.lvd142m", 20)
-    'timm/vit_s…2.lvd142m'
-    """
-    if len(text) <= longest:
-        return text
-    head = longest // 2
-    return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
 
 
 def number(value: float, unit: str, extra: int = 0) -> str:

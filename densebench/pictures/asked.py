@@ -1,0 +1,151 @@
+"""What pictures are asked for, and what can be said against it before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from densebench.core.errors import UsageError
+from densebench.core.lists import split_list, split_names
+from densebench.core.registry import unknown_name
+from densebench.core.text import elide, plain
+from densebench.datasets import DATASETS, load_dataset
+from densebench.datasets.dataset import DenseDataset
+from densebench.model_zoo.facets import Facet
+from densebench.pictures.kinds import KindInfo, choose
+from densebench.results.store import slug
+from densebench.runner.request import Request, checked
+
+MOST = 64
+"""Images in one picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the pictures are made."""
+
+    layer: int | None = None
+    """Whose output is read; None: the last, or as the protocol's preset says."""
+    facet: Facet | None = None
+    input_size: int | None = None
+    """Side in pixels; None: as the protocols have it."""
+    patch: tuple[int, int] | None = None
+    """Row and column, in the grid of the first model, of the patch that is asked about; None: one chosen by kind."""
+    clusters: tuple[str, ...] = ()
+    """Numbers of clusters, "classes" among them; (): as the preset says."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of protocols, as a run takes them."""
+
+    def overrides(self, protocol: str) -> dict[str, Any]:
+        """Return the settings of a protocol that these options come to."""
+        given = {"layer": self.layer, "facet": self.facet, "input_size": self.input_size}
+        return {**{k: v for k, v in given.items() if v is not None}, **self.settings.get(protocol, {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request for pictures that has been checked."""
+
+    request: Request
+    kinds: tuple[KindInfo, ...]
+    val: DenseDataset
+    images: tuple[int, ...]
+    """Positions in `val`."""
+    options: Options
+    out: Path
+    overwrite: bool
+
+    @property
+    def dataset(self) -> str:
+        """The registered name of the dataset."""
+        return self.request.dataset[0]
+
+    def path(self, name: str) -> Path:
+        """Return where a picture belongs."""
+        return self.out / f"{slug(self.dataset)}-{name}.png"
+
+
+def ask(
+    request: Request,
+    kinds: str,
+    images: str,
+    first: int,
+    options: Options,
+    out: Path,
+    overwrite: bool,
+) -> Asked:
+    """Return a request whose models, dataset, kinds, images and files have been looked at.
+
+    Raises UsageError for what cannot mean anything and for pictures that are there already.
+    """
+    if len(request.dataset) != 1:
+        raise UsageError("pictures are of one dataset: --dataset NAME.")
+    _check_options(options)
+    request = checked(request)
+    name = request.dataset[0]
+    info = DATASETS[name].info
+    chosen = choose(split_names(kinds), name, info.targets)
+    val = load_dataset(name, info.val, request.data_root)
+    if request.limit is not None:
+        val = val.select(range(min(request.limit, len(val))))
+    asked = Asked(
+        request=request,
+        kinds=tuple(chosen),
+        val=val,
+        images=_positions(val, images, first),
+        options=options,
+        out=out,
+        overwrite=overwrite,
+    )
+    if not overwrite:
+        _refuse_existing(asked)
+    return asked
+
+
+def _check_options(options: Options) -> None:
+    if options.input_size is not None and options.input_size < 1:
+        raise UsageError(f"--input-size {options.input_size}: expected at least 1.")
+    if options.patch is not None and min(options.patch) < 0:
+        raise UsageError(f"--patch {options.patch[0]} {options.patch[1]}: rows and columns count from 0.")
+    for text in options.clusters:
+        if text != "classes" and not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise UsageError(f"--clusters {text}: expected numbers above 0, or classes for as many as there are.")
+
+
+def _positions(val: DenseDataset, images: str, first: int) -> tuple[int, ...]:
+    """Return the positions of ids that commas part, each once, or the first few."""
+    place = {id_: i for i, id_ in enumerate(val.ids)}
+    if not images:
+        if not 1 <= first <= MOST:
+            raise UsageError(f"--first {first}: expected at least 1, at most {MOST}.")
+        return tuple(range(min(first, len(val))))
+    names = list(dict.fromkeys(split_list(images, place.__contains__)))
+    for name in names:
+        if name not in place:
+            known = list(val.ids) if len(val) <= 20_000 else list(val.ids[:3])
+            raise unknown_name(f"image of {val.info.name} {val.split}", elide(plain(name), 60), _near(name, known))
+    if not 1 <= len(names) <= MOST:
+        raise UsageError(f"--images names {len(names)} images; expected at least 1, at most {MOST}.")
+    return tuple(place[name] for name in names)
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Return a few ids that stand for all in a message: those alike, else the first."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, 3) or list(known[:3])
+
+
+def _refuse_existing(asked: Asked) -> None:
+    """Raise UsageError where a picture of a kind that is asked for is there."""
+    found = [
+        path
+        for info in asked.kinds
+        for pattern in (info.name, f"{info.name}-*")
+        for path in sorted(asked.out.glob(asked.path(pattern).name.replace("[", "[[]")))
+    ]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UsageError(f"{found[0]}{more} is there and stays; choose another --out, or give --overwrite.")

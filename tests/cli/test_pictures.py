@@ -1,0 +1,73 @@
+"""`densebench pictures` on toy data with two models, as a user runs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.test_run import cli  # noqa: F401  (a fixture)
+
+TWO = ["pictures", "--dataset", "voc", "--data-root", "data", "--input-size", "64", "--quiet", "--models",
+       "mine.py:ColorBackbone,other=mine.py:OneHotBackbone"]  # fmt: skip
+
+
+def test_two_models_are_drawn_and_nothing_is_replaced_without_the_flag(cli):  # noqa: F811
+    done = cli(*TWO)
+    assert (done.returncode, done.stderr) == (0, "")
+    paths = ["pictures/voc-pca.png", "pictures/voc-similarity.png"]
+    assert done.stdout.splitlines() == paths
+    first = [(cli.folder / path).read_bytes() for path in paths]
+    assert all(content[:4] == b"\x89PNG" for content in first)
+    (cli.folder / paths[0]).write_bytes(b"mine")
+    again = cli(*TWO)
+    assert again.returncode == 2
+    assert "voc-pca.png and 1 more is there and stays" in again.stderr
+    assert (cli.folder / paths[0]).read_bytes() == b"mine"
+    assert cli(*TWO, "--overwrite").returncode == 0
+    assert [(cli.folder / path).read_bytes() for path in paths] == first  # the same bytes again
+
+
+def test_one_image_by_name_and_a_patch(cli):  # noqa: F811
+    done = cli(*TWO, "--kind", "similarity", "--images", "2007_val_0003", "--patch", "0", "7")
+    assert (done.returncode, done.stdout) == (0, "pictures/voc-similarity.png\n")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--kind", "pcaa"], "unknown kind of picture 'pcaa'; did you mean 'pca'"),
+    (["--kind", ""], "--kind is empty"),
+    (["--images", "2007_val_003"], "did you mean '2007_val_0003'"),
+    (["--images", "\x1b[31m'; rm -rf <b>=1"], "unknown image of voc val"),
+    (["--images", ","], "--images names 0 images"),
+    (["--first", "0"], "--first 0: expected at least 1"),
+    (["--first", "65"], "at most 64"),
+    (["--input-size", "0"], "--input-size 0"),
+    (["--patch", "-1", "0"], "rows and columns count from 0"),
+    (["--clusters", "0"], "--clusters 0: expected numbers above 0"),
+    (["--clusters", "²"], "expected numbers above 0"),
+    (["--limit", "0"], "--limit 0"),
+    (["--dataset", "vocc"], "unknown dataset 'vocc'"),
+    (["--models", "picoo"], "unknown model 'picoo'"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_in_words_before_torch_is_imported(arguments, words, cli):  # noqa: F811
+    code = (
+        "import sys\nfrom densebench.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    every = [sys.executable, "-c", code, *TWO[:-1], "pico", *arguments]
+    done = subprocess.run(every, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["2 False"], done.stderr
+    assert words in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (cli.folder / "pictures").exists()
+
+
+def test_what_one_model_lacks_costs_its_own_column(cli):  # noqa: F811
+    done = cli(*TWO, "--kind", "pca", "--facet", "key")
+    assert (done.returncode, done.stdout) == (1, "pictures/voc-pca.png\n")
+    assert "not drawn: pca of other: --facet key: other has the facets token" in done.stderr
+    done = cli(*TWO, "--kind", "similarity", "--patch", "8", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "lies outside of the grid of 8 x 8 patches" in done.stderr
+    done = cli(*TWO[:-1], "nowhere.py:A", "--kind", "pca", "--out", "b")
+    assert (done.returncode, done.stdout) == (2, "")
