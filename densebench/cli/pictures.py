@@ -80,7 +80,8 @@ class Pictures:
         return 0 if complete else 1
 
     def _asked(self) -> Asked:
-        from densebench.pictures.asked import Options, ask
+        from densebench.pictures.asked import ask
+        from densebench.pictures.options import Options
 
         options = Options(
             layer=self.layer,

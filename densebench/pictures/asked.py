@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from densebench.core.errors import UsageError
 from densebench.core.lists import split_list, split_names
@@ -13,35 +12,13 @@ from densebench.core.registry import unknown_name
 from densebench.core.text import elide, plain
 from densebench.datasets import DATASETS, load_dataset
 from densebench.datasets.dataset import DenseDataset
-from densebench.model_zoo.facets import Facet
 from densebench.pictures.kinds import KindInfo, choose
+from densebench.pictures.options import Options
 from densebench.results.store import slug
 from densebench.runner.request import Request, checked
 
 MOST = 64
 """Images in one picture."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How the pictures are made."""
-
-    layer: int | None = None
-    """Whose output is read; None: the last, or as the protocol's preset says."""
-    facet: Facet | None = None
-    input_size: int | None = None
-    """Side in pixels; None: as the protocols have it."""
-    patch: tuple[int, int] | None = None
-    """Row and column, in the grid of the first model, of the patch that is asked about; None: one chosen by kind."""
-    clusters: tuple[str, ...] = ()
-    """Numbers of clusters, "classes" among them; (): as the preset says."""
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of protocols, as a run takes them."""
-
-    def overrides(self, protocol: str) -> dict[str, Any]:
-        """Return the settings of a protocol that these options come to."""
-        given = {"layer": self.layer, "facet": self.facet, "input_size": self.input_size}
-        return {**{k: v for k, v in given.items() if v is not None}, **self.settings.get(protocol, {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +59,7 @@ def ask(
     """
     if len(request.dataset) != 1:
         raise UsageError("pictures are of one dataset: --dataset NAME.")
-    _check_options(options)
+    options.check()
     request = checked(request)
     name = request.dataset[0]
     info = DATASETS[name].info
@@ -102,16 +79,6 @@ def ask(
     if not overwrite:
         _refuse_existing(asked)
     return asked
-
-
-def _check_options(options: Options) -> None:
-    if options.input_size is not None and options.input_size < 1:
-        raise UsageError(f"--input-size {options.input_size}: expected at least 1.")
-    if options.patch is not None and min(options.patch) < 0:
-        raise UsageError(f"--patch {options.patch[0]} {options.patch[1]}: rows and columns count from 0.")
-    for text in options.clusters:
-        if text != "classes" and not (text.isascii() and text.isdigit() and int(text) > 0):
-            raise UsageError(f"--clusters {text}: expected numbers above 0, or classes for as many as there are.")
 
 
 def _positions(val: DenseDataset, images: str, first: int) -> tuple[int, ...]:

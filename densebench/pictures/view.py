@@ -18,7 +18,7 @@ from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.figures.arrays import Picture
 from densebench.model_zoo.backbone import FeatureKey
-from densebench.pictures.asked import Options
+from densebench.pictures.options import Options
 from densebench.protocols.protocol import Context, Data, input_size
 
 S = TypeVar("S")
