@@ -1,4 +1,4 @@
-"""Checks of what can be asked for: layers, the final norm, facets, several reads at once."""
+"""Checks of what can be asked for: layers, the final norm, facets, several keys at once."""
 
 from __future__ import annotations
 
