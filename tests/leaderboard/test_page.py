@@ -239,7 +239,7 @@ def test_pictures_take_turns_within_the_budget_and_those_left_out_are_said(recor
     monkeypatch.setattr(pictures, "BUDGET", 3 * size)
     made = payload(leaderboard_rows(records), records, read=lambda *_: picture())
     assert sorted(len(each) for each in made["pictures"].values()) == [1, 2]
-    assert made["omitted"] == ["1 pictures, which lie beside their records"]
+    assert made["omitted"] == ["1 picture, beside the records"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"<svg onload='alert(1)'/>", picture()[:200]])

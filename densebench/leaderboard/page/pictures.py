@@ -53,7 +53,7 @@ def thumbnails(
             left -= len(uri)
             found.setdefault(str(line), []).append([plain(names[turn].rpartition("/")[2]), uri])
     if out:
-        omitted.append(f"{out} pictures, which lie beside their records")
+        omitted.append(f"{out} picture{'' if out == 1 else 's'}, beside the records")
     return found
 
 

@@ -67,7 +67,10 @@ function drawAxes(picture, sx, sy, width, xLabel, yLabel) {
     picture.append(svg("text", { x: MARGIN.left - 7, y: at + 4, "text-anchor": "end" }, text));
   }
   let last = -Infinity;
+  let before = "";
   for (const [value, text] of [...sx.ticks].sort((a, b) => a[0] - b[0])) {
+    if (text === before) continue; // of numbers that are rounded alike
+    before = text;
     const at = sx.place(value);
     picture.append(svg("line", { class: "axis", x1: at, x2: at, y1: bottom, y2: bottom + 4 }));
     if (at - last < 7 * text.length + 6) continue;

@@ -60,7 +60,7 @@ function counted(value) {
 function seconds(value) {
   if (value === null || value === undefined) return "";
   if (value < 100) return `${Number(value.toPrecision(2))} s`;
-  return value < 6000 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
+  return value < 6000 ? `${Number((value / 60).toPrecision(2))} min` : `${(value / 3600).toFixed(1)} h`;
 }
 
 const bytes = (value) => (value ? `${counted(value)}B` : "");

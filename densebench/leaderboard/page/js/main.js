@@ -34,7 +34,7 @@ function start() {
   drawColumns();
   drawTable();
   drawChosen();
-  requestAnimationFrame(() => setTimeout(() => { performance.mark("table painted"); drawPlots(); document.documentElement.dataset.ready = "yes"; }));
+  requestAnimationFrame(() => setTimeout(() => { performance.mark("table painted"); drawPlots(); performance.mark("all drawn"); document.documentElement.dataset.ready = "yes"; }));
   byId("copy-csv").addEventListener("click", () => copy("CSV", asCsv()));
   byId("copy-latex").addEventListener("click", () => copy("LaTeX", asLatex()));
   byId("clear").addEventListener("click", () => { state.chosen = []; drawTable(); drawChosen(); drawPlots(); });

@@ -106,7 +106,7 @@ function showDetails(line) {
     ["backbone", [model.size, model.width && `width ${model.width}`, model.depth && `${model.depth} blocks`, model.patch && `patches of ${model.patch} px`].filter(Boolean).join(", ")],
     ["parameters", counted(model.parameters)], ["pretraining data", model.data], ["objective", model.objective],
     ["images per second", line.speed && counted(line.speed)], ["time", seconds(line.seconds)], ["peak memory", [bytes(line.memory), line.gpu && `GPU ${bytes(line.gpu)}`].filter(Boolean).join(", ")],
-    ["weights", model.weights], ["licence", model.licence], ["citation", model.citation], ["measured with", line.about], ["notes", line.notes.join(" ")],
+    ["weights", model.weights], ["licence", model.licence], ["citation", model.citation], ["measured with", line.about], ["notes", line.notes.join("\n")],
   ].filter(([, value]) => value);
   const scores = metricsOf(line.task).map((i) => line.values.get(i)).filter(Boolean);
   const rank = (found) => (found.rank === null ? "" : `#${found.rank}`);

@@ -18,6 +18,9 @@ const state = {
 /** Whether the lines differ in something: a column in which all are equal is not shown unless it is asked for. */
 const varies = Object.fromEntries(Object.entries(FILTERS).map(([name, [, get]]) => [name, new Set(lines.map(get)).size > 1]));
 
+/** Whether any line says what it cost. */
+const known = Object.fromEntries(["parameters", "speed", "seconds", "memory"].map((name) => [name, lines.some((line) => line[name])]));
+
 const isOneTask = () => state.filters.protocol !== "" && state.filters.data !== "";
 
 /** Whether a line passes the filters; those in `but` do not count. */
@@ -83,7 +86,7 @@ function columnsNow() {
         },
         plainColumn("rank", "Rank", (row) => row.found.rank, { number: true }),
       ];
-  const number = (key, text, say, on = true, down = false) =>
+  const number = (key, text, say, on = known[key], down = false) =>
     plainColumn(key, text, (row) => row.line[key], { number: true, on, down, show: (row) => say(row.line[key]) });
   const say = (value) => value ?? "";
   return [
@@ -92,7 +95,7 @@ function columnsNow() {
     plainColumn("pretraining", "Pretraining data", (row) => row.line.model.data, { on: false }),
     plainColumn("objective", "Objective", (row) => row.line.model.objective, { on: false }),
     number("parameters", "Parameters", counted),
-    number("speed", "Images/s", (value) => (value === null ? "" : counted(value)), true, true),
+    number("speed", "Images/s", (value) => (value === null ? "" : counted(value)), known.speed, true),
     number("seconds", "Time", seconds),
     number("memory", "Memory", bytes),
     number("gpu", "GPU memory", bytes, false),
