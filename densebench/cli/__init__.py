@@ -18,8 +18,8 @@ import tyro
 from tyro.conf import subcommand
 
 from densebench.cli.compare import Compare
-from densebench.cli.data import Data
-from densebench.cli.look import CheckModel, Leaderboard, List, Show, Verify
+from densebench.cli.data import DataVerb
+from densebench.cli.overview import CheckModel, Leaderboard, List, Show, Verify
 from densebench.cli.pictures import Pictures
 from densebench.cli.results import Records
 from densebench.cli.run import Run
@@ -39,7 +39,7 @@ VERBS = {
     "show": Show,
     "verify": Verify,
     "check-model": CheckModel,
-    "data": Data,
+    "data": DataVerb,
     "results": Records,
 }
 

@@ -131,7 +131,7 @@ class DataInit:
 
 
 @dataclass
-class Data:
+class DataVerb:
     """Check datasets, get them, export them, draw them, describe your own.
 
     Examples:

@@ -16,7 +16,7 @@ from densebench.datasets.tools.fetch import REMOTES
 from densebench.methods.cost import rough_flops
 from densebench.methods.names import METHODS
 from densebench.model_zoo.adapters.empty import empty_backbone, weights_size
-from densebench.model_zoo.catalog import ENTRIES, Entry
+from densebench.model_zoo.catalog import ENTRIES, CatalogEntry
 from densebench.model_zoo.catalog.pages import status
 from densebench.model_zoo.zoo import zoo_folders
 from densebench.runner.plan import GPU, measured_flops
@@ -45,7 +45,7 @@ def ways_on(name: str, root: str | Path | None = None) -> list[str]:
     return [*lines, f"  or begin with the built-in {small}{made}: densebench run --model {small} --protocol all"]
 
 
-def training_lines(entry: Entry, root: str | Path | None) -> Iterator[str]:
+def training_lines(entry: CatalogEntry, root: str | Path | None) -> Iterator[str]:
     """Yield what the training that makes an entry takes, a line each."""
     words = shlex.split(entry.make)
     method, options = words[2], list(zip(words[3::2], words[4::2], strict=True))

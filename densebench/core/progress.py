@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 
 
 @dataclass(eq=False)
-class _Stage:
+class _Task:
     """What is being counted now."""
 
     label: str
@@ -57,7 +57,7 @@ class Progress:
     def __init__(self, quiet: bool = False, every: float = HEARTBEAT) -> None:
         self.console = Console(stderr=True, quiet=quiet)
         self.every = every
-        self._stages: list[_Stage] = []
+        self._stages: list[_Task] = []
 
     @contextmanager
     def cell(self, name: str, number: int, of: int, seconds: float, later: float) -> Iterator[None]:
@@ -104,7 +104,7 @@ class Progress:
         self, items: Iterable[T], label: str, total: int, unit: str = "images", size: str | None = None
     ) -> Iterator[T]:
         """Yield `items` under a bar of `total` steps; `size` names an attribute or len() that counts the steps."""
-        stage = _Stage(label, total, unit)
+        stage = _Task(label, total, unit)
         self._stages.append(stage)
         try:
             if self.console.is_terminal:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Registration:
     """Where a registered thing lives, and one line on what it is."""
 
     name: str
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         self.needs = needs
         self.problems: list[str] = []
         """In a sentence each, what plugins wanted to register and could not; filled when names are first asked for."""
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Registration] = {}
         self._loaded: dict[str, T] = {}
         self._plugins_read = False
 
@@ -69,7 +69,7 @@ class Registry(Generic[T]):
             raise UsageError(f"the {self.kind} {name!r} is registered already: {taken.target}. Choose another name.")
         if not isinstance(target, str) and (lacking := self._lacking(target)):
             raise UsageError(f"{reprlib.repr(target)} cannot be the {self.kind} {name!r}: {lacking}.")
-        self._entries[name] = Entry(name, where, summary, config)
+        self._entries[name] = Registration(name, where, summary, config)
         self._loaded.pop(name, None)
         if not isinstance(target, str):
             self._loaded[name] = target
@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         module, _, attribute = self._entries[name].config.partition(":")
         return getattr(importlib.import_module(module), attribute) if module else None
 
-    def _import(self, entry: Entry) -> T:
+    def _import(self, entry: Registration) -> T:
         module, _, attribute = entry.target.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
@@ -115,7 +115,7 @@ class Registry(Generic[T]):
         self._read_plugins()
         return name in self._entries
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Registration]:
         self._read_plugins()
         return iter(self._entries[name] for name in self._entries)
 
@@ -148,7 +148,7 @@ class Registry(Generic[T]):
             source = f"from {point.dist.name if point.dist else 'a plugin'}"
             taken = self._entries.get(point.name)
             if taken is None:
-                self._entries[point.name] = Entry(point.name, point.value, source)
+                self._entries[point.name] = Registration(point.name, point.value, source)
             elif taken.target != point.value:
                 self.problems.append(
                     f"the {self.kind} {point.name!r} {source} is left out: the name is taken by {taken.target}."

@@ -51,7 +51,7 @@ class FeatureCache:
 
     def open(
         self, key: str, wanted: Sequence[int], shape: tuple[int, int, int], dtype: str = "float16"
-    ) -> Entry | None:
+    ) -> CachedFeatures | None:
         """Return the entry of `key`, maps of `shape` (h, w, D), with room for those `wanted` that it lacks.
 
         None where all that are wanted do not fit below the limit, and where the folder cannot be used.
@@ -69,7 +69,7 @@ class FeatureCache:
             folder.mkdir(parents=True, exist_ok=True)
             with lock(self.root / ".lock"):
                 os.utime(folder)
-                entry = Entry(folder, shape, dtype, self.progress, self._say_unusable)
+                entry = CachedFeatures(folder, shape, dtype, self.progress, self._say_unusable)
                 self._make_room(len(set(wanted) - entry.indices) * map_bytes, keep=folder)
         except OSError as error:
             self._say_unusable(f"{self.root}: {error.strerror or error}")
@@ -93,7 +93,7 @@ class FeatureCache:
                 used -= size
 
 
-class Entry:
+class CachedFeatures:
     """The shards of one feature request; open for reading and appending."""
 
     def __init__(

@@ -20,7 +20,7 @@ from densebench.core.config import score_hash
 from densebench.core.errors import FeatureError
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import DenseDataset
-from densebench.features.cache import Entry, FeatureCache
+from densebench.features.cache import CachedFeatures, FeatureCache
 from densebench.features.spec import Batch, FeatureSpec
 from densebench.model_zoo.backbone import Backbone, DenseFeatures, FeatureKey
 from densebench.views.order import load_views
@@ -118,7 +118,7 @@ class FeatureSource:
                 yield batch
         stored.close()
 
-    def _cached(self, asked: _Pass, run: list[int], stored: Entry) -> Iterator[Batch]:
+    def _cached(self, asked: _Pass, run: list[int], stored: CachedFeatures) -> Iterator[Batch]:
         """Yield what the cache has, up to the first batch in which it has less than it said."""
         read = self._load(asked, run, images=False) if asked.labels else None
         for chunk in _chunks(run, asked.size):
@@ -128,7 +128,7 @@ class FeatureSource:
             maps = torch.from_numpy(array).to(self.device).permute(0, 3, 1, 2)
             yield Batch(chunk, (maps,), _labels(chunk, next(read)[2] if read else None))
 
-    def _extracted(self, asked: _Pass, run: list[int], stored: Entry | None) -> Iterator[Batch]:
+    def _extracted(self, asked: _Pass, run: list[int], stored: CachedFeatures | None) -> Iterator[Batch]:
         """Yield what the backbone gives now, and keep it where there is an entry for it."""
         spec = asked.spec
         for chunk, images, masks in self._load(asked, run):

@@ -13,14 +13,14 @@ from densebench.model_zoo.adapters.building import build, wrap
 from densebench.model_zoo.adapters.capi import Capi, CapiBackbone, random_capi
 from densebench.model_zoo.architecture import Architecture
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.catalog.entry import CatalogEntry
 from densebench.model_zoo.families import ModelSpec
 from densebench.model_zoo.files.checkpoint import arrange, arrange_own, fit, grid_of, read
 from densebench.model_zoo.files.fetch import HUB_FILES, ask_hub, fetch, hub_address, is_web, local_file, mirror
 from densebench.model_zoo.files.published import Published
 
 
-def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
+def load_entry(entry: CatalogEntry, spec: ModelSpec) -> Backbone:
     """Return a backbone of the catalogue with its published weights, those of a local file, or random ones.
 
     Raises ModelError where nobody published weights (it names the command that makes them), where they cannot be
@@ -43,7 +43,7 @@ def load_entry(entry: Entry, spec: ModelSpec) -> Backbone:
     return wrap(net, spec.text, architecture, **told)
 
 
-def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, dict[str, Any]]:
+def _filled(entry: CatalogEntry, spec: ModelSpec, architecture: Architecture) -> tuple[Any, dict[str, Any]]:
     """Return the net with the weights of the entry's file in it, and notes: which keys of the file it does without."""
     path = spec.weights or published_file(entry)
     found = read(path)
@@ -65,7 +65,7 @@ def _filled(entry: Entry, spec: ModelSpec, architecture: Architecture) -> tuple[
     return net, {"left out": left_out, **({"loading": (said,)} if said else {})}
 
 
-def published_file(entry: Entry) -> Path:
+def published_file(entry: CatalogEntry) -> Path:
     """Return the local file of an entry, fetched if need be."""
     found = local_file(entry.name) if entry.make or (entry.file and not entry.file.url) else None
     if found is not None:
@@ -84,7 +84,7 @@ def published_file(entry: Entry) -> Path:
     return fetch(entry.name, entry.file.url, entry.file.sha256)
 
 
-def _from_hub(entry: Entry, spec: ModelSpec, **told: Any) -> Backbone:
+def _from_hub(entry: CatalogEntry, spec: ModelSpec, **told: Any) -> Backbone:
     """Return a model whose weights timm's hub has, through the adapter over timm; a local file comes first."""
     from densebench.model_zoo.adapters import sam, timm
 

@@ -20,7 +20,7 @@ CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
-class Finding:
+class RecordFinding:
     """One thing about one record."""
 
     path: Path
@@ -32,7 +32,7 @@ class Finding:
         return f"{'' if self.wrong else 'note: '}{self.path}: {self.said}"
 
 
-def validate(results: str | Path) -> Iterator[tuple[Path, list[Finding]]]:
+def validate(results: str | Path) -> Iterator[tuple[Path, list[RecordFinding]]]:
     """Yield the path of each record with what was found. Raises StorageError where there are no records."""
     store = ResultStore(results)
     if not (store.root / "records").is_dir():
@@ -41,25 +41,25 @@ def validate(results: str | Path) -> Iterator[tuple[Path, list[Finding]]]:
         yield path, list(_findings(store, path))
 
 
-def _findings(store: ResultStore, path: Path) -> Iterator[Finding]:
+def _findings(store: ResultStore, path: Path) -> Iterator[RecordFinding]:
     try:
         record = store.read(path)
     except StorageError as error:
-        yield Finding(path, str(error).removeprefix(f"{path} "))
+        yield RecordFinding(path, str(error).removeprefix(f"{path} "))
         return
     place = store.place(record)
     # a second measurement of a cell has a number before the suffix
     if path != place and not (path.parent == place.parent and path.stem.startswith(f"{place.stem}.")):
-        yield Finding(path, f"it says that it is {record.title}, whose place is {place}")
+        yield RecordFinding(path, f"it says that it is {record.title}, whose place is {place}")
     for name in record.artifacts:
         if not (path.parent / name).is_file():
-            yield Finding(path, f"{name} is not there")
+            yield RecordFinding(path, f"{name} is not there")
     yield from _statistics(path, record)
     if reason := withdrawal(record):
-        yield Finding(path, f"withdrawn: {reason}", wrong=False)
+        yield RecordFinding(path, f"withdrawn: {reason}", wrong=False)
 
 
-def _statistics(path: Path, record: Record) -> Iterator[Finding]:
+def _statistics(path: Path, record: Record) -> Iterator[RecordFinding]:
     """Yield what is wrong with the statistics of a record, and where its values do not follow from them."""
     if record.statistics is None:
         return
@@ -70,11 +70,13 @@ def _statistics(path: Path, record: Record) -> Iterator[Finding]:
     except OSError:
         return  # it is among the artifacts
     except StorageError as error:
-        yield Finding(path, str(error))
+        yield RecordFinding(path, str(error))
         return
     if hashlib.sha256(content).hexdigest() != record.statistics.sha256:
-        yield Finding(path, f"{file.name} is not the file that was written with the record (another SHA-256)")
+        yield RecordFinding(path, f"{file.name} is not the file that was written with the record (another SHA-256)")
     for metric in record.metrics:
         entries = found.of(metric.name, metric.at)
         if entries and not math.isclose(value := counts.value(entries), metric.value, rel_tol=CLOSE, abs_tol=CLOSE):
-            yield Finding(path, f"{metric.label} is {metric.value:.6g} in the record and {value:.6g} by its statistics")
+            yield RecordFinding(
+                path, f"{metric.label} is {metric.value:.6g} in the record and {value:.6g} by its statistics"
+            )

@@ -85,7 +85,7 @@ def run_request(
     everything else fails its own cell only.
     """
     requests, progress = requests_of(request), progress or Progress()
-    run = _Run(requests, progress, finished or (lambda record: None))
+    run = _GridRun(requests, progress, finished or (lambda record: None))
     plan, outcome = run.plan(), run.outcome
     if dry_run:
         outcome.planned = plan
@@ -99,7 +99,7 @@ def run_request(
     return outcome
 
 
-class _Run:
+class _GridRun:
     """Requests on their way that differ in what is measured alone."""
 
     def __init__(self, requests: Sequence[Request], progress: Progress, finished: Callable[[Record], None]) -> None:

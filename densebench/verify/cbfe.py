@@ -18,10 +18,10 @@ from densebench.ops.cbfe import (
     label_foreground,
     strong_edges,
 )
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 
-def attention_masks(v: Golden) -> Iterator[Finding]:
+def attention_masks(v: Golden) -> Iterator[GoldenCheck]:
     """Masks that keep as many percent of an image's attention as their names say."""
     blur = v.number("blur_sigma"), v.integer("blur_kernel"), v.integer("min_component")
     for match in v.matches(r"mask_(\d+)"):
@@ -29,7 +29,7 @@ def attention_masks(v: Golden) -> Iterator[Finding]:
         yield v.exact(match[0], mask.view(v["attention"].shape))
 
 
-def co_occurrence(v: Golden) -> Iterator[Finding]:
+def co_occurrence(v: Golden) -> Iterator[GoldenCheck]:
     """Precision of clusters in the masks, their neighbours, and the edges that follow: two nodes and a weight."""
     n_clusters, maps = v.integer("k"), v["clusters"].flatten(0, 1)
     precision, neighbours = ClusterPrecision(n_clusters), CoOccurrence(n_clusters, v["distances"].tolist())
@@ -43,7 +43,7 @@ def co_occurrence(v: Golden) -> Iterator[Finding]:
     yield v.close("edges", torch.cat([edges.nodes.double(), edges.weights[:, None]], dim=1), 1e-7)
 
 
-def foreground(v: Golden) -> Iterator[Finding]:
+def foreground(v: Golden) -> Iterator[GoldenCheck]:
     """IoU of the foreground, averaged over images, with borders of objects counted as foreground or not."""
     pred, labels = v["pred"].flatten(0, 1).bool(), v["gt"].flatten(0, 1)
     for name, boundary in (("with_boundary", True), ("without_boundary", False)):

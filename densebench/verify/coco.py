@@ -9,13 +9,13 @@ from torch import Tensor
 
 from densebench.datasets.dataset import VOID
 from densebench.datasets.sets.coco.classes import STUFF_15, STUFF_27, THINGS_12, merge_classes
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 UNSEEN = -1
 """In a table of the reference: a category that its masks did not hold."""
 
 
-def class_merges(v: Golden) -> Iterator[Finding]:
+def class_merges(v: Golden) -> Iterator[GoldenCheck]:
     """Masks of things and of stuff once merged, and the tables that merge them."""
     for name, merge in (("thing", THINGS_12), ("stuff", STUFF_15)):
         merged = merge_classes(v[f"{name}_raw"].cpu().numpy(), merge)

@@ -26,7 +26,7 @@ from densebench.ops.depth import (
     valid_depth,
 )
 from densebench.ops.depth_bins import decode_upsampled
-from densebench.verify.golden import Finding, Golden, GoldenError, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenError, Kind
 
 
 def _order(v: Golden) -> list[int]:
@@ -38,7 +38,7 @@ def _order(v: Golden) -> list[int]:
     return [ERRORS.index(name) for name in names]
 
 
-def errors_of_images(v: Golden) -> Iterator[Finding]:
+def errors_of_images(v: Golden) -> Iterator[GoldenCheck]:
     """Valid pixels inside the crop, errors per image, their mean, and errors of all pixels pooled."""
     order = _order(v)
     target = v["gt_mm"].float() / v.number("depth_scale")
@@ -65,12 +65,12 @@ def _valid(v: Golden, target: Tensor) -> Tensor:
     return valid_depth(target, low, high) & inside
 
 
-def errors_of_pixels(v: Golden) -> Iterator[Finding]:
+def errors_of_pixels(v: Golden) -> Iterator[GoldenCheck]:
     """Errors of two lists of depths."""
     yield v.close("values", depth_errors(v["pred"], v["gt"])[_order(v)], 1e-5)
 
 
-def bins(v: Golden) -> Iterator[Finding]:
+def bins(v: Golden) -> Iterator[GoldenCheck]:
     """From patch maps and class tokens to logits, to depth, to depth at the size of the image."""
     (spacing,), (norm,) = v.texts("bins"), v.texts("norm")
     if spacing != "UD":
@@ -89,7 +89,7 @@ def bins(v: Golden) -> Iterator[Finding]:
     yield v.close("depth_clamped_resized", finish_depth(depth, low, high, (height, width)), 1e-4)
 
 
-def losses(v: Golden) -> Iterator[Finding]:
+def losses(v: Golden) -> Iterator[GoldenCheck]:
     """Two losses and their gradients in float64; the gradient loss along batch and channel, as its code has it."""
     pred, target, most = v["pred"].requires_grad_(), v["gt"], v.number("max_depth")
     found = {

@@ -19,10 +19,10 @@ from densebench.ops.retrieval import attend, upsample_argmax
 from densebench.ops.sampling import patch_scores, patchify_labels, soft_labels
 from densebench.ops.search import ExactIndex
 from densebench.verify import ties
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 
-def _neighbours(v: Golden) -> Iterator[Finding]:
+def _neighbours(v: Golden) -> Iterator[GoldenCheck]:
     keys, queries = v["train_feats"].flatten(0, 1), v["val_feats"].flatten(0, 1)
     for backend in v.backends:
         index = ExactIndex(keys, backend, "l2")  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def _attend(v: Golden, labels: Tensor) -> Tensor:
     return hat.unflatten(0, v["val_feats"].shape[:2])
 
 
-def segmentation(v: Golden) -> Iterator[Finding]:
+def segmentation(v: Golden) -> Iterator[GoldenCheck]:
     """Neighbours, soft labels, class maps, counts and scores without absent classes."""
     n_classes, side, patch = (v.integer(name) for name in ("num_classes", "S", "patch_size"))
     yield from _neighbours(v)
@@ -54,7 +54,7 @@ def segmentation(v: Golden) -> Iterator[Finding]:
     yield v.close("miou_nanmean", mean_iou(*scored, absent="skip"), 1e-5)
 
 
-def depth(v: Golden) -> Iterator[Finding]:
+def depth(v: Golden) -> Iterator[GoldenCheck]:
     """Patches of depth, their bins and sampling scores, neighbours, and both readings of the retrieved patches."""
     side, patch, n_bins = (v.integer(name) for name in ("S", "patch_size", "num_bins"))
     patches = patchify_labels(v["train_depth"], patch)
@@ -74,7 +74,7 @@ def depth(v: Golden) -> Iterator[Finding]:
         yield v.close(name, depth_errors(pred, v["val_depth"])[ERRORS.index("rmse")].float(), 1e-5)
 
 
-def training_loss(v: Golden) -> Iterator[Finding]:
+def training_loss(v: Golden) -> Iterator[GoldenCheck]:
     """Predictions from own and distracting patches, the loss, and its gradients, in float64."""
     query, reference = v["query_feats"].requires_grad_(), v["ref_feats"].requires_grad_()
     patch, n_classes, side = (v.integer(name) for name in ("patch_size", "num_classes", "S"))

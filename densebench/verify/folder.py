@@ -10,7 +10,7 @@ import torch
 
 from densebench.core.errors import UsageError
 from densebench.ops import faiss_calls
-from densebench.verify.golden import Finding, Golden, GoldenError, read_arrays
+from densebench.verify.golden import Golden, GoldenCheck, GoldenError, read_arrays
 from densebench.verify.kinds import find_kind, missing_arrays
 
 SHIPPED = Path(__file__).parent / "vectors"
@@ -24,7 +24,7 @@ class FileReport:
 
     file: str
     title: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[GoldenCheck] = field(default_factory=list)
     problem: str = ""
     """Why there are no findings, or no more of them."""
     unused: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class FileReport:
         return not self.problem and bool(self.findings) and all(finding.ok for finding in self.findings)
 
     @property
-    def worst(self) -> Finding | None:
+    def worst(self) -> GoldenCheck | None:
         """The finding nearest to its tolerance, or farthest beyond it; among equals the widest tolerance."""
         return max(self.findings, key=lambda f: (f.ratio, f.deviation, f.tolerance), default=None)
 

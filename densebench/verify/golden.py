@@ -29,7 +29,7 @@ class GoldenError(DensebenchError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class GoldenCheck:
     """One comparison: of what, how far off at worst, and how far off it may be."""
 
     what: str
@@ -52,7 +52,7 @@ class Finding:
         return self.deviation / self.tolerance
 
 
-Check = Callable[["Golden"], Iterator[Finding]]
+Check = Callable[["Golden"], Iterator[GoldenCheck]]
 """Recomputes what a file of one kind holds, and yields how that compares."""
 
 
@@ -115,33 +115,35 @@ class Golden:
         """Return the matches of a regular expression with whole names, in the file's order."""
         return [match for match in (re.fullmatch(pattern, name) for name in self._arrays) if match]
 
-    def exact(self, name: str, found: Tensor | float, label: str = "") -> Finding:
+    def exact(self, name: str, found: Tensor | float, label: str = "") -> GoldenCheck:
         """Compare for equality; the deviation is the greatest difference."""
         return self._compare(name, found, label, 0.0, lambda expected: torch.ones_like(expected))
 
-    def close(self, name: str, found: Tensor | float, tolerance: float, label: str = "") -> Finding:
+    def close(self, name: str, found: Tensor | float, tolerance: float, label: str = "") -> GoldenCheck:
         """Compare with rtol = atol = ``tolerance``; the deviation is the greatest |difference| / (1 + |expected|)."""
         return self._compare(name, found, label, tolerance, lambda expected: 1 + expected.abs())
 
-    def near(self, name: str, found: Tensor | float, tolerance: float, label: str = "") -> Finding:
+    def near(self, name: str, found: Tensor | float, tolerance: float, label: str = "") -> GoldenCheck:
         """Compare with an absolute ``tolerance``."""
         return self._compare(name, found, label, tolerance, lambda expected: torch.ones_like(expected))
 
     def _compare(
         self, name: str, found: Tensor | float, label: str, tolerance: float, unit: Callable[[Tensor], Tensor]
-    ) -> Finding:
+    ) -> GoldenCheck:
         what = f"{name} ({label})" if label else name
         stored = torch.from_numpy(self._stored(name))
         found = found.detach().cpu() if isinstance(found, Tensor) else torch.tensor(found, dtype=torch.float64)
         if self.device.type != "cpu" and found.dtype == torch.float32:
             tolerance *= FLOAT32_SLACK
         if found.shape != stored.shape:
-            return Finding(what, torch.inf, tolerance, f"shape {tuple(found.shape)}, expected {tuple(stored.shape)}")
+            return GoldenCheck(
+                what, torch.inf, tolerance, f"shape {tuple(found.shape)}, expected {tuple(stored.shape)}"
+            )
         ours, theirs = found.double(), stored.double()
         same = (ours == theirs) | (ours.isnan() & theirs.isnan())
         apart = ((ours - theirs).abs() / unit(theirs)).nan_to_num(nan=torch.inf).masked_fill(same, 0.0)
         note = "" if tolerance or bool(same.all()) else f"{int((~same).sum())} of {same.numel()} differ"
-        return Finding(what, float(apart.max()) if apart.numel() else 0.0, tolerance, note)
+        return GoldenCheck(what, float(apart.max()) if apart.numel() else 0.0, tolerance, note)
 
     def _stored(self, name: str) -> np.ndarray:
         if name not in self._arrays:
@@ -150,9 +152,9 @@ class Golden:
         return self._arrays[name]
 
 
-def holds(what: str, condition: bool) -> Finding:
+def holds(what: str, condition: bool) -> GoldenCheck:
     """Return the finding of a statement that has no numbers."""
-    return Finding(what, 0.0 if condition else torch.inf, 0.0)
+    return GoldenCheck(what, 0.0 if condition else torch.inf, 0.0)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

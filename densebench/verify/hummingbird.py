@@ -16,7 +16,7 @@ from densebench.ops.retrieval import attend, normalise_keys, upsample_argmax
 from densebench.ops.sampling import patch_scores, patches_per_image, patchify_labels, sample_patches, soft_labels
 from densebench.ops.search import ExactIndex
 from densebench.verify import ties
-from densebench.verify.golden import Finding, Golden, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
 
 BLOCKS = ((None, None), (7, 32), (1, 96))
 """Queries and keys that the torch search takes at a time: by default all of so few, and twice in parts."""
@@ -45,7 +45,7 @@ def _share(v: Golden) -> int:
     return patches_per_image(v.integer("memory_size"), n_images, 1, n_patches)
 
 
-def hummingbird(v: Golden) -> Iterator[Finding]:
+def hummingbird(v: Golden) -> Iterator[GoldenCheck]:
     """Memory, neighbours on every backend, soft labels, class maps, counts and scores."""
     yield holds("S * patch_size is the side of a mask", _sides(v) == tuple(v["val_masks"].shape[1:]))
     if "memory_size" in v:
@@ -87,7 +87,7 @@ def _soft_labels(v: Golden, labels: Tensor, scores: Tensor | None = None, keys: 
     return hat.unflatten(0, v["val_feats"].shape[:2])
 
 
-def _scores(v: Golden, hat: Tensor) -> Iterator[Finding]:
+def _scores(v: Golden, hat: Tensor) -> Iterator[GoldenCheck]:
     n_classes = v.integer("num_classes")
     maps = hat.unflatten(1, (v.integer("S"), v.integer("S"))).permute(0, 3, 1, 2)
     yield v.close("argmax_margin_min", ties.margins(maps, _sides(v)).min(), 1e-5)
@@ -106,7 +106,7 @@ def _scores(v: Golden, hat: Tensor) -> Iterator[Finding]:
     yield v.close("miou_nanmean_identity", mean_iou(*scored, absent="skip"), 1e-12)
 
 
-def labels_of_patches(v: Golden) -> Iterator[Finding]:
+def labels_of_patches(v: Golden) -> Iterator[GoldenCheck]:
     """Pixels of each patch, and their mean one-hot labels."""
     masks, patch = v["masks"], v.integer("patch_size")
     pixels = patchify_labels(masks, patch)
@@ -114,7 +114,7 @@ def labels_of_patches(v: Golden) -> Iterator[Finding]:
     yield v.close("soft_labels", soft_labels(masks, patch, v.integer("num_classes")), 1e-7)
 
 
-def sampling(v: Golden) -> Iterator[Finding]:
+def sampling(v: Golden) -> Iterator[GoldenCheck]:
     """Scores of patches, the reference's draws, and which patches they select."""
     scores = patch_scores(v["masks"], v.integer("patch_size"), v.integer("num_classes"))
     yield v.exact("scores", scores)

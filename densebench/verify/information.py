@@ -20,12 +20,12 @@ from densebench.ops.information import (
     mutual_information,
 )
 from densebench.verify import ties
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 GROUPS = 5  # of images: more than one, so that adding the groups up is verified too
 
 
-def positions(v: Golden) -> Iterator[Finding]:
+def positions(v: Golden) -> Iterator[GoldenCheck]:
     """Counts of labels per position, their information, and the picture of mean colours."""
     labels = v["labels"]
     height, width = labels.shape[1:]
@@ -41,14 +41,14 @@ def positions(v: Golden) -> Iterator[Finding]:
     yield v.close("aggregate_map", aggregate_map(counts, v["palette"], (height, width)), 1e-10)
 
 
-def locality(v: Golden) -> Iterator[Finding]:
+def locality(v: Golden) -> Iterator[GoldenCheck]:
     """Information between query and key tokens, per head and of the mean head."""
     attention = v["attention"]
     yield v.close("mi_per_head", attention_mutual_information(attention), 1e-10)
     yield v.close("mi_head_averaged", attention_mutual_information(attention.mean(0)), 1e-10)
 
 
-def cluster_probe(v: Golden) -> Iterator[Finding]:
+def cluster_probe(v: Golden) -> Iterator[GoldenCheck]:
     """Loss, gradient and assignment of one step; the losses of a run of Adam; the map after it."""
     maps, lr = v["features"], v.number("adam_lr")
     rows = maps.permute(0, 2, 3, 1).flatten(0, 2)
@@ -75,7 +75,7 @@ def cluster_probe(v: Golden) -> Iterator[Finding]:
     yield v.close(after[0], again.centroids, 1e-5)
 
 
-def _assigned(v: Golden, name: str, centroids: Tensor, size: tuple[int, int]) -> Finding:
+def _assigned(v: Golden, name: str, centroids: Tensor, size: tuple[int, int]) -> GoldenCheck:
     products = torch.einsum("bdhw,kd->bkhw", v["features"], F.normalize(centroids, dim=1))
     return ties.argmax(v, name, assign_cosine(v["features"], centroids, size), products)[0]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 
 from densebench.ops.kernels import KERNELS, gram, hsic, mmd_poly2, mmd_rbf
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 
-def kernel_losses(v: Golden) -> Iterator[Finding]:
+def kernel_losses(v: Golden) -> Iterator[GoldenCheck]:
     """Eight losses, one value per batch item, and the gradient of each with respect to the student."""
     student, teacher, sigma = v["student"].requires_grad_(), v["teacher"], v.number("rbf_sigma")
     losses = {

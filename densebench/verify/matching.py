@@ -12,12 +12,12 @@ import torch
 from densebench.ops.confusion import ConfusionMatrix, counts, mean_iou
 from densebench.ops.matching import hungarian, many_to_one, scores
 from densebench.ops.resize import resize_labels
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 VOID = 255
 
 
-def predsmiou(v: Golden) -> Iterator[Finding]:
+def predsmiou(v: Golden) -> Iterator[GoldenCheck]:
     """Four ways to match, streamed in two updates; the table or the score matrices where the file has them."""
     gt, pred = v["gt"], v["pred"].long()
     n_gt, n_pred = v.integer("num_gt"), v.integer("num_pred")
@@ -55,7 +55,7 @@ def _background(tag: str, mapping: torch.Tensor | None, n_classes: int) -> float
     return 1 / n_classes if tag == "hungarian" else float((mapping == 0).double().mean())
 
 
-def overclustering(v: Golden) -> Iterator[Finding]:
+def overclustering(v: Golden) -> Iterator[GoldenCheck]:
     """Cluster maps against masks, both brought to one size; one-to-one where clusters are as many as classes."""
     n_classes, n_clusters, size = (v.integer(name) for name in ("num_classes", "K", "eval_size"))
     stream = ConfusionMatrix(n_clusters, n_classes, v.integer("ignore_index"))

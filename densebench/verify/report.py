@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from densebench.verify.folder import FileReport
-from densebench.verify.golden import Finding
+from densebench.verify.golden import GoldenCheck
 
 HEAD = ("file", "what", "worst", "deviation", "tolerance", "")
 
@@ -55,7 +55,7 @@ def as_json(reports: Sequence[FileReport], device: str, backends: Sequence[str])
     return json.dumps(record, indent=1)
 
 
-def _finding(finding: Finding) -> dict[str, str | float | bool | None]:
+def _finding(finding: GoldenCheck) -> dict[str, str | float | bool | None]:
     return {
         "what": finding.what,
         "deviation": finding.deviation if math.isfinite(finding.deviation) else None,
@@ -77,13 +77,13 @@ def _row(report: FileReport) -> tuple[str, ...]:
     return report.file, report.title, worst.what, _deviation(worst), _tolerance(worst), verdict
 
 
-def _deviation(finding: Finding) -> str:
+def _deviation(finding: GoldenCheck) -> str:
     return f"{finding.deviation:.1e}" if finding.deviation else "0"
 
 
-def _tolerance(finding: Finding) -> str:
+def _tolerance(finding: GoldenCheck) -> str:
     return f"{finding.tolerance:.0e}" if finding.tolerance else "exact"
 
 
-def _note(finding: Finding) -> str:
+def _note(finding: GoldenCheck) -> str:
     return f" ({finding.note})" if finding.note else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densebench.ops.resize import nearest_index, resize_labels, resize_maps
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 
-def resizing(v: Golden) -> Iterator[Finding]:
+def resizing(v: Golden) -> Iterator[GoldenCheck]:
     """Nearest indices, cluster maps and feature maps, at the sizes that the arrays' names and shapes give."""
     clusters, maps = v["cluster_map"], v["feature_map"]
     for match in v.matches(r"cluster_map_\d+"):

@@ -11,10 +11,10 @@ import torch
 from torchvision.ops import roi_align
 
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs, pair_boxes
-from densebench.verify.golden import Finding, Golden, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
 
 
-def crops(v: Golden) -> Iterator[Finding]:
+def crops(v: Golden) -> Iterator[GoldenCheck]:
     """Intersections in pixels of either view, then the teacher's and the student's tokens inside them.
 
     A global view paired with itself is no pair: its box is the whole view, and its aligned tokens are left 0.
@@ -42,7 +42,7 @@ def crops(v: Golden) -> Iterator[Finding]:
         yield v.close(name, full, 1e-4)
 
 
-def plain_align(v: Golden) -> Iterator[Finding]:
+def plain_align(v: Golden) -> Iterator[GoldenCheck]:
     """Single calls of torchvision, with every set of options that the file holds."""
     for match in v.matches(r"out_aligned([01])_sr(-?\d+)_k(\d+)"):
         aligned, sampling, kernel = map(int, match.groups())

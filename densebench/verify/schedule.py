@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from densebench.methods.trainer import cosine, warm_cosine
-from densebench.verify.golden import Finding, Golden, Kind
+from densebench.verify.golden import Golden, GoldenCheck, Kind
 
 
-def schedule(v: Golden) -> Iterator[Finding]:
+def schedule(v: Golden) -> Iterator[GoldenCheck]:
     """Both of the trainer's schedules; the final value would be reached one step after the last."""
     steps = v.integer("epochs") * v.integer("niter_per_ep")
     ends = list(zip(v["base"].tolist(), v["final"].tolist(), strict=True))

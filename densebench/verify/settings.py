@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from densebench.verify.golden import Finding
+from densebench.verify.golden import GoldenCheck
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "network": ("bitonic", "odd_even"),
@@ -31,12 +31,12 @@ def candidates(name: str, *settings: str) -> Iterator[dict[str, Any]]:
         yield dict(zip(settings, values, strict=True))
 
 
-def closest(attempts: Iterable[tuple[dict[str, Any], list[Finding]]]) -> list[Finding]:
+def closest(attempts: Iterable[tuple[dict[str, Any], list[GoldenCheck]]]) -> list[GoldenCheck]:
     """Return the findings of the first attempt without fault, or else of the one that comes nearest.
 
     Settings that are wrong miss tolerances by orders of magnitude, so trying cannot make wrong numerics look right.
     """
-    best: tuple[tuple[int, float], list[Finding]] | None = None
+    best: tuple[tuple[int, float], list[GoldenCheck]] | None = None
     for settings, findings in attempts:
         wrong = sum(not finding.ok for finding in findings)
         score = wrong, max((finding.ratio for finding in findings), default=0.0)

@@ -17,7 +17,7 @@ from densebench.core.errors import UsageError
 from densebench.ops.neco import Ordering, neco_loss, neco_pair_loss, soft_orders
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs
 from densebench.ops.sorting import soft_sort
-from densebench.verify.golden import Finding, Golden, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
 from densebench.verify.settings import candidates, closest
 
 LEAST_FLOOR = 5e-324
@@ -25,11 +25,11 @@ LEAST_FLOOR = 5e-324
 FLOOR = 1e-30
 
 
-def sorting(v: Golden) -> Iterator[Finding]:
+def sorting(v: Golden) -> Iterator[GoldenCheck]:
     """Sorted values and soft permutations, at every steepness that the file holds."""
     steepness = {match[1]: float(match[1]) for match in v.matches(r"(?:sorted|perm)_s([\d.]+)")}
 
-    def attempt(**settings: str) -> list[Finding]:
+    def attempt(**settings: str) -> list[GoldenCheck]:
         findings = []
         for tag, value in steepness.items():
             art = v.number("art_lambda")
@@ -43,14 +43,14 @@ def sorting(v: Golden) -> Iterator[Finding]:
     yield from closest((s, attempt(**s)) for s in candidates(v.name, "network", "distribution"))
 
 
-def pair_loss(v: Golden) -> Iterator[Finding]:
+def pair_loss(v: Golden) -> Iterator[GoldenCheck]:
     """Soft orders of student and teacher, the loss and its gradient in float64 and float32.
 
     Where the reference ends in NaN (``finite`` or ``finite_f32`` is 0) its orders are compared, and our code must
     refuse the settings, and with a floor under the probabilities give a finite loss.
     """
 
-    def attempt(**settings: str) -> list[Finding]:
+    def attempt(**settings: str) -> list[GoldenCheck]:
         ordering = Ordering(
             **settings,  # type: ignore[arg-type]
             steepness=v.number("steepness_student"),
@@ -66,7 +66,7 @@ def pair_loss(v: Golden) -> Iterator[Finding]:
     yield from closest((s, attempt(**s)) for s in candidates(v.name, "network", "distribution", "similarity"))
 
 
-def _orders(v: Golden, o: Ordering) -> Iterator[Finding]:
+def _orders(v: Golden, o: Ordering) -> Iterator[GoldenCheck]:
     for side, steepness, name in (("student", o.steepness, "p"), ("teacher", o.teacher_steepness, "q")):
         found = soft_orders(v[side], v["reference"], steepness, o.similarity, o.network, o.distribution, o.art_lambda)
         stored = v[name]  # float32, and the first image only when large
@@ -78,7 +78,7 @@ def _orders(v: Golden, o: Ordering) -> Iterator[Finding]:
             yield v.close("min_p", found.min(), 1e-6)
 
 
-def _loss(v: Golden, ordering: Ordering, tag: str, dtype: torch.dtype, tolerance: float) -> Iterator[Finding]:
+def _loss(v: Golden, ordering: Ordering, tag: str, dtype: torch.dtype, tolerance: float) -> Iterator[GoldenCheck]:
     student, teacher, reference = (v[name].to(dtype) for name in ("student", "teacher", "reference"))
     student.requires_grad_()
     finite = bool(v.integer("finite" if tag == "f64" else "finite_f32"))
@@ -106,7 +106,7 @@ def _refuses(ordering: Ordering) -> bool:
     return False
 
 
-def batch_loss(v: Golden) -> Iterator[Finding]:
+def batch_loss(v: Golden) -> Iterator[GoldenCheck]:
     """The loss of all pairs of crops of a batch, ROI align inside, with references from the batch or a queue."""
     n_images = v.integer("bs")
     n_global, n_local = v["nmb_crops"].tolist()

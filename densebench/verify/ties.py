@@ -7,14 +7,14 @@ from torch import Tensor
 
 from densebench.ops.resize import resize_maps
 from densebench.ops.search import Metric
-from densebench.verify.golden import Finding, Golden
+from densebench.verify.golden import Golden, GoldenCheck
 
 MARGIN = 1e-5
 """Where the two greatest values of a pixel are farther apart than this, the argmax must match (golden vectors)."""
 FLOAT32_UNIT = 2.0**-24
 
 
-def neighbours(v: Golden, found: Tensor, queries: Tensor, keys: Tensor, metric: Metric, label: str) -> Finding:
+def neighbours(v: Golden, found: Tensor, queries: Tensor, keys: Tensor, metric: Metric, label: str) -> GoldenCheck:
     """Compare neighbours (Q, k) with ``nn_index``: exact, but for keys that float32 cannot tell apart.
 
     A float32 dot product of D terms is off by at most e = (D + 2) 2^-24 |q| |x| whatever the order of its sum, unit
@@ -37,10 +37,10 @@ def neighbours(v: Golden, found: Tensor, queries: Tensor, keys: Tensor, metric: 
         rounding = (keys.shape[1] + 4) * FLOAT32_UNIT * (size + reach).square()
     wrong = int((apart > 4 * rounding).sum()) + int((found.sort(1).values.diff(dim=1) == 0).sum())
     note = f"{wrong} of {stored.numel()} differ" if wrong else ""
-    return Finding(f"nn_index ({label})" if label else "nn_index", float(wrong), 0.0, note)
+    return GoldenCheck(f"nn_index ({label})" if label else "nn_index", float(wrong), 0.0, note)
 
 
-def argmax(v: Golden, name: str, pred: Tensor, maps: Tensor) -> tuple[Finding, Tensor]:
+def argmax(v: Golden, name: str, pred: Tensor, maps: Tensor) -> tuple[GoldenCheck, Tensor]:
     """Compare class maps (B, H, W), the argmax of upsampled ``maps`` (B, C, h, w), wherever the margin allows.
 
     Returns:
@@ -52,7 +52,7 @@ def argmax(v: Golden, name: str, pred: Tensor, maps: Tensor) -> tuple[Finding, T
     clear = margins(maps, (stored.shape[1], stored.shape[2])) > MARGIN
     wrong = int(((pred != stored) & clear).sum())
     note = f"{wrong} of {stored.numel()} pixels differ" if wrong else ""
-    return Finding(name, float(wrong), 0.0, note), torch.where(clear, pred, stored)
+    return GoldenCheck(name, float(wrong), 0.0, note), torch.where(clear, pred, stored)
 
 
 def margins(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 
 from densebench.model_zoo.architecture import Architecture
-from densebench.model_zoo.catalog import Entry, Published
+from densebench.model_zoo.catalog import CatalogEntry, Published
 from densebench.model_zoo.catalog.loader import read_entries
 
 TABLE = """
@@ -52,7 +52,7 @@ def read(tmp_path, old="", new=""):
 def test_a_row_replaces_what_its_families_say(tmp_path):
     a, b, _ = read(tmp_path).values()
     net = Architecture(timm="vit_small", kwargs={"depth": 12, "class_token": False}, mean=(0.0, 0.5, 1.0))
-    assert a == Entry(
+    assert a == CatalogEntry(
         name="a_vits16",
         title="A",
         architecture=net,

@@ -6,15 +6,15 @@ import torch
 
 from densebench.model_zoo.adapters.building import build, wrap
 from densebench.model_zoo.backbone import Backbone
-from densebench.model_zoo.catalog import Entry
+from densebench.model_zoo.catalog import CatalogEntry
 
 
-def empty_backbone(entry: Entry) -> Backbone:
+def empty_backbone(entry: CatalogEntry) -> Backbone:
     """Return the backbone of an entry without memory for its weights."""
     with torch.device("meta"):
         return wrap(build(entry.architecture), entry.name, entry.architecture)
 
 
-def weights_size(entry: Entry) -> str:
+def weights_size(entry: CatalogEntry) -> str:
     """Return the size of a file of all weights in float32, in words."""
     return f"about {4 * sum(p.numel() for p in empty_backbone(entry).parameters()) / 1e6:.0f} MB"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.catalog.entry import CatalogEntry
 from densebench.model_zoo.catalog.loader import read_entries
 from densebench.model_zoo.files.published import Published
 
 ENTRIES = read_entries()
 """Every model of the catalogue by name, in the order of the table."""
 
-__all__ = ["ENTRIES", "Entry", "Published"]
+__all__ = ["ENTRIES", "CatalogEntry", "Published"]

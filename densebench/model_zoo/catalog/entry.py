@@ -10,7 +10,7 @@ from densebench.model_zoo.files.published import Published
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CatalogEntry:
     """A model by name. `file` is its checkpoint, `make` the command that makes one; with neither, timm's hub has it."""
 
     name: str

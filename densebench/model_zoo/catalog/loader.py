@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from densebench.core.regular import parse_toml, read_text
 from densebench.model_zoo.architecture import Architecture
-from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.catalog.entry import CatalogEntry
 from densebench.model_zoo.files.published import Published
 
 FILE = Path(__file__).with_name("models.toml")
@@ -21,7 +21,7 @@ WORDS = ("path", "after")
 Facts = dict[str, Any]
 
 
-def read_entries(file: Path = FILE) -> dict[str, Entry]:
+def read_entries(file: Path = FILE) -> dict[str, CatalogEntry]:
     """Return the models of a table by name, in its order.
 
     Raises ValueError, with the model and the key, for a key that no entry has, a value of another type than an entry's,
@@ -37,10 +37,10 @@ def read_entries(file: Path = FILE) -> dict[str, Entry]:
                 models[name] = _facts(name, _merged(_shared(family, families), _shared(row, families)), models)
             except KeyError as error:
                 raise ValueError(f"{file.name}: {name} names {error}, and there is none above") from None
-    for kind in (Entry, Architecture, Published):
+    for kind in (CatalogEntry, Architecture, Published):
         with_config(ConfigDict(extra="forbid", strict=True))(kind)
     try:
-        return TypeAdapter(dict[str, Entry]).validate_json(json.dumps(models))
+        return TypeAdapter(dict[str, CatalogEntry]).validate_json(json.dumps(models))
     except ValidationError as error:
         first = error.errors()[0]
         said = "there is no such key" if first["type"] == "unexpected_keyword_argument" else first["msg"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densebench.core.download import offline
-from densebench.model_zoo.catalog.entry import Entry
+from densebench.model_zoo.catalog.entry import CatalogEntry
 from densebench.model_zoo.files.fetch import hub_file, local_file, recorded_digest
 from densebench.model_zoo.files.published import Published
 
 
-def status(entry: Entry) -> str:
+def status(entry: CatalogEntry) -> str:
     """Return whether an entry is ready, fetchable, to be made, or to be fetched by hand."""
     if local_file(entry.name) or (entry.hub and hub_file(entry.hub)):
         return "ready"
@@ -21,12 +21,12 @@ def status(entry: Entry) -> str:
     return "fetchable, but DENSEBENCH_OFFLINE is set" if offline() else "fetchable"
 
 
-def page(entry: Entry) -> str:
+def page(entry: CatalogEntry) -> str:
     """Return all that the catalogue knows of an entry, one fact per line."""
     return "\n".join(f"{key}: {value}" for key, value in _facts(entry) if value not in ("", None))
 
 
-def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
+def _facts(entry: CatalogEntry) -> Iterator[tuple[str, object]]:
     net = entry.architecture
     yield "name", entry.name
     yield "title", entry.title
@@ -59,7 +59,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, object]]:
     yield "notes", entry.notes
 
 
-def _keys(entry: Entry, file: Published) -> str:
+def _keys(entry: CatalogEntry, file: Published) -> str:
     """Return whose names the keys are, and what lies around them."""
     names = "its own" if entry.adapter == "capi" else {"timm": "timm's", "dinov2": "DINOv2's"}[file.layout]
     around = [f"entry {file.entry.replace('?', ', where there is one')}"] if file.entry else []
@@ -68,7 +68,7 @@ def _keys(entry: Entry, file: Published) -> str:
     return "; ".join([f"{names} names", *around])
 
 
-def _recorded(entry: Entry) -> str:
+def _recorded(entry: CatalogEntry) -> str:
     """Return the digest that was recorded when the file of an entry was fetched."""
     path = local_file(entry.name)
     found = recorded_digest(path) if path else ""
