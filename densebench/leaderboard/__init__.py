@@ -17,6 +17,7 @@ from densebench.leaderboard.console import console_table
 from densebench.leaderboard.latex import latex
 from densebench.leaderboard.markdown import markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
+from densebench.leaderboard.ranked import ranked
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
 from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
@@ -68,7 +69,7 @@ def write_leaderboard(
             f"{count} record{'s' if count > 1 else ''} of --limit runs left off the leaderboard; "
             "`densebench leaderboard --limited` shows them."
         )
-    rows = leaderboard_rows(records, limited=limited)
+    rows = ranked(leaderboard_rows(records, limited=limited), results, records)
     printed = published_rows() if published else ()
 
     files: dict[str, str | bytes] = {}
@@ -108,7 +109,7 @@ def write_leaderboard(
 
 
 def write_rows(results: str | Path) -> None:
-    """Write `leaderboard.csv` alone, of the complete records so far: cheap enough to do after every cell."""
+    """Write `leaderboard.csv` alone, of the complete records so far, without ranks: cheap enough after every cell."""
     write_atomically(Path(results) / ROWS, to_csv(leaderboard_rows(select(results).records)))
 
 

@@ -25,7 +25,9 @@ class Cell(NamedTuple):
     """What the images leave open, and beside it what the seeds do."""
     best: bool
     close: bool
-    """Whether its interval overlaps that of the best."""
+    """Whether it may be as good as the best."""
+    rank: int | None = None
+    """Among those of its column, where they are ranked."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Grid:
         for key, column in columns.items():
             (best, close), even = ties(column), _is_even(column)
             for row in column:
-                cell = Cell(number(row.value, row.unit), _interval(row, even), row is best, row in close)
+                cell = Cell(number(row.value, row.unit), _interval(row, even), row is best, row in close, row.rank)
                 cells.setdefault((row.label, row.score_hash), {})[key] = cell
         firsts = [next(iter(entry.values())) for entry in by_entry(members)]
         found = [cells.get((first.label, first.score_hash), {}) for first in firsts]
@@ -71,15 +73,17 @@ def title(metric: str, unit: str, higher_is_better: bool) -> str:
 
 
 def ties(column: Sequence[Row]) -> tuple[Row | None, list[Row]]:
-    """Return the best row of one metric, and those whose interval overlaps that of the best.
+    """Return the best row of one metric, and those that may be as good: that share its rank.
 
-    Models are compared on the same images, so their errors go together and this is lenient: overlapping intervals do
-    not show that two models are equally good.
+    Without ranks these are the ones whose interval overlaps that of the best. Models are compared on the same images,
+    so their errors go together and this is lenient: overlapping intervals do not show that two are equally good.
     """
     finite = [row for row in column if not math.isnan(row.value) and not row.withdrawn]
     if len(finite) < 2:
         return None, []
     best = (max if finite[0].higher_is_better else min)(finite, key=lambda row: row.value)
+    if all(row.rank for row in finite):
+        return best, [row for row in finite if row is not best and row.rank == best.rank]
     if best.ci95_low is None or best.ci95_high is None:
         return best, [row for row in finite if row is not best and row.value == best.value]
     low, high = best.ci95_low, best.ci95_high
@@ -116,6 +120,14 @@ def _interval(row: Row, even: bool) -> str:
     return f"{images} {seeds}".rstrip()
 
 
+RANKS = {
+    "images": "ranks by paired differences on the same images",
+    "intervals": "ranks by intervals that do not overlap, since nothing is kept of single images",
+    "some": "ranks by paired differences where images are kept, else by intervals that do not overlap",
+}
+"""What ranks come from, by `Row.rank_by`."""
+
+
 def footnote_of(members: Sequence[Row]) -> str:
     """Return what holds for all numbers of a table."""
 
@@ -125,4 +137,7 @@ def footnote_of(members: Sequence[Row]) -> str:
     seeds = listing(row.seed_count for row in members if row.main) or listing(row.seed_count for row in members)
     images = listing(row.n_images for row in members)
     said = f"{images} validation images; {seeds} seed{'' if seeds == '1' else 's'} per value; 95 % intervals"
-    return f"{said}, sd over seeds." if any(row.seed_sd is not None for row in members) else f"{said}."
+    said += ", sd over seeds" if any(row.seed_sd is not None for row in members) else ""
+    rules = {row.rank_by for row in members if row.rank}
+    ranks = RANKS[rules.pop() if len(rules) == 1 else "some"] if rules else ""
+    return f"{said}{f'; {ranks}' if ranks else ''}."

@@ -15,12 +15,9 @@ from densebench.core.text import plain
 from densebench.leaderboard.comparison import Compared, Comparison
 from densebench.leaderboard.differences import Difference, differences, published_differences
 from densebench.leaderboard.sources import Entry, Filter, Source, find_sources, printed_of
-from densebench.results.compare import Paired, paired
+from densebench.results.compare import AS_STORED, Paired, paired
 from densebench.results.kept import side_of
 from densebench.results.schema import Key
-
-AS_STORED = 1e-3
-"""What a value may be off the one that its images give, in its unit."""
 
 
 def compare(

@@ -34,8 +34,8 @@ def markdown(
         lines += ["No complete results yet; `densebench run` makes them.", ""]
     else:
         lines += [
-            "Values with 95 % intervals over validation images. **Bold**: the best. ≈: its interval overlaps that of "
-            "the best. `docs/results.md` says how to read them.",
+            "Values with 95 % intervals over validation images. **Bold**: the best. ≈: may be as good as the best. "
+            "#: the rank, 1 + how many are better. `docs/results.md` and `docs/compare.md` say how to read them.",
             "",
         ]
     for index, (key, members) in enumerate(grouped.items()):
@@ -79,7 +79,9 @@ def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
     value = f"**{cell.value}**" if cell.best else cell.value
-    return " ".join(filter(None, (value, cell.interval, "≈" if cell.close else "")))
+    return " ".join(
+        filter(None, (value, cell.interval, "≈" if cell.close else "", f"#{cell.rank}" if cell.rank else ""))
+    )
 
 
 def _differences(near: Sequence[Beside], told: Mapping[str, str]) -> Iterator[str]:

@@ -70,6 +70,10 @@ class Row:
     densebench: str
     withdrawn: str
     """Why the record is not ranked any more; mostly empty."""
+    rank: int | None = None
+    """1 + how many models of the table are better (`ranks.py`); None where nothing was ranked yet, or is."""
+    rank_by: str = ""
+    """What ranks come from: "images" both saw, "intervals" that do not overlap, "some" of both."""
     apart: str = field(default="", metadata={"column": False})
     """What sets the table apart from another of the same name: other images, another version of the protocol."""
     members: tuple[Row, ...] = field(default=(), metadata={"column": False}, repr=False)

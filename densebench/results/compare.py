@@ -30,6 +30,8 @@ from densebench.results.sums import Aligned, Floats, Side, Sums, align
 
 DRAWS, SWAPS, SEED = 2000, 9999, 0
 ALPHA = 0.05
+AS_STORED = 1e-3
+"""What a record's value may be off the one that its images give, as a share of it, or in its unit where it is small."""
 FEWEST = 5
 """Images that must show a class for it to have an interval."""
 

@@ -23,6 +23,8 @@ from densebench.core.errors import UsageError
 from densebench.results.counts import ImageStatistics
 
 Floats = NDArray[np.float64]
+Ends = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""(n,) both: the images of every pair."""
 DENSE = 1 << 23
 """Numbers of a table that is not held sparsely: products are faster."""
 ANOTHER = 0.2
@@ -119,8 +121,8 @@ class Aligned:
     """Images, or pairs, of each model that others do not have."""
     classes: tuple[str, ...] = ()
     """Names of categories, which keypoints bring along."""
-    ends: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-    """(n,) both: the images of every pair."""
+    ends: Ends | None = None
+    """Of pairs; None where units are images."""
 
     def shown(self) -> NDArray[np.int64]:
         """Return how many images, or pairs, show each class (C,), by the first model's ground truth."""

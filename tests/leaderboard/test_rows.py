@@ -125,9 +125,9 @@ def test_csv_snapshot(record):
     assert to_csv(rows) == (
         "model,protocol,dataset,data,preset,settings,metric,quantity,value,unit,ci95_low,ci95_high,n_images,n_published,"
         "n_train,n_train_published,seed_count,seed_sd,score_hash,date,main,higher_is_better,variant,limit,seed,"
-        "records,weights_sha256,protocol_version,densebench,withdrawn\n"
+        "records,weights_sha256,protocol_version,densebench,withdrawn,rank,rank_by\n"
         "paka_vits14,hummingbird,voc,voc,paper,,nmi,nmi,0.333333,1,,,1449,1449,10582,10582,1,,"
-        f"{rows[0].score_hash},2026-11-20,false,false,,,0,1,abababababab,9,0.1.0,\n"
+        f"{rows[0].score_hash},2026-11-20,false,false,,,0,1,abababababab,9,0.1.0,,,\n"
     )
     assert to_csv([]).startswith("model,protocol,dataset,data,preset,settings,metric,quantity,value,")
 
