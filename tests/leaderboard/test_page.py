@@ -206,7 +206,7 @@ def test_pairs_beyond_the_bound_are_said_and_the_best_come_first(record, monkeyp
     monkeypatch.setattr("densebench.leaderboard.page.pairs.PAIRS", 1)
     made = payload(leaderboard_rows(records), records, sides=lambda *_: side([1.0, 2.0, 3.0]))
     assert [(pair["a"], pair["b"]) for pair in columns(made, "pairs")] == [(0, 1)]
-    assert made["omitted"] == ["paired differences of 2 pairs, which `densebench compare` makes"]
+    assert made["omitted"] == ["paired differences but for 1: `densebench compare` makes them"]
 
 
 def test_models_that_keep_nothing_of_their_images_have_no_paired_difference(record):
@@ -220,7 +220,7 @@ def test_models_that_keep_nothing_of_their_images_have_no_paired_difference(reco
     rows = leaderboard_rows(records)
     assert payload(rows, records, sides=refuse)["pairs"]["a"] == []
     assert payload(rows, records, sides=broken, report=told.append)["pairs"]["a"] == []
-    assert told == ["statistics.npz is torn; its differences are not on the page."]
+    assert told == ["statistics.npz is torn; its differences are not on the page."] * 3  # once for each model
 
 
 def test_pictures_are_small_files_in_the_page(record):
@@ -240,6 +240,20 @@ def test_pictures_take_turns_within_the_budget_and_those_left_out_are_said(recor
     made = payload(leaderboard_rows(records), records, read=lambda *_: picture())
     assert sorted(len(each) for each in made["pictures"].values()) == [1, 2]
     assert made["omitted"] == ["1 picture, beside the records"]
+
+
+def test_no_picture_is_opened_once_the_budget_is_spent(record, monkeypatch):
+    records = [record(f"m{i}", hummingbird(50)).model_copy(update={"artifacts": ("1.png",)}) for i in range(9)]
+    monkeypatch.setattr(pictures, "BUDGET", len(pictures.thumbnail(picture())) + 1)
+    read = []
+    payload(leaderboard_rows(records), records, read=lambda one, _: read.append(one) or picture())
+    assert len(read) == 2
+
+
+def test_a_long_text_is_cut(record):
+    one = record("a", hummingbird(50)).model_copy(update={"notes": ("x" * 10_000_000,)})
+    rows = leaderboard_rows([one])
+    assert len(page(payload(rows, [one]), rows)) < 200_000
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"<svg onload='alert(1)'/>", picture()[:200]])

@@ -48,3 +48,12 @@ def short(value: float | None, digits: int = 6) -> float | None:
         return None
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() else rounded
+
+
+def clipped(text: str, longest: int = 1000) -> str:
+    """Return a text without what is beyond `longest` characters: ten thousand notes of a megabyte make no page.
+
+    >>> clipped("abcdef", 4)
+    'abc…'
+    """
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -12,7 +12,7 @@ from typing import Any
 from densebench.core.text import plain
 from densebench.leaderboard.beside import Beside, beside
 from densebench.leaderboard.cells import DIGITS, footnote_of
-from densebench.leaderboard.page.columns import Columns, Once, short
+from densebench.leaderboard.page.columns import Columns, Once, clipped, short
 from densebench.leaderboard.page.facts import pretraining, printed_size, size_of
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.row import Row, by_entry, tables
@@ -112,8 +112,8 @@ def _measured(
             "memory": max((cost.peak_memory_bytes for cost in costs), default=None),
             "gpu": max((cost.peak_gpu_bytes for cost in costs), default=0) or None,
             "setting": made.texts(made.tables[table]["setting"]),
-            "about": made.texts(_about(record)) if record else None,
-            "notes": [made.texts(plain(note)) for note in record.notes] if record else [],
+            "about": made.texts(clipped(_about(record))) if record else None,
+            "notes": [made.texts(clipped(plain(note))) for note in record.notes] if record else [],
             "withdrawn": made.texts(row.withdrawn) if row.withdrawn else None,
         }
     )
@@ -194,8 +194,8 @@ def _model(made: Lines, name: str, record: Record | None) -> int:
         "patch": model.patch,
         "width": model.width,
         "depth": model.depth,
-        "licence": plain(model.licence),
-        "citation": plain(model.citation),
+        "licence": clipped(plain(model.licence)),
+        "citation": clipped(plain(model.citation)),
         "weights": model.weights_sha256[:12],
     }
     return made.models(described, (name, model.weights_sha256, model.parameters))

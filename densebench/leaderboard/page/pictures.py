@@ -47,10 +47,10 @@ def thumbnails(
                 if report:
                     report(f"{plain(names[turn])} is not on the page ({type(error).__name__}: {error}).")
                 continue
-            if len(uri) > left:
+            left -= len(uri)
+            if left < 0:  # from here on nothing is opened: thousands of pictures would take minutes
                 out += 1
                 continue
-            left -= len(uri)
             found.setdefault(str(line), []).append([plain(names[turn].rpartition("/")[2]), uri])
     if out:
         omitted.append(f"{out} picture{'' if out == 1 else 's'}, beside the records")

@@ -61,7 +61,7 @@ const plainColumn = (key, text, get, more = {}) => ({ key, text, get, show: (row
 function metricColumn(index) {
   const metric = D.metrics[index];
   return {
-    key: `metric ${index}`, text: head(metric), metric, number: true, on: metric.main, down: metric.up,
+    key: `metric ${index}`, text: head(metric), metric, number: true, on: metric.main || state.every, down: metric.up,
     get: (row) => row.line.values.get(index)?.value ?? null,
     found: (row) => row.line.values.get(index),
     show: (row) => { const found = row.line.values.get(index); return found ? shown(found) : ""; },
@@ -91,7 +91,7 @@ function columnsNow() {
   const say = (value) => value ?? "";
   return [
     ...front, ...middle,
-    plainColumn("size", "Size", (row) => row.line.model.size, { on: varies.size }),
+    plainColumn("size", "Size", (row) => row.line.model.size, { on: varies.size, whole: true }),
     plainColumn("pretraining", "Pretraining data", (row) => row.line.model.data, { on: false }),
     plainColumn("objective", "Objective", (row) => row.line.model.objective, { on: false }),
     number("parameters", "Parameters", counted),
@@ -99,7 +99,7 @@ function columnsNow() {
     number("seconds", "Time", seconds),
     number("memory", "Memory", bytes),
     number("gpu", "GPU memory", bytes, false),
-    plainColumn("status", "Status", (row) => D.statuses[row.line.status], { on: varies.status }),
+    plainColumn("status", "Status", (row) => D.statuses[row.line.status], { on: varies.status, whole: true }),
     number("images", "Images", say, false),
     number("seeds", "Seeds", say, false),
     plainColumn("date", "Date", (row) => row.line.date, { on: false }),
