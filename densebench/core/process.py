@@ -206,7 +206,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def _tolerant(stream: TextIO) -> TextIO:
-    """Return a stream over the same file that is an `Output`; what is no file (a notebook's) stays as it is."""
+    """Return a stream over the same file that is an `Output`; what is not a file (a notebook's) stays as it is."""
     if type(stream) is not io.TextIOWrapper:
         return stream
     codecs.register_error("densebench", _plain)

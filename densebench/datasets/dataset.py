@@ -58,7 +58,7 @@ class DatasetInfo:
     background: tuple[int, ...] = (0,)
     """Classes that do not count as labels when balanced image subsets are drawn."""
     stuff: tuple[int, ...] = ()
-    """Classes that are no objects, such as sky and floor, where the dataset tells them apart; not its background."""
+    """Classes that are not objects, such as sky and floor, where the dataset tells them apart; not its background."""
     targets: frozenset[str] = frozenset({"mask"})
     """Ground truth it has: "mask", "depth", "keypoints"."""
     palette_stored: bool = False

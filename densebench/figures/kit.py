@@ -26,7 +26,7 @@ VOID_COLOR = (235, 235, 235)
 FACET_COLORS = {"token": "#1b1b1b", "key": "#d62728", "query": "#ff9f1c", "value": "#1f77b4"}
 """One colour per facet in every chart."""
 OTHER_COLORS = ("#7b3fa0", "#2a9d5c", "#8c564b", "#e377c2", "#17becf", "#7f7f7f", "#bcbd22", "#9467bd")
-"""For series that are no facets."""
+"""For series that are not facets."""
 
 
 def colorize(labels: NDArray[np.integer], palette: Palette) -> NDArray[np.uint8]:

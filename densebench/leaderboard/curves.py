@@ -42,7 +42,7 @@ class LinePlot:
             return None
         try:
             return float(Fraction(row.at[self.coordinate]))
-        except (ValueError, ZeroDivisionError):  # of a plugin whose coordinate is no number
+        except (ValueError, ZeroDivisionError):  # of a plugin whose coordinate is not a number
             return None
 
 

@@ -86,7 +86,7 @@ def find_sweeps(
             if _readable(record):
                 newest[table, record.model.name] = record
             else:
-                report(f"{store.place(record)} is no sweep of this version; left off the positional study.")
+                report(f"{store.place(record)} is not a sweep of this version; left off the positional study.")
     found: dict[Table, list[Sweep]] = {}
     for (table, _), record in sorted(newest.items(), key=lambda entry: entry[0]):
         found.setdefault(table, []).append(Sweep(record, _arrays(store, record, report)))

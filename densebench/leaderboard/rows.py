@@ -38,7 +38,7 @@ class Selection:
     limited: tuple[Record, ...] = ()
     """Records of --limit runs."""
     unreadable: tuple[str, ...] = ()
-    """Why each file that is no record could not be read."""
+    """Why each file that is not a record could not be read."""
 
 
 def select(
@@ -191,7 +191,7 @@ def _age(record: Record) -> tuple[str, str]:
 def _variants(records: Sequence[Record]) -> tuple[list[str], list[dict[str, str]]]:
     """Say for each record in what it differs from others of its model in its table, and return its settings.
 
-    As in "weights=ab01"; the seed is no difference. A record without others has no settings to be told from theirs.
+    As in "weights=ab01"; the seed is not a difference. A record without others has no settings to be told from theirs.
     """
     import pandas as pd
 

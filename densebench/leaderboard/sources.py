@@ -169,7 +169,7 @@ class _Reader:
         return Source(name, entries_of(self.models(Path(folder))[model], self.wanted, name))
 
     def source(self, name: str) -> Source:
-        """Return what a name that is no folder stands for."""
+        """Return what a name that is not a folder stands for."""
         if os.path.isfile(name):
             return self._records(name, name)
         if (models := self.models(self.results)) and name in models:

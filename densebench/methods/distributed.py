@@ -88,7 +88,7 @@ def _launched() -> int:
 def process_group(device: str) -> Iterator[tuple[ProcessGroup, torch.device]]:
     """Join the processes that `torchrun` started, if any; yield the group and this process's device.
 
-    Raises UsageError for variables of a launcher that are no numbers, and where the other processes do not come.
+    Raises UsageError for variables of a launcher that are not numbers, and where the other processes do not come.
     """
     size = _launched()
     if size == 1:

@@ -247,7 +247,7 @@ def _check_sizes(backbone: Backbone, config: TrainConfig) -> None:
     for field in ("global_size", "local_size") if config.local_crops else ("global_size",):
         size = getattr(config, field)
         if size % patch:
-            raise UsageError(f"{field}={size} is no multiple of the patch size of {backbone.info.name}, {patch}.")
+            raise UsageError(f"{field}={size} is not a multiple of the patch size of {backbone.info.name}, {patch}.")
 
 
 def _digest(dataset: DenseDataset, progress: bool) -> str:

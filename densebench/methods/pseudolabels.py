@@ -133,7 +133,7 @@ def pseudolabel(
     patch = backbone.info.patch
     side = 224 // patch * patch if size is None else size
     if side < patch or side % patch:
-        raise UsageError(f"--size {side} is no multiple of the patch size of {backbone.info.name}, {patch}.")
+        raise UsageError(f"--size {side} is not a multiple of the patch size of {backbone.info.name}, {patch}.")
     config = LabelConfig(classes=classes, segmenter=segmenter, size=side, share=share, seed=seed)
     segment = SEGMENTERS[segmenter]
     dataset = load_images(data, split, data_root)

@@ -36,8 +36,9 @@ def check_settings(method: str, preset: str, overrides: Mapping[str, Any]) -> st
 def fitted(config: C, base: BackboneInfo, n_images: int, asked: Collection[str]) -> C:
     """Return a config whose sizes and images fit base and data wherever they are not among the settings `asked`.
 
-    A side that is no multiple of the base's patch becomes the multiple nearest to it or, if that is less, to the base's
-    native size; of local crops, nearest to at most half of the global ones. All images are taken where there are fewer.
+    A side that is not a multiple of the base's patch becomes the nearest multiple or, if that is less, the one nearest
+    to the base's native size; of local crops, nearest to at most half of the global ones. All images are taken where
+    there are fewer.
     """
 
     def side(name: str, most: float) -> int:

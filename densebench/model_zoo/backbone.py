@@ -267,7 +267,7 @@ class Backbone(nn.Module, ABC):
         height, width = images.shape[-2:]
         if height % info.patch or width % info.patch:
             raise ModelError(
-                f"{info.name} has patches of {info.patch} px; {height}x{width} is no multiple. "
+                f"{info.name} has patches of {info.patch} px; {height}x{width} is not a multiple. "
                 f"Nearest sizes: {height // info.patch * info.patch} or {-(-height // info.patch) * info.patch}."
             )
         return height // info.patch, width // info.patch

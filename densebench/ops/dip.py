@@ -26,7 +26,7 @@ def patch_labels(labels: Tensor, patch: int, n_classes: int, dtype: torch.dtype 
         dtype: that of the features, if it is known; what takes labels rounds them to it where it is less.
 
     Raises:
-        ValueError: a label lies outside the classes, or H or W is no multiple of the patch.
+        ValueError: a label lies outside the classes, or H or W is not a multiple of the patch.
     """
     return soft_labels(labels, patch, n_classes, void=-1, void_to=None, dtype=dtype).flatten(1, 2)
 

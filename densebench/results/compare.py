@@ -51,7 +51,7 @@ class ClassDifference:
     p: float | None
     """Two-sided."""
     adjusted: float | None
-    """p for as many classes as are tested: the chance that any of those below 0.05 is no difference is below 0.05."""
+    """p for as many classes as are tested: below 0.05, the chance that any such class does not differ is below 0.05."""
     n: int
     """Images, or pairs, that show it."""
 

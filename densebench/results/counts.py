@@ -180,7 +180,7 @@ def _entry(described: Mapping[str, Any], arrays: Arrays, n_images: int) -> Image
     if missing := set(_NEEDED[kind]) - set(own):
         raise ValueError(f"{entry.name} lacks {', '.join(sorted(missing))}")
     if any(array.ndim != 1 or (array.dtype.kind != "u") != (what == "value") for what, array in own.items()):
-        raise ValueError(f"arrays of {entry.name} are no lists of counts")
+        raise ValueError(f"arrays of {entry.name} are not lists of counts")
     lengths = [(len(array), len(own[_NEEDED[kind][0]])) for what, array in own.items() if what not in _ROW_BY_ROW]
     bounds = [(own[what], n_images) for what in ("image", "source", "target") if what in own]
     if kind == "segmentation":

@@ -241,7 +241,7 @@ def nonsense(record: Record) -> str:
         numbers = [metric.value, *(metric.ci95 or ()), *metric.seeds.values()]
         numbers += [value for value in metric.per_class.values() if value is not None]
         if not all(map(math.isfinite, numbers)):
-            return f"a value of metric {metric.label} is no finite number"
+            return f"a value of metric {metric.label} is not a finite number"
         if metric.ci95 and metric.ci95[0] > metric.ci95[1]:
             return f"the interval of metric {metric.label} ends before it begins: {list(metric.ci95)}"
         if keys.count(metric.key) > 1:

@@ -55,7 +55,7 @@ class ResultStore:
             wrong = " ".join(str(error).splitlines()[:3])
         if wrong:
             raise StorageError(
-                f"{path} is no record of schema {SCHEMA} ({wrong}). "
+                f"{path} is not a record of schema {SCHEMA} ({wrong}). "
                 "Remove it and run the cell again, or read it with the densebench version that wrote it."
             )
         return record

@@ -18,9 +18,9 @@ def departures(
 ) -> dict[str, Any]:
     """Return the fewest settings, {field: value} by name, that lead from a preset to the config `asked`.
 
-    `asked` is not yet resolved. What resolves to the preset's own value for this backbone and data is no departure, and
-    what follows from another setting is not named beside it. Values are those that were asked for ("all" layers), so
-    that a label is the same for models of other depths. Fields that cannot change a score do not count.
+    `asked` is not yet resolved. What resolves to the preset's own value for this backbone and data does not depart from
+    it, and what follows from another setting is not named beside it. Values are those that were asked for ("all"
+    layers), so that a label is the same for models of other depths. Fields that cannot change a score do not count.
     """
 
     def resolved(settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ def complaints(report: FileReport) -> list[str]:
 
 
 def as_json(reports: Sequence[FileReport], device: str, backends: Sequence[str]) -> str:
-    """Return everything: each comparison of each file. A deviation that is no number (shapes differ, NaN) is null."""
+    """Return each comparison of each file. A deviation that is not a number (shapes differ, NaN) is null."""
     record = {
         "device": device,
         "backends": list(backends),

@@ -77,7 +77,7 @@ def test_a_record_of_another_cell_is_not_kept_as_the_result_of_this_one(cli):  #
     assert cli.run("--protocol", ONE, *FAST).returncode == 0
     (path,) = paths(cli.folder)
     good = json.loads(path.read_text())
-    other, schema = "is the record of another cell", "is no record of schema 2"
+    other, schema = "is the record of another cell", "is not a record of schema 2"
     for change, said in (
         ({"data": {**good["data"], "limit": 100}}, other),  # as --limit 100 of six images left it
         ({"model": {**good["model"], "name": "another"}}, f"{other}, another / hummingbird"),

@@ -360,7 +360,7 @@ def test_a_torn_record_is_run_again(cli):
     path.write_text(whole[: len(whole) // 2])
     done = cli.run("--protocol", "hummingbird")
     assert done.returncode == 0
-    assert "is no record of schema" in done.stderr
+    assert "is not a record of schema" in done.stderr
     assert json.loads(path.read_text())["metrics"] == json.loads(whole)["metrics"]
 
 

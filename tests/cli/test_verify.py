@@ -101,7 +101,7 @@ def test_one_file_will_do(verify):
 def test_json_has_every_comparison_and_nothing_that_json_lacks(verify, folder):
     change(folder / "g_nmi_det.npz", counts=np.zeros((3, 3), np.int32))
     code, out, _ = verify(folder, "--json", "--device", "cpu", "--backend", "torch")
-    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert code == 1
     assert (found["ok"], found["of"], found["device"], found["backends"]) == (2, 3, "cpu", ["torch"])
     kernels, nmi, _ = found["files"]

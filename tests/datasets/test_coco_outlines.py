@@ -129,7 +129,7 @@ def test_other_files_are_refused(tmp_path):
     for text, message in (("{}", "it lacks 'images'"), ("[", "Expecting value")):
         path = tmp_path / "x.json"
         path.write_text(text)
-        with pytest.raises(DatasetError, match=f"is no instances file of COCO: .*{message}"):
+        with pytest.raises(DatasetError, match=f"is not a COCO file of instances: .*{message}"):
             read_instances(path)
 
 
@@ -177,7 +177,7 @@ def runs(counts, size=(6, 8)):
 )
 def test_an_annotation_that_cannot_be_of_its_image_is_said(tmp_path, change, message):
     path = write(tmp_path / "x.json", [box(1, 0, 0, 1, id=3), box(1, 0, 0, 2, **{"id": 4, **change})])
-    with pytest.raises(DatasetError, match=f"is no instances file of COCO: .*{message}"):
+    with pytest.raises(DatasetError, match=f"is not a COCO file of instances: .*{message}"):
         read_instances(path)
 
 
@@ -218,7 +218,7 @@ def test_sizes_that_no_image_has_cost_no_memory(tmp_path, height, width, message
     image = {"id": 1, "file_name": "a.jpg", "height": height, "width": width}
     annotation = box(1, 0, 0, 1, image_id=1)
     (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
-    with pytest.raises(DatasetError, match=f"is no instances file of COCO: {message}"):
+    with pytest.raises(DatasetError, match=f"is not a COCO file of instances: {message}"):
         read_instances(tmp_path / "x.json")
 
 
@@ -234,7 +234,7 @@ def test_segments_of_a_panoptic_file(tmp_path):
         ([{**good, "segments_info": [{**segment, "category_id": 0}]}], "annotation 7 has category_id 0"),
     ):
         path.write_text(json.dumps({"annotations": wrong}))
-        with pytest.raises(DatasetError, match=f"is no panoptic file of COCO: {message}"):
+        with pytest.raises(DatasetError, match=f"is not a COCO file of panoptic: {message}"):
             read_segments(path)
 
 

@@ -59,7 +59,7 @@ def test_what_is_no_list_is_said(tmp_path):
         read_ids(path, "the list")
     with pytest.raises(DatasetError, match=r"the list cannot be read \(it is a folder"):
         read_ids(tmp_path, "the list")
-    for content, message in ((b"\n# none\n", "is empty; expected one image id per line"), (b"a\0b", "is no text"),
+    for content, message in ((b"\n# none\n", "is empty; expected one image id per line"), (b"a\0b", "is not text"),
                              (b"a\nb\na\n", r"lists 1 ids twice \(first: a\); list each once")):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(DatasetError, match=f"the list {message}"):

@@ -460,7 +460,7 @@ def test_a_panoptic_mask_without_its_json_is_refused(scenes, tmp_path):
     with pytest.raises(DatasetError, match=r"holds segment .*, which .* does not list"):
         load_dataset("coco_things", "val", tmp_path).mask(0)
     path.write_text("[]")
-    with pytest.raises(DatasetError, match="is no panoptic file of COCO"):
+    with pytest.raises(DatasetError, match="is not a COCO file of panoptic"):
         load_dataset("coco_things", "val", tmp_path)
     path.unlink()
     with pytest.raises(DatasetError, match=r"no panoptic_val2017\.json in annotations/"):

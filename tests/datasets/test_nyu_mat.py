@@ -206,10 +206,10 @@ def test_the_split_file_is_looked_at(root):
     path = root / "nyu" / "splits.mat"
     for numbers in ([[0]], [[6]], [[1], [1]], [["a"]], [[1.5]], np.zeros((0, 1))):
         savemat(path, {"testNdxs": numbers})
-        with pytest.raises(DatasetError, match="testNdxs is no list of different frames 1 to 5"):
+        with pytest.raises(DatasetError, match="testNdxs is not a list of different frames 1 to 5"):
             NYU(root, "test")
     savemat(path, {"other": 1})
-    with pytest.raises(DatasetError, match="testNdxs is no list"):
+    with pytest.raises(DatasetError, match="testNdxs is not a list"):
         NYU(root, "test")
     path.write_bytes(b"x" * 200)
     with pytest.raises(CorruptFileError, match=r"splits\.mat cannot be read as a MATLAB file"):

@@ -170,9 +170,9 @@ def test_pairs_that_contradict_each_other_are_refused(values, tmp_path):
     [
         ("{", "cannot be read"),
         ('{"kps": {}}', "has no bndbox"),
-        ('{"kps": {"30": [1, 2]}, "bndbox": [0, 0, 1, 1]}', "is no annotation"),
-        ('{"kps": {"a": [1, 2]}, "bndbox": [0, 0, 1, 1]}', "is no annotation"),
-        ('{"kps": {"0": [1, 2]}, "bndbox": [0, 0]}', "is no annotation"),
+        ('{"kps": {"30": [1, 2]}, "bndbox": [0, 0, 1, 1]}', "is not an annotation"),
+        ('{"kps": {"a": [1, 2]}, "bndbox": [0, 0, 1, 1]}', "is not an annotation"),
+        ('{"kps": {"0": [1, 2]}, "bndbox": [0, 0]}', "is not an annotation"),
     ],
 )
 def test_an_annotation_that_is_none_is_named(text, message, tmp_path):

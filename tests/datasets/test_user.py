@@ -55,7 +55,7 @@ def test_six_lines_describe_a_dataset(written):
     name = resolve_dataset(str(written))
     assert name == "mine"
     info = DATASETS[name].info
-    assert info.classes == ("ground", "dirt", "cell")  # what is ignored is no class
+    assert info.classes == ("ground", "dirt", "cell")  # what is ignored is not a class
     assert (info.train, info.val) == ("fit", "judge")
     data = load_dataset(str(written), "fit")
     assert data.ids == ["0", "1", "2"]
@@ -124,7 +124,7 @@ def test_all_but_the_star_is_meant_as_it_stands(written):
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("RGB", r"mode RGB; expected a grey or palette PNG .*Colours are no numbers"),
+        ("RGB", r"mode RGB; expected a grey or palette PNG .*Colours are not numbers"),
         ("I;16", r"mode I;16; expected .*Save the numbers with 8 bits"),
         ("F", r"mode F; expected .*Save the numbers with 8 bits"),
     ],
@@ -192,7 +192,7 @@ def test_the_check_takes_it(written, capsys):
     [
         ('images = "{split}/pictures/*.png"\n', "", "images is missing"),
         ("ignore = [2]", "ignroe = [2]", "ignroe = .*it knows name, classes"),
-        ("ignore = [2]", "ignore = 2", "ignore = 2 is no list"),
+        ("ignore = [2]", "ignore = 2", "ignore = 2 is not a list"),
         ("ignore = [2]", "ignore = [256]", "ignore: expected integers from 0 to 255"),
         ("ignore = [2]", "ignore = [true]", "ignore: expected integers from 0 to 255"),
         ('"dirt"', '"ground"', "expected 1 to 254 different names"),
@@ -275,7 +275,7 @@ def test_what_is_missing_is_said(written, tmp_path):
     with pytest.raises(DatasetError, match=r"there is no file .*judge/pictures"):
         load_dataset(str(written), "judge")
     written.write_text(written.read_text() + "broken")
-    with pytest.raises(UsageError, match="is no TOML"):
+    with pytest.raises(UsageError, match="is not TOML"):
         resolve_dataset(str(written))
 
 
@@ -302,7 +302,7 @@ def test_a_class_in_a_file(tmp_path):
     path.write_text(SOURCE.replace("NAME", "mine"))
     assert isinstance(load_dataset(f"{path}:Mine", "val"), Scenes)
     assert resolve_dataset(f"{path}:Mine") == "mine"
-    with pytest.raises(UsageError, match=r"is no subclass of densebench\.DenseDataset"):
+    with pytest.raises(UsageError, match=r"is not a subclass of densebench\.DenseDataset"):
         resolve_dataset(f"{path}:NoDataset")
     with pytest.raises(UsageError, match=r"own_data\.py has no class 'Min'; its classes are Mine, NoDataset"):
         resolve_dataset(f"{path}:Min")
@@ -313,7 +313,7 @@ def test_a_class_in_a_file(tmp_path):
 
 @pytest.mark.parametrize("spec", ["{0}:judge", "{0}:", "own.py", "own.py:", "{0}x"])
 def test_what_names_no_dataset_says_what_does(written, spec):
-    with pytest.raises(UsageError, match=r"is no dataset: expected a name, FILE\.toml or FILE\.py:Class, with"):
+    with pytest.raises(UsageError, match=r"is not a dataset: expected a name, FILE\.toml or FILE\.py:Class, with"):
         resolve_dataset(spec.format(written))
 
 

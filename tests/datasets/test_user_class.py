@@ -106,7 +106,7 @@ def test_its_code_and_its_files_are_in_the_digest(own: Callable[..., str], tmp_p
     [
         ("class Mine", "1 / 0\nclass Mine", r"mine\.py raised ZeroDivisionError: .*\(mine\.py, line 9\)"),
         ("class Mine", "raise SystemExit(4)\nclass Mine", r"raised SystemExit: 4 \(mine\.py, line 9\)"),
-        ("class Mine(DenseDataset)", "class Mine", "is no subclass of densebench.DenseDataset with an `info`"),
+        ("class Mine(DenseDataset)", "class Mine", "is not a subclass of densebench.DenseDataset with an `info`"),
         ("class Mine", "class Yours", "has no class 'Mine'; its classes are Yours"),
         ("    def image", "    def picture", r"it has no method image\(index\)"),
         ("    def depth", "    def dpeth", r"it has no method depth\(index\)"),
@@ -145,7 +145,7 @@ def test_a_class_that_cannot_be_a_dataset_is_refused_when_it_is_named(
         ('["0", "1"]', "[0, 1]", "`ids` is a list of a int"),
         ('["0", "1"]', '["0", "0"]', r"1 ids occur twice \(first: 0\)"),
         ('["0", "1"]', '["1", "0"]', "`ids` are not sorted .'1' is before '0'.; .*sort the names first"),
-        ('["0", "1"]', '["0", "\\udce9"]', "is no UTF-8"),
+        ('["0", "1"]', '["0", "\\udce9"]', "is not UTF-8"),
         (
             "    def files",
             "    def __len__(self):\n        return 3\n\n    def files",

@@ -126,7 +126,7 @@ def test_a_file_that_describes_no_subset_is_refused(
         (None, r"few\.txt cannot be read \(No such file or directory\)"),
         (b"\n \n", r"few\.txt is empty; expected one image id per line"),
         (b"caf\xe9\n", r"few\.txt lists 1 of 1 ids that voc val does not have .first: café"),
-        (b"a\0b\n", r"few\.txt is no text; expected one image id per line"),
+        (b"a\0b\n", r"few\.txt is not text; expected one image id per line"),
         (b"2007_val_0001\n2007_val_0001\n", r"few\.txt lists 1 ids twice \(first: 2007_val_0001\)"),
         (b"2007_val_0001\n2008_1\n", r"few\.txt lists 1 of 2 ids that voc val does not have .first: 2008_1.; .*2007"),
     ],

@@ -92,7 +92,7 @@ def test_a_record_beside_a_printed_number(record: MakeRecord):
     )
     config = PROTOCOLS["hummingbird"]().configure("paper").__dict__ | {"input_size": 504}
     ours = record("paka", hummingbird(80.0), config=dict(config))
-    assert published_differences(ours, row) == (), "an input size that follows from the preset is no difference"
+    assert published_differences(ours, row) == (), "an input size that follows from the preset is not a difference"
     asked = record("paka", hummingbird(80.0), config={**config, "input_size": 224}, settings={"input_size": 224})
     (found,) = published_differences(asked, row)
     assert found.text == f"resolution (input_size): 224 against {BY_DEFAULT}"

@@ -247,7 +247,7 @@ def test_sweeps_of_another_form_are_left_off(record, store, gone):
     assert found == {}
     assert len(told) == 1
     assert "a--sweep--" in told[0]
-    assert "is no sweep of this version" in told[0]
+    assert "is not a sweep of this version" in told[0]
 
 
 def test_the_leaderboard_has_the_study(record, store):

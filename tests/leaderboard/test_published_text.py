@@ -32,7 +32,7 @@ def texts():
 
 
 def number(cell: str) -> str | None:
-    """Return a cell as the file has it: minutes of hours, seconds of "1:33"; None where it is no number."""
+    """Return a cell as the file has it: minutes of hours, seconds of "1:33"; None where it is not a number."""
     cell = GAINS.sub("", cell).strip()
     if found := re.fullmatch(r"(\d+) h (\d+) min", cell):
         return str(60 * int(found[1]) + int(found[2]))

@@ -359,7 +359,7 @@ def test_labels_of_images_that_changed_are_refused(labels: Path, monkeypatch: py
         ({"jitter": 0.5}, "jitter has no meaning"),
         ({"momentum": 0.5}, "momentum has no meaning"),
         ({"resize": 30}, "resize=30.*32 or more"),
-        ({"global_size": 36}, "global_size=36 is no multiple"),
+        ({"global_size": 36}, "global_size=36 is not a multiple"),
         ({"blocks": 7}, "blocks=7.*has 6"),
         ({"temperature": 0.0}, "temperature=0"),
         ({"out": 0}, "out=0"),

@@ -231,7 +231,7 @@ def test_what_cannot_be_is_said(tmp_path: Path) -> None:
         ({"classes": 500}, r"30 images have 360 segments, too few for 500 classes"),
         ({"classes": 1}, "--classes 1"),
         ({"share": 1.0}, "--share 1"),
-        ({"size": 36}, "--size 36 is no multiple of the patch size of .*, 8"),
+        ({"size": 36}, "--size 36 is not a multiple of the patch size of .*, 8"),
         ({"segmenter": "feature"}, r"unknown segmenter 'feature'; did you mean 'features'\?.*list segmenters"),
         ({"limit": 31}, "31"),
     ):

@@ -378,7 +378,7 @@ def test_accumulated_parts_add_up() -> None:
         ({"lr": "fast"}, "lr"),
         ({"epoch": 3}, "did you mean 'epochs'"),
         ({"batch": 64}, "make no batch of 64"),
-        ({"global_size": 20}, "global_size=20 is no multiple"),
+        ({"global_size": 20}, "global_size=20 is not a multiple"),
         ({"images": 99}, "images=99.*holds 30"),
         ({"accumulate": 3}, "batch=4"),
         ({"method": "dinosaur"}, "did you mean 'dino'"),

@@ -51,7 +51,7 @@ def test_what_no_network_can_have_is_refused_where_it_is_declared(declared, mess
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [((60, 64), "60x64 is no multiple. Nearest sizes: 56 or 64"), ((64, 63), "64x63")]
+    ("size", "message"), [((60, 64), "60x64 is not a multiple. Nearest sizes: 56 or 64"), ((64, 63), "64x63")]
 )
 def test_sizes_that_do_not_divide_are_refused_with_the_nearest(pico, size, message):
     with pytest.raises(ModelError, match=message):

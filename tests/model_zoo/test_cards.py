@@ -45,7 +45,7 @@ BROKEN = {
     "list": (b"[]", "input should be an object, not '\\[\\]'"),
     "number": (b"5", "input should be an object, not '5'"),
     "half": (b'{"architecture": {"timm": "vit', "EOF while parsing"),
-    "utf16": ('{"architecture": {}}'.encode("utf-16"), "byte 0 is no UTF-8"),
+    "utf16": ('{"architecture": {}}'.encode("utf-16"), "byte 0 is not UTF-8"),
     "deep": (b'{"x": ' + b"[" * 100_000, "recursion limit exceeded"),
     "deep_in_balance": (b'{"x": ' + b"[" * 500 + b"]" * 500 + b"}", "recursion limit exceeded"),
     "large": (b" " * (17 << 20), "it has 17.8 MB; expected at most 16.8"),
@@ -101,7 +101,7 @@ def server(monkeypatch):
 def test_a_broken_card_is_a_sentence(name):
     content, message = BROKEN[name]
     put(name, content, weights=False)
-    with pytest.raises(ModelError, match=rf"card\.json is no card of a checkpoint \(.*{message}") as error:
+    with pytest.raises(ModelError, match=rf"card\.json is not a card of a checkpoint \(.*{message}") as error:
         load_model(name)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -134,7 +134,7 @@ def test_a_hostile_card_runs_nothing_and_asks_nobody(name, offline, server, tmp_
     text = json.dumps({"architecture": HOSTILE[name]})
     folder = put(name, text.replace("EVIL", str(tmp_path / "evil.pth")).replace("SERVER", address).encode())
     for model in (name, str(folder / "weights.safetensors"), f"{name}?random"):
-        with pytest.raises(ModelError, match="is no card of a checkpoint"):
+        with pytest.raises(ModelError, match="is not a card of a checkpoint"):
             load_model(model)
     assert not (tmp_path / "ran").exists()
     assert asked == []
@@ -192,7 +192,7 @@ def test_one_broken_card_stops_neither_other_models_nor_the_listing(tmp_path):
     assert [record.model.name for record in done.done] == ["good"]
     ((cell, error),) = done.failed
     assert cell == "bad"
-    assert "is no card of a checkpoint" in str(error)
+    assert "is not a card of a checkpoint" in str(error)
     listed = dict(listing.rows("models", "*", tmp_path))
     assert listed["good"] == "ready"
     assert listed["bad"].startswith("broken: ")

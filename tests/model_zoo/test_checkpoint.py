@@ -258,7 +258,7 @@ def test_a_truncated_file_is_one_clear_line(suffix, keep, tmp_path):
     read(file)
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(
-        ModelError, match=r"w\.\w+ is no readable checkpoint \(.*\)\. Was the download cut short\?"
+        ModelError, match=r"w\.\w+ is not a readable checkpoint \(.*\)\. Was the download cut short\?"
     ) as info:
         read(file)
     assert "\n" not in str(info.value)

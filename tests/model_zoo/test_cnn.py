@@ -118,7 +118,9 @@ def test_networks_of_one_size_say_so_whatever_timm_raises(name):
     """And at their native size they work, but for one whose last stage that size does not fit."""
     backbone = load_model(f"timm/{name}?random")
     fits = "levit" not in name
-    then = r"native one is .*input_size=224\." if fits else "native 224 px are no multiple of this stage's stride, 64"
+    then = (
+        r"native one is .*input_size=224\." if fits else "native 224 px are not a multiple of this stage's stride, 64"
+    )
     with pytest.raises(ModelError, match=rf"cannot encode \(128, 128\) pixels: .*{then}"):
         backbone.dense(torch.rand(1, 3, 128, 128))
     if fits:

@@ -333,7 +333,7 @@ def test_from_a_name_over_a_broken_line_to_features(server, monkeypatch):
 
 def test_weights_of_timms_hub_come_from_the_mirror_where_there_is_one(server, monkeypatch):
     monkeypatch.setenv("DENSEBENCH_WEIGHTS", server.url)
-    with pytest.raises(ModelError, match=r"mae_vitb16\.safetensors is no readable"):
+    with pytest.raises(ModelError, match=r"mae_vitb16\.safetensors is not a readable"):
         load_model("mae_vitb16")  # the server's bytes are no weights, but they were asked for here
     assert [path for path, *_ in server.asked] == ["/mae_vitb16.safetensors"]
 
@@ -399,7 +399,7 @@ def test_files_in_the_hubs_cache_are_found_whichever_name_clip_has(monkeypatch, 
 
 def test_a_mirrored_file_of_the_hub_is_checked_at_every_load(server, monkeypatch):
     monkeypatch.setenv("DENSEBENCH_WEIGHTS", server.url)
-    with pytest.raises(ModelError, match="is no readable"):
+    with pytest.raises(ModelError, match="is not a readable"):
         load_model("mae_vitb16")
     (weights_dir() / "mae_vitb16.safetensors").write_bytes(b"others")
     with pytest.raises(ModelError, match="the file that was fetched first of mae_vitb16"):

@@ -112,7 +112,7 @@ def test_a_patch_of_length_zero_names_its_image(data, tmp_path):
     ("name", "settings", "message"),
     [
         ("hummingbird", {"search": "scann", "similarity": "l2"}, "similarity=cosine only"),
-        ("hummingbird", {"void_to": 9}, "is no class"),
+        ("hummingbird", {"void_to": 9}, "is not a class"),
         ("overclustering", {"clusters": (5000,)}, "5000 clusters need as many patches; 12 images have 768"),
         ("positional_effect", {"clusters": 9}, "exceeds twice the width"),
     ],

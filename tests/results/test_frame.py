@@ -69,7 +69,7 @@ def test_a_folder_is_read_and_what_cannot_be_is_logged(tmp_path, records, caplog
     with caplog.at_level(logging.WARNING):
         found = densebench.frame(str(tmp_path))
     assert set(found.score_hash) == {record.score_hash for record in records} - {first.stem.rpartition("--")[2]}
-    assert f"{first} is no record" in caplog.text
+    assert f"{first} is not a record" in caplog.text
 
 
 def test_no_records_are_a_frame_with_the_same_columns(tmp_path):

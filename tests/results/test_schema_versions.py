@@ -132,7 +132,7 @@ def test_what_cannot_be_migrated_is_said_and_left(tmp_path, capsys):
     assert end.value.code == 1
     out, problems = capsys.readouterr()
     assert out == "5 records rewritten as schema 2, 0 had it already, 2 left as they are\n"
-    assert f"{first} is no record" in problems
+    assert f"{first} is not a record" in problems
     assert f"{second}: another process is at it" in problems
     assert first.read_text() == '{"schema_version": 1, "metr'
     assert json.loads(second.read_text())["schema_version"] == 1

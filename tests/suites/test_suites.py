@@ -111,7 +111,7 @@ def own(tmp_path, text):
         (OWN + "seeds = [-1]\n", "cells.0.seeds.0"),
         ('title = "none"\ncells = []\n', "not a suite: cells"),
         (OWN + '[published]\npaper = "PaKA"\ntables = ["99"]\n', "no published rows of table 99"),
-        ("= 3", "is no TOML"),
+        ("= 3", "is not TOML"),
     ],
 )
 def test_a_file_that_describes_no_suite_is_refused_in_words(tmp_path, text, said):

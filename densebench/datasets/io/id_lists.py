@@ -29,7 +29,7 @@ Known = Callable[[str], bool]
 def read_lines(path: Path, where: str) -> list[str]:
     """Return the lines of a list that say something, stripped; the file may lie in an archive.
 
-    Raises DatasetError, which begins with `where`, for a file that cannot be read, is too large, or is no text.
+    Raises DatasetError, which begins with `where`, for a file that cannot be read, is too large, or is not text.
     """
     try:
         data = read_member(path) if holder(path) else read(path, MOST_TEXT)
@@ -46,7 +46,7 @@ def _text(data: bytes, where: str) -> str:
     except UnicodeDecodeError:
         text = data.decode("latin-1")  # no byte is wrong in it; an id that it gets wrong is not found
     if "\0" in text:
-        raise DatasetError(f"{where} is no text; expected one image id per line, saved as UTF-8.")
+        raise DatasetError(f"{where} is not text; expected one image id per line, saved as UTF-8.")
     return text
 
 

@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 def read_stored(image: Image.Image, path: Path) -> Stored:
     """Return the numbers of an image that was opened and not decoded yet.
 
-    Raises DatasetError for pixels that are no numbers of 8 bits, and for files whose codec changes them.
+    Raises DatasetError for pixels that are not numbers of 8 bits, and for files whose codec changes them.
     """
     packing = image.info.get("compression")
     kind = f"TIFF of {packing}" if packing in LOSSY_TIFF else str(image.format)
@@ -47,7 +47,7 @@ def read_stored(image: Image.Image, path: Path) -> Stored:
             "original file: saving this one as PNG does not bring them back."
         )
     if image.mode not in ("P", "L", "1"):
-        why = "Save the numbers with 8 bits" if image.mode[0] in "IF" else "Colours are no numbers: save these"
+        why = "Save the numbers with 8 bits" if image.mode[0] in "IF" else "Colours are not numbers: save these"
         raise DatasetError(
             f"{path} has pixels of mode {image.mode}; expected a grey or palette PNG of class numbers, 8 bits (P or "
             f"L). Get the original file. {why}, as Image.fromarray(numbers.astype('uint8')).save(...) does."

@@ -95,7 +95,9 @@ class PascalPart(FileDataset):
                         raise DatasetError(f"{path} has a part {part.part_name!r} that no animal has.")
                     yield CLASSES.index(name), np.asarray(part.mask, dtype=bool)
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path} is no annotation of Pascal-Part ({error}). Get the original file.") from None
+            raise DatasetError(
+                f"{path} is not an annotation of Pascal-Part ({error}). Get the original file."
+            ) from None
 
     def _with_animals(self) -> list[int]:
         """Return which samples show a part of an animal; remembered by the annotation files."""

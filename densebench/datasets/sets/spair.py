@@ -154,7 +154,7 @@ def _keypoints(category: str, points: Mapping[str, Sequence[float]], box: Sequen
         x1, y1, x2, y2 = (float(v) for v in box)
     except (IndexError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"spair: {path} is no annotation of SPair-71k ({error}); expected keypoints 0..{POINTS - 1} as [x, y] "
+            f"spair: {path} is not an annotation of SPair-71k ({error}); expected keypoints 0..{POINTS - 1} as [x, y] "
             "and a box of four numbers."
         ) from None
     return Keypoints(category, xy, visible, (x1, y1, x2, y2))

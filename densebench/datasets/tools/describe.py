@@ -35,7 +35,7 @@ AFFIXES = re.compile(rf"((?:{WORDS})[-_. ])?(.+?)((?:[-_. ](?:{WORDS}))*)", re.I
 """What a name may have before and after the id."""
 NAME_FILES = ("classes.txt", "labels.txt", "names.txt", "class_names.txt")
 NO_CLASS = ("void", "ignore", "ignored", "unlabelled", "unlabeled", "unknown", "unclassified")
-"""Names of what is no class."""
+"""Names of what is not a class."""
 MOST_FILES = 200_000
 PROBED, MOST_NUMBERS = 6, 64
 """Pictures of a group that are looked at, and the numbers that a mask among them has at most."""
@@ -269,7 +269,7 @@ def _toml(name: str, folder: Path, found: Found) -> str:
         lines += ["", "# Red, green and blue of each class, as the masks have them.", "palette = ["]
         lines += [f"    {list(one)}," for one in colors] + ["]"]
     largest = max(numbers, key=lambda number: found.pixels[number])
-    lines += ["", "# Classes that are no things, if any: unsupervised segmentation needs to know."]
+    lines += ["", "# Classes that are not things, if any: unsupervised segmentation needs to know."]
     lines += [f"# background = [{_text(names[largest])}]", ""]
     return "\n".join(lines)
 
@@ -307,7 +307,7 @@ def _why_none(folder: Path, groups: dict[Group, set[str]], masks: set[Group]) ->
     if not masks:
         return (
             f"{folder} holds no masks: none of its pictures are grey or palette PNGs of at most {MOST_NUMBERS} class "
-            f"numbers (found {shown}). Colours are no numbers, and JPEG changes them. Images alone need no "
+            f"numbers (found {shown}). Colours are not numbers, and JPEG changes them. Images alone need no "
             "description: --data takes the folder."
         )
     return (

@@ -110,7 +110,7 @@ class Look:
         """Return what is wrong, in sentences; of a `limited` number of images a single class is no problem yet."""
         problems, notes = self._of_masks(limited) if "mask" in self.needs else ([], [])
         if "depth" in self.needs and not self.depths:
-            problems.append("no pixel has a depth; 0 is no measurement.")
+            problems.append("no pixel has a depth; 0 means not measured.")
         elif "depth" in self.needs and self.farthest < self.info.reach:
             (problems if self.depths >= FEW else notes).append(
                 f"the farthest pixel of {self.depths} images is {self.farthest:.2f} m away; expected more than "

@@ -53,7 +53,9 @@ def write_sheet(
     Raises UsageError for a file that exists, without `overwrite`, and for one that is no PNG.
     """
     if name.lower().endswith(".png"):
-        raise UsageError(f"{name} is no dataset; give the file as --out: `densebench data sheet scenes --out {name}`.")
+        raise UsageError(
+            f"{name} is not a dataset; give the file as --out: `densebench data sheet scenes --out {name}`."
+        )
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: expected a name that ends in .png.")
     if name in DATASETS or is_whole(name):
@@ -178,7 +180,7 @@ def _far(samples: Sequence[Sample]) -> float:
 
 
 def _legend(figure: Figure, samples: Sequence[Sample], info: DatasetInfo) -> None:
-    """Name the classes that are on the sheet, those with the most pixels first to be kept, and what is no class."""
+    """Name the classes that are on the sheet, those with the most pixels first to be kept, and what is not a class."""
     from matplotlib.patches import Patch
 
     from densebench.figures.kit import VOID_COLOR

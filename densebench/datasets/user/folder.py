@@ -110,9 +110,9 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def check_names(names: Iterable[str], folder: Path) -> None:
-    """Raise DatasetError for names of files that are no UTF-8: they cannot stand in a digest or a list."""
+    """Raise DatasetError for names of files that are not UTF-8: they cannot stand in a digest or a list."""
     try:
         "".join(names).encode()
     except UnicodeEncodeError as error:
         name = error.object[max(0, error.start - 20) : error.end]
-        raise DatasetError(f"a file name below {folder} is no UTF-8 (it has {name!r} in it); rename it.") from None
+        raise DatasetError(f"a file name below {folder} is not UTF-8 (it has {name!r} in it); rename it.") from None

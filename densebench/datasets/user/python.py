@@ -32,7 +32,7 @@ TARGETS = frozenset({"mask", "depth", "keypoints"})
 def from_file(spec: str) -> type[DenseDataset]:
     """Return the class of FILE.py:Class, checked from then on.
 
-    Raises UsageError for a file that is missing or raises, and for a class that is no dataset or lacks something.
+    Raises UsageError for a file that is missing or raises, and for a class that is not a dataset or lacks something.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
@@ -47,7 +47,7 @@ def from_file(spec: str) -> type[DenseDataset]:
         known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise UsageError(f"{file} has no class {name!r}; its classes are {', '.join(known) or 'none'}.")
     if not (isinstance(found, type) and issubclass(found, DenseDataset) and hasattr(found, "info")):
-        raise UsageError(f"{spec} is no subclass of densebench.DenseDataset with an `info` (docs/datasets.md).")
+        raise UsageError(f"{spec} is not a subclass of densebench.DenseDataset with an `info` (docs/datasets.md).")
     info, wrong = _checked_info(found.info)
     wrong = wrong or _lacking(found, info)
     if wrong:

@@ -27,7 +27,7 @@ from densebench.datasets.names import DATASETS, register_own
 from densebench.datasets.user.python import from_file
 
 KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
-WORDS: Mapping[type, str] = {str: "text", list: "list", dict: "table"}
+WORDS: Mapping[type, str] = {str: "text", list: "a list", dict: "a table"}
 
 
 class Subset(View):
@@ -115,5 +115,5 @@ def schema_errors(state: Mapping[str, Any], types: Mapping[str, type], needed: S
         if key not in types:
             wrong.append(f"{key} = {reprlib.repr(value)} (it knows {', '.join(types)})")
         elif not isinstance(value, types[key]):
-            wrong.append(f"{key} = {reprlib.repr(value)} is no {WORDS[types[key]]}")
+            wrong.append(f"{key} = {reprlib.repr(value)} is not {WORDS[types[key]]}")
     return wrong + [f"{key} is missing" for key in needed if key not in state]

@@ -12,11 +12,11 @@ The TOML file lies beside the data; six lines are enough:
 Paths begin at the file's folder, unless they are absolute. What `*` stands for is the image's id, and its mask is the
 file with the same id. `splits` names the one to train on, then the one to evaluate on; without `{split}` in the
 patterns, `lists` says where their ids are listed, as in `lists = "{split}.txt"`. Values in `ignore` belong to no class,
-as 255 never does; a stored value is otherwise the number of a class. `background` names the classes that are no things.
-`palette` has a colour per class, as in `[[0, 0, 0], [220, 60, 40], [40, 90, 200]]`, for pictures; masks with these
-colours in another order are refused, as editors sort them and the numbers with them.
-`licence` and `citation` may be added. A file with `base` is a subset of another dataset: `subset.py`. What a class in
-a file must be is checked in `user_class.py`.
+as 255 never does; a stored value is otherwise the number of a class. `background` names the classes that are not
+things. `palette` has a colour per class, as in `[[0, 0, 0], [220, 60, 40], [40, 90, 200]]`, for pictures; masks with
+these colours in another order are refused, as editors sort them and the numbers with them. `licence` and `citation` may
+be added. A file with `base` is a subset of another dataset: `subset.py`. What a class in a file must be is checked in
+`user_class.py`.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def register_user_dataset(spec: str) -> str:
     """
     own = split_spec(spec)
     if own is None or own[1] is not None:
-        raise UsageError(f"{spec} is no dataset: expected a name, FILE.toml or FILE.py:Class, with no split behind it.")
+        raise UsageError(
+            f"{spec} is not a dataset: expected a name, FILE.toml or FILE.py:Class, with no split behind it."
+        )
     found = from_toml(Path(spec).expanduser()) if spec.endswith(".toml") else from_file(spec)
     return register_own(found, spec)
 
@@ -146,7 +148,7 @@ def is_whole(spec: str) -> bool:
 def from_toml(path: Path) -> type[DenseDataset]:
     """Return the dataset that a TOML file describes; raises UsageError where it describes none."""
     if not path.is_file():
-        found = "is no file" if path.exists() else "does not exist"
+        found = "is not a file" if path.exists() else "does not exist"
         raise UsageError(f"{path} {found}; expected a dataset's name, FILE.toml or FILE.py:Class.")
     state = read_toml(path)
     if "base" in state:

@@ -77,7 +77,7 @@ class StageBackbone(Backbone):
             return f"{refused} That is its native size; timm gives no map of this stage."
         if side % patch:
             return (
-                f"{refused} Its native {side} px are no multiple of this stage's stride, {patch}: take an earlier one."
+                f"{refused} Its native {side} px are not a multiple of this stage's stride, {patch}; take an earlier."
             )
         return f"{refused} It is built for some sizes only; its native one is set by --set PROTOCOL.input_size={side}."
 

@@ -25,7 +25,7 @@ def preprocessing(processor: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return mean, std, interpolation and native_size of a processor's settings, and sentences on them as `loading`.
 
     Settings that are absent are those of most processors: rescale by 1/255, normalise, bilinear. Raises ModelError
-    where the processor cannot work as it stands: it normalises by nothing, or by what is no number.
+    where the processor cannot work as it stands: it normalises by nothing, or by what is not a number.
     """
     factor = 1.0
     if processor.get("do_rescale", True):

@@ -85,7 +85,7 @@ def findings(
         again: builds the same adapter under the random state given, as `load_model` does.
 
     Raises:
-        UsageError: `size` is no multiple of the patch.
+        UsageError: `size` is not a multiple of the patch.
         ModelError: the adapter declares no `info`.
     """
     info = getattr(backbone, "info", None)

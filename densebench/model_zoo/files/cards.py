@@ -105,7 +105,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
-        raise _unusable(path, f"byte {error.start} is no UTF-8") from None
+        raise _unusable(path, f"byte {error.start} is not UTF-8") from None
     except ValidationError as error:
         raise _unusable(path, _told(error)) from None
     except (ValueError, RecursionError) as error:
@@ -132,6 +132,6 @@ def _told(error: ValidationError) -> str:
 
 def _unusable(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{path} is no card of a checkpoint ({reason}). Copy the folder again, or make the checkpoint anew with "
+        f"{path} is not a card of a checkpoint ({reason}). Copy the folder again, or make the checkpoint anew with "
         "`densebench train`."
     )

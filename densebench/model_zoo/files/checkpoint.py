@@ -113,7 +113,7 @@ def _torn(path: Path, error: Exception) -> ModelError:
             names = archive.namelist()
         if not any(name.endswith("/data.pkl") for name in names):
             return ModelError(f"{path} is an archive of {_some(names)}; unpack it and give the file of weights in it.")
-    return ModelError(f"{path} is no readable checkpoint ({reason}). Was the download cut short?")
+    return ModelError(f"{path} is not a readable checkpoint ({reason}). Was the download cut short?")
 
 
 def arrange(found: Any, published: Published, where: str) -> tuple[State, list[str]]:

@@ -142,7 +142,7 @@ def fetch(name: str, url: str, sha256: str = "", progress: Progress | None = Non
     here = local_file(name)
     if here is None:
         if urllib.parse.urlparse(url).scheme not in ("http", "https", "file"):
-            raise ModelError(f"{url} is no http, https or file address; nothing else is fetched from.")
+            raise ModelError(f"{url} is not an http, https or file address; nothing else is fetched from.")
         target = weights_dir() / (name + _suffix(url))
         address = f"{mirror().rstrip('/')}/{target.name}" if mirror() and is_web(mirror()) else url
         failure = DownloadFailure(

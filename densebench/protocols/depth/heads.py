@@ -132,7 +132,7 @@ class LinearHead(nn.Module):
         Args:
             x: channels (B, C, h, w), no gradient wanted.
             target: (B, H, W) metres, 0 = not measured; predictions are stretched to its size.
-            images_per_loss: images of a group. The loss is no mean over pixels, so the number matters; the published
+            images_per_loss: images of a group. The loss is not a mean over pixels, so the number matters; the published
                 one is that of a GPU, 2.
             warm_up: see `ops.depth.sig_loss`.
             gradient_weight: of `ops.depth.gradient_loss` beside it.

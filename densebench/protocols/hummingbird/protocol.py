@@ -63,7 +63,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
     def resolve(self, config: HummingbirdConfig, backbone: BackboneInfo, data: DatasetInfo) -> HummingbirdConfig:
         """Fill in the input size."""
         if config.void_to not in range(data.n_classes):
-            raise UsageError(f"hummingbird.void_to={config.void_to} is no class of {data.name}.")
+            raise UsageError(f"hummingbird.void_to={config.void_to} is not a class of {data.name}.")
         memory.check(self.name, config)
         return replace(config, input_size=input_size(config.input_size, 512, backbone, data))
 

@@ -39,7 +39,7 @@ class UnsupervisedSegmentationConfig(KMeansConfig):
     }
     background: Literal["dataset", "stuff"] | Annotated[tuple[Natural, ...], AtLeastOne] = "dataset"
     """Labels that are background, one class together in all that follows. "dataset": what it calls so, VOC's 0.
-    "stuff": that, and its classes that are no objects, such as sky and floor."""
+    "stuff": that, and its classes that are not objects, such as sky and floor."""
     train_split: str = "auto"
     """Split clustered beside the validation images; "auto": "train" where the dataset has one, else its own training
     split. On VOC these are the 1,464 images of `train`, with the masks of `trainaug` (NeCo A.2; LEO, NeCo code)."""

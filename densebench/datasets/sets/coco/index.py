@@ -178,7 +178,7 @@ def _remembered(path: Path, kind: str, build: Callable[[dict[str, Any]], Arrays]
         arrays = build(parse_json(read_bytes(path).removeprefix(codecs.BOM_UTF8)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DatasetError(
-            f"{path} is no {kind} file of COCO: {_in_words(error)}. Fix it, or get the original file."
+            f"{path} is not a COCO file of {kind}: {_in_words(error)}. Fix it, or get the original file."
         ) from None
     _keep(folder, arrays)
     return _kept(folder) or arrays

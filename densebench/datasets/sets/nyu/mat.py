@@ -58,7 +58,7 @@ class LabelledFrames:
             types = [_text(file[scene]) for scene in scenes]
         wrong = [text for text in types if not re.fullmatch(r"\w+", text)]
         if wrong:
-            raise DatasetError(f"{path}: {wrong[0]!r} is no type of a scene. {_ORIGINAL}")
+            raise DatasetError(f"{path}: {wrong[0]!r} is not a scene type. {_ORIGINAL}")
         named = sorted((f"{types[i]}/rgb_{i:05d}", i) for i in self._chosen(part, n))
         self.ids, self._numbers = [name for name, _ in named], [i for _, i in named]
 
@@ -100,7 +100,7 @@ class LabelledFrames:
         chosen = np.unique(numbers) if numbers.dtype.kind in "iuf" else numbers[:0]
         if not numbers.size or chosen.size < numbers.size or not np.isin(chosen, np.arange(1, n + 1)).all():
             raise DatasetError(
-                f"{path}: {NUMBERS[part]} is no list of different frames 1 to {n}, which {self.path} has. {_ORIGINAL}"
+                f"{path}: {NUMBERS[part]} is not a list of different frames 1 to {n} of {self.path}. {_ORIGINAL}"
             )
         return [int(number) - 1 for number in chosen]
 
