@@ -56,11 +56,12 @@ def main() -> None:
 def generated(folder: Path) -> tuple[Path, float]:
     from densebench.leaderboard import leaderboard_rows
     from densebench.leaderboard.page import page, payload
+    from densebench.leaderboard.ranked import ranked
     from tests.leaderboard.many import many
 
     records = list(many(200, 50))
     start = time.perf_counter()
-    rows = leaderboard_rows(records)
+    rows = ranked(leaderboard_rows(records), folder, records)
     path = folder / "many.html"
     path.write_text(page(payload(rows, records), rows))
     return path, time.perf_counter() - start

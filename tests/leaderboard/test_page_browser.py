@@ -14,6 +14,7 @@ import pytest
 
 from densebench.leaderboard import leaderboard_rows, published_rows
 from densebench.leaderboard.page import page, payload
+from densebench.leaderboard.ranked import ranked
 from tests.leaderboard.conftest import metric
 from tests.leaderboard.many import many
 from tests.leaderboard.test_page import HOSTILE, depths, hostile_page, picture, side
@@ -104,7 +105,7 @@ def few(tmp_path_factory) -> Path:
         records.append(one.model_copy(update={"data": data, "artifacts": ("examples.png",)}))
     old = records[0].model_copy(update={"protocol": records[0].protocol.model_copy(update={"version": 1})})
     records.append(old.model_copy(update={"score_hash": "0" * 16}))
-    rows = leaderboard_rows(records)
+    rows = ranked(leaderboard_rows(records), "none", records)
     path = tmp_path_factory.mktemp("page") / "leaderboard.html"
     path.write_text(page(payload(rows, records, published_rows(), read=lambda *_: picture()), rows))
     return path

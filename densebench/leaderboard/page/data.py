@@ -33,7 +33,7 @@ def payload(
     other lists. What would make the file too large is left out and named in `omitted`, which the page prints.
 
     Args:
-        rows: as `leaderboard_rows` gives them.
+        rows: as `leaderboard_rows` gives them, ranked or not.
         records: those that the rows were made of; without them there are no costs, classes, layers and pictures.
         published: the papers' values; shown where there are rows of their protocol and data.
         here: what this machine's processor is called, to tell what was measured elsewhere; None: nothing was.

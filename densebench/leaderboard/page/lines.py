@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
-import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +56,7 @@ def collect(
     Those are at whatever setting; `beside` of each table says what sets theirs apart from it. No ablations.
 
     Args:
-        rows: as `leaderboard_rows` gives them.
+        rows: as `leaderboard_rows` gives them, ranked or not.
         records: those that the rows were made of.
         published: any; those without a measured row of their protocol and dataset are left out.
         here: what this machine's processor is called; None: no line was measured elsewhere.
@@ -77,11 +75,10 @@ def collect(
                 "beside": {},
             }
         )
-        ranks = _ranks(row for row in members if not row.withdrawn)
         for entry in by_entry(members):
             own = list(entry.values())
             runs = [behind[named] for named in map(_named_row, own[0].each) if named in behind]
-            _measured(made, place, own, runs, ranks, _status(own[0], runs, here))
+            _measured(made, place, own, runs, _status(own[0], runs, here))
     behind_task: dict[tuple[str, str], int] = {}
     for place, members in enumerate(tables(rows).values()):
         near = beside(members, published) if published else ()
@@ -92,9 +89,7 @@ def collect(
     return made
 
 
-def _measured(
-    made: Lines, table: int, own: list[Row], runs: list[Record], ranks: Mapping[int, int], status: int
-) -> None:
+def _measured(made: Lines, table: int, own: list[Row], runs: list[Record], status: int) -> None:
     row, record = own[0], max(runs, key=lambda run: run.created, default=None)
     costs = [run.cost for run in runs]
     line = made.lines.add(
@@ -130,7 +125,7 @@ def _measured(
                 "low": short(each.ci95_low),
                 "high": short(each.ci95_high),
                 "sd": short(each.seed_sd, 3),
-                "rank": ranks.get(id(each)),
+                "rank": each.rank,
             }
         )
 
@@ -214,32 +209,6 @@ def _status(row: Row, runs: Iterable[Record], here: str | None) -> int:
         return WITHDRAWN
     where = {run.environment.get("cpu", here) for run in runs}
     return ELSEWHERE if here is not None and where - {here} else HERE
-
-
-def _ranks(members: Iterable[Row]) -> dict[int, int]:
-    """Return the rank of each row within its metric, by id: one more than the rows that are better beyond doubt.
-
-    Better beyond doubt is a row whose interval lies wholly on the better side, so rows of overlapping intervals may
-    share a rank. Where a row has no interval, its value is one.
-    """
-    columns: dict[Any, list[Row]] = {}
-    for row in members:
-        if math.isfinite(row.value):
-            columns.setdefault(row.key, []).append(row)
-    found: dict[int, int] = {}
-    for column in columns.values():
-        ends = {id(row): _ends(row) for row in column}
-        worst = sorted(low for low, _ in ends.values())
-        for row in column:
-            found[id(row)] = 1 + len(worst) - bisect.bisect_right(worst, ends[id(row)][1])
-    return found
-
-
-def _ends(row: Row) -> tuple[float, float]:
-    """Return both ends of a row's interval, the worse one first, turned so that more is better."""
-    low = row.value if row.ci95_low is None else row.ci95_low
-    high = row.value if row.ci95_high is None else row.ci95_high
-    return (low, high) if row.higher_is_better else (-high, -low)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -26,7 +26,7 @@ function start() {
   const ours = lines.filter((line) => line.status !== STATUS.published);
   const printed = lines.length - ours.length;
   byId("summary").textContent = `${unique(ours.map((line) => line.model.name)).length} models, ${ours.length} results, ${tasks.length} protocols with data` + (printed ? `, ${printed} rows as printed by papers.` : ".");
-  byId("legend").replaceChildren("Bold: rank 1. ", ...(printed ? [el("span", { class: "tag published" }, "published"), " as printed by a paper, not ranked. "] : []),
+  byId("legend").replaceChildren("#: the rank within one setting on the same images, one more than the number of models that are better beyond noise; bold: rank 1. ", ...(printed ? [el("span", { class: "tag published" }, "published"), " as printed by a paper, not ranked. "] : []),
     ...(ours.some((line) => line.status === STATUS.withdrawn) ? [el("span", { class: "tag withdrawn" }, "withdrawn"), ": taken back, or of a withdrawn version of its protocol; kept, not ranked. "] : []));
   if (tasks.length === 1) { state.filters.protocol = ours[0].protocol; state.filters.data = ours[0].data; }
   drawFilters();

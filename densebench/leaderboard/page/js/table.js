@@ -39,9 +39,15 @@ function drawTable() {
   const models = new Set(rows.map((row) => row.line.name)).size;
   byId("count").textContent = `${rows.length} row${rows.length === 1 ? "" : "s"}, ${models} model${models === 1 ? "" : "s"}`;
   byId("hint").textContent = isOneTask()
-    ? "One row per model and setting. Ranks are within one setting on the same images; models whose intervals overlap may share one."
+    ? `One row per model and setting. ${footOf(rows)}`
     : "One row per score. Choose a protocol and a dataset for one row per model.";
   drawPages(pages);
+}
+
+/** Return what holds for all numbers of the rows, where that is the same. */
+function footOf(shown) {
+  const feet = unique(shown.filter((row) => row.line.status !== STATUS.published).map((row) => row.line.table.foot));
+  return feet.length === 1 ? feet[0] : "";
 }
 
 function headCell(column) {
