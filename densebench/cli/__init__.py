@@ -24,12 +24,14 @@ from densebench.cli.pictures import Pictures
 from densebench.cli.results import Records
 from densebench.cli.run import Run
 from densebench.cli.train import Pseudolabel, Train
+from densebench.cli.work import Work
 from densebench.core import process
 from densebench.core.errors import DensebenchError
 from densebench.core.package import __version__
 
 VERBS = {
     "run": Run,
+    "work": Work,
     "train": Train,
     "pseudolabel": Pseudolabel,
     "pictures": Pictures,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -52,6 +53,16 @@ class Printed(Results):
     debug: Debug = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Who runs the cells."""
+
+    launcher: Literal["none", "local"] = "none"
+    """local: several workers on this machine, each with a GPU of its own where there are any."""
+    jobs: Annotated[int, arg(metavar="N")] = 0
+    """How many workers; 0: one per GPU."""
+
+
 @dataclass
 class Run:
     """Measure models: every protocol asked for, on every dataset asked for. Finished results are not run again.
@@ -66,6 +77,7 @@ class Run:
     images: Images = field(default_factory=Images)
     results: Printed = field(default_factory=Printed)
     machine: Machine = field(default_factory=Machine)
+    workers: Launcher = field(default_factory=Launcher)
 
     @property
     def debug(self) -> bool:
@@ -76,6 +88,7 @@ class Run:
         """Run the request and print its results."""
         request = self._request()
         requests_of(request)  # before torch is imported: a typo costs no time
+        self._until()
         from densebench.core.progress import Progress
         from densebench.runner.grid import run_request
 
@@ -84,10 +97,13 @@ class Run:
         outcome = run_request(
             request,
             progress,
-            dry_run=self.results.dry_run,
+            dry_run=self.results.dry_run or self.workers.launcher == "local",
             agree=None if self.results.yes else _agree,
             finished=partial(_keep_rows, out, progress),
+            until=self._until(),
         )
+        if self.workers.launcher == "local" and outcome.planned and not self.results.dry_run:
+            outcome = self._launched(request, outcome, progress)
         _report(outcome, self.results.json, out, request)
         if self.debug:
             for _, error in outcome.failed:
@@ -100,9 +116,30 @@ class Run:
             elif not is_current(out):
                 write_leaderboard(out, TABLES)
         if not outcome.failed:
-            return 0
+            return int(bool(outcome.left))
         misused = all(isinstance(error, UsageError) for _, error in outcome.failed)
         return 2 if misused and not outcome.records else 1
+
+    def _launched(self, request: Request, plan: Outcome, progress: Progress) -> Outcome:
+        """Have workers run a plan; what they leave undone has failed, and their logs say why."""
+        from densebench.runner.grid import run_request
+        from densebench.runner.launch.local import run_workers
+        from densebench.runner.plan import Failure
+
+        if not self.results.yes and not all(each.dataset for each in requests_of(request)):
+            _agree(plan.planned)
+        jobs = [job for job, _ in plan.planned]
+        logs = run_workers(request, jobs, self.workers.jobs, progress)
+        outcome = run_request(request, progress, dry_run=True)
+        left, outcome.planned = outcome.planned, []
+        known = {what for what, _ in outcome.failed}
+        said = StorageError(f"the workers left it without a result; their logs are in {logs}")
+        outcome.failed += [Failure(str(job), said) for job, _ in left if str(job) not in known]
+        return outcome
+
+    def _until(self) -> float:
+        """Return when no further cell is begun."""
+        return math.inf
 
     def _request(self) -> Request:
         settings: dict[str, dict[str, Any]] = {}
@@ -166,6 +203,8 @@ def _report(outcome: Outcome, as_json: bool, out: Path, request: Request) -> Non
         from densebench.runner.plan import plan_lines
 
         lines += [f"would run {len(outcome.planned)} cells:", *plan_lines(outcome.planned)]
+    elif outcome.left:
+        lines.append(f"the time is up: {len(outcome.left)} cells are left, {', '.join(outcome.left[:3])} among them.")
     elif outcome.kept and not outcome.done and not outcome.failed:
         lines.append(
             f"nothing to do: all {len(outcome.kept)} results are in {out} already (--overwrite runs them again)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,13 @@ def pick_device(asked: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError):  # torch raises any of them for what is not there
         raise UsageError(f"--device {asked}: no such device here. Use auto, cpu, cuda, cuda:0, ...") from None
     return asked
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there are none."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return (named or [str(number) for number in range(count)])[:count]
 
 
 def environment(device: str) -> dict[str, str]:

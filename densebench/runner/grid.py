@@ -6,6 +6,7 @@ and what fails costs only its own cell.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,8 @@ class Outcome:
     """What could not be run, and why; the error's `trace` is its traceback."""
     skipped: list[str] = field(default_factory=list)
     """What `all` left out, each with the command that would make it ready."""
+    left: list[str] = field(default_factory=list)
+    """Cells that were not begun because the time was up."""
 
     @property
     def records(self) -> list[Record]:
@@ -77,11 +80,13 @@ def run_request(
     dry_run: bool = False,
     agree: Callable[[Sequence[Planned]], None] | None = None,
     finished: Callable[[Record], None] | None = None,
+    until: float = math.inf,
 ) -> Outcome:
     """Run every cell of a request that has no record yet; `dry_run` only plans and estimates.
 
     `agree` is shown the plan of a request without datasets before it begins, and raises where it shall not. `finished`
-    is told of each new record as soon as it is written. Raises UsageError for a request that cannot mean anything;
+    is told of each new record as soon as it is written. A cell that would end later than `until`, by
+    `time.monotonic()`, is not begun. Raises UsageError for a request that cannot mean anything;
     everything else fails its own cell only.
     """
     requests, progress = requests_of(request), progress or Progress()
@@ -95,7 +100,7 @@ def run_request(
     if plan:
         for what, error in outcome.failed:
             progress.say(f"{what}: {error}")
-    run.work(plan)
+    run.work(plan, until)
     return outcome
 
 
@@ -130,11 +135,14 @@ class _GridRun:
             raise UsageError("; ".join(["nothing can be measured", *self.outcome.skipped]) + ".")
         return with_seconds(jobs, self.models.device, self.models.cache is not None)
 
-    def work(self, plan: Sequence[Planned]) -> None:
-        """Run jobs, the next free one first; those that another process is at come last."""
+    def work(self, plan: Sequence[Planned], until: float) -> None:
+        """Run jobs, the next free one first; those that another process is at come last, if there is time."""
         waiting, spent, foreseen = list[Job](), 0.0, 0.0
         for index, (job, seconds) in enumerate(plan):
             pace = spent / foreseen if foreseen else 1.0  # estimates are rough, and rough in one direction
+            if time.monotonic() + pace * seconds > until:
+                self.outcome.left.append(str(job))
+                continue
             later = pace * sum(planned.seconds for planned in plan[index + 1 :])
             start, before = time.perf_counter(), len(self.outcome.done)
             with self.progress.cell(str(job), index + 1, len(plan), pace * seconds, later):
@@ -148,6 +156,9 @@ class _GridRun:
             self.progress.say(f"waiting for what another process is at: {names}.")
             with self.progress.cell(f"waiting for another process: {names}", len(plan), len(plan), 0, 0):
                 while waiting := [job for job in waiting if not self._attempt(job)]:
+                    if time.monotonic() + POLL > until:
+                        self.outcome.left += map(str, waiting)
+                        break
                     time.sleep(POLL)
 
     def _attempt(self, job: Job) -> bool:

@@ -6,6 +6,7 @@ The command line and `densebench.run` have these fields, under these names, with
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -141,6 +142,20 @@ def make_request(**asked: Any) -> Request:
     if "seed" in asked:
         asked["seed"] = (asked["seed"],) if isinstance(asked["seed"], int) else tuple(asked["seed"])
     return Request(**asked)
+
+
+def to_json(request: Request) -> str:
+    """Return a request as a file that another process takes up: see `from_json`."""
+    fields = {each.name: getattr(request, each.name) for each in dataclasses.fields(request)}
+    return json.dumps(fields, default=str, indent=1) + "\n"
+
+
+def from_json(text: str) -> Request:
+    """Return the request of a file that `to_json` made; raises UsageError for another."""
+    try:
+        return make_request(**json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"this is not a request that --launcher wrote ({error}).") from None
 
 
 def checked(request: Request) -> Request:
