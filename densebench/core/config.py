@@ -57,6 +57,14 @@ def no_score(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"score": False})
 
 
+def later(default: Any) -> Any:
+    """Return a dataclass field that came when there were results already: at its default it stays out of the hash.
+
+    The default does what was done before the field was there, so those results are still found.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def apply_overrides(config: C, overrides: Mapping[str, Any], room: str = "") -> C:
     """Return `config` with some fields replaced, typed and checked against their annotations and the bounds in these.
 
@@ -202,7 +210,10 @@ def score_hash(state: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return score_fields(value)
+        old = {
+            f.name for f in dataclasses.fields(value) if f.metadata.get("later") and getattr(value, f.name) == f.default
+        }
+        return {name: own for name, own in score_fields(value).items() if name not in old}
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     if isinstance(value, Path):

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from densebench.core.config import apply_overrides, known, no_score, score_hash, split_settings
+from densebench.core.config import apply_overrides, known, later, no_score, score_hash, split_settings
 from densebench.core.errors import UsageError
 from densebench.protocols import PROTOCOLS
 
@@ -18,6 +18,13 @@ class Config:
     seeds: tuple[int, ...] = (1, 2)
     facets: tuple[str, ...] | Literal["all"] = "all"
     chunk: int = no_score(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown(Config):
+    """The same with a field that came later."""
+
+    rule: Literal["old", "new"] = later("old")
 
 
 def test_strings_become_typed_values():
@@ -49,6 +56,12 @@ def test_wrong_settings_are_usage_errors(overrides, message):
 def test_hash_ignores_key_order_and_fields_without_effect():
     assert score_hash({"a": 1, "b": Config()}) == score_hash({"b": Config(chunk=9), "a": 1})
     assert score_hash({"b": Config()}) != score_hash({"b": Config(rate=0.2)})
+
+
+def test_a_field_that_came_later_leaves_the_hash_as_it_was_at_its_default():
+    assert score_hash({"b": Grown()}) == score_hash({"b": Config()}) == score_hash({"b": Grown(rule="old")})
+    assert score_hash({"b": Grown(rule="new")}) != score_hash({"b": Grown()})
+    assert apply_overrides(Grown(), {"rule": "new"}).rule == "new"
 
 
 def test_lists_count_by_what_they_hold_wherever_they_lie(tmp_path):

@@ -33,11 +33,11 @@ HASHES = {
         "dip": ("bb9816edabe255be", "8c121f25af99d118"),
     },
     "overclustering": {
-        "paper": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
-        "embedded": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
+        "paper": ("0ea918380b3e02c9", "f873a9d13af8296e"),
+        "embedded": ("0ea918380b3e02c9", "f873a9d13af8296e"),
         "text": ("207c670cdb143acf", "6fa3cd13c91c23a5"),
-        "neco": ("49b5097400b09ca1", "e5e1c76bf3354c0c"),
-        "leopart": ("86a172e22a0731f7", "d21e6e0368018f56"),
+        "neco": ("0ea918380b3e02c9", "f873a9d13af8296e"),
+        "leopart": ("e74fc86bb842e692", "1cf93bb617bdf91c"),
     },
     "linear_segmentation": {
         "paper": ("220de1a9fb633667", "7bbf501ec6bd0dea"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from densebench.core.bounds import AtLeastOne, Count, Seed
-from densebench.core.config import AS_PAPER, Preset
+from densebench.core.config import AS_PAPER, Preset, later
 from densebench.ops.choices import AbsentRule, ClusterMatching
 from densebench.protocols.common.kmeans_config import KMeansConfig
 
@@ -31,7 +31,7 @@ class OverclusteringConfig(KMeansConfig):
     """Numbers of clusters; "classes" is the number of classes."""
     seeds: Annotated[tuple[Seed, ...], AtLeastOne] = (0, 1, 2, 3, 4)
     """Of k-means; scores are means over them."""
-    matching: ClusterMatching = "by_count"
+    matching: ClusterMatching = later("by_count")
     """How clusters get their classes. "by_count": Hungarian on IoU if they are as many, else each its best class by
     precision (NeCo code, LEO). "greedy_hungarian": each its best class by precision, then Hungarian on IoU of the
     merged clusters, whatever their number (texts of PaKA and NeCo)."""
