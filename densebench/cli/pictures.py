@@ -89,13 +89,14 @@ class Pictures:
             input_size=self.input_size,
             patch=self.patch,
             clusters=tuple(split_names(self.clusters)),
+            preset=self.preset,
             settings=split_settings(list(self.settings)),
         )
         request = Request(
             model=self.models,
             dataset=(self.dataset,),
-            preset=self.preset,
             settings=options.settings,
+            preset=self.preset,
             data_root=self.data_root,
             limit=self.limit,
             device=self.device,

@@ -30,11 +30,16 @@ class KindInfo:
         return import_module(f"densebench.pictures.{self.name}").KIND
 
 
+MASK = frozenset({"mask"})
 KINDS = {
     info.name: info
     for info in (
         KindInfo("pca", "patch features as colours: their first three principal components"),
         KindInfo("similarity", "the cosine of one patch with all others, of its own and of another image"),
+        KindInfo("segmentation", "what a memory of labelled patches predicts, beside the truth", MASK, True),
+        KindInfo("clusters", "clusters of patches in the colours of the classes they are matched with", MASK),
+        KindInfo("retrieval", "the labelled patches nearest to a patch", MASK, True),
+        KindInfo("depth", "the depth that a memory of patches predicts, beside the truth", frozenset({"depth"}), True),
     )
 }
 DEFAULT = "pca,similarity"

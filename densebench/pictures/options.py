@@ -23,6 +23,8 @@ class Options:
     """Row and column, in the grid of the first model, of the patch that is asked about; None: one chosen by kind."""
     clusters: tuple[str, ...] = ()
     """Numbers of clusters, "classes" among them; (): as the preset says."""
+    preset: str = ""
+    """Of the protocols; "": as a run has it."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of protocols, as a run takes them."""
 

@@ -45,7 +45,7 @@ class Similarity(Kind[Correlations]):
         """Return the correlation maps of each chosen image and of the one after it."""
         maps = model.maps(view.chosen)
         grid = (maps.shape[2], maps.shape[3])
-        patches = [patch_at(point_of(view, index, grid), grid) for index in view.images]
+        patches = [patch_at(point_of(view, self.name, index, grid), grid) for index in view.images]
         same, other = [], []
         for i, (row, column) in enumerate(patches):
             pair = correlate(maps[i, :, row, column], maps[[i, next_of(i, len(maps))]])

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from densebench.core.environment import available_memory
 from densebench.core.errors import UsageError
 from densebench.core.resampling import RESAMPLING
 from densebench.datasets.dataset import DenseDataset
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
-from densebench.figures.arrays import Picture
+from densebench.figures.arrays import Picture, enlarge
 from densebench.model_zoo.backbone import FeatureKey
 from densebench.pictures.options import Options
-from densebench.protocols.protocol import Context, Data, input_size
+from densebench.protocols.common.memory import Memory
+from densebench.protocols.protocol import Context, Data, Protocol, input_size
 
 S = TypeVar("S")
+C = TypeVar("C")
 SHOWN = 224
 """Side in pixels of the images in a picture."""
 PUBLISHED = 448
@@ -36,8 +40,8 @@ class View:
     images: tuple[int, ...]
     """Positions in the validation images."""
     options: Options
-    points: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Of each image the place asked about, (x, y) as shares of width and height, chosen with the first model."""
+    points: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    """By kind and image the place asked about, (x, y) as shares of width and height, chosen with the first model."""
 
     @property
     def ids(self) -> list[str]:
@@ -48,6 +52,10 @@ class View:
     def chosen(self) -> DenseDataset:
         """The chosen images alone."""
         return self.data.val.select(self.images)
+
+    def truth(self, index: int, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return the mask of an image at `size`, (H, W), nearest."""
+        return enlarge(self.data.val.mask(index), size)
 
     def image(self, index: int, train: bool = False) -> Picture:
         """Return an image (H, W, 3), its shorter side SHOWN pixels or less."""
@@ -66,6 +74,8 @@ class Model:
     context: Context
     data: Data
     options: Options
+    memories: dict[str, Memory] = field(default_factory=dict)
+    """What several kinds search, by what it knows of a patch."""
 
     @property
     def source(self) -> FeatureSource:
@@ -83,6 +93,22 @@ class Model:
         if facet not in info.facets:
             raise UsageError(f"--facet {facet}: {info.name} has the facets {', '.join(info.facets)}.")
         return FeatureSpec(size=(side, side), keys=(FeatureKey(-1 if layer is None else layer, facet),))
+
+    def config(self, protocol: Protocol[C], asked: Mapping[str, Any] | None = None) -> C:
+        """Return the settings of a protocol: its preset, what the user changes, and what depends on model and data.
+
+        `asked` are settings beside those of the options. Raises UsageError for what does not fit into memory.
+        """
+        info, preset = self.source.info, self.options.preset or protocol.default_preset(self.data.info)
+        config = protocol.configure(preset, {**(asked or {}), **self.options.overrides(protocol.name)})
+        config = protocol.resolve(config, info, self.data.info)
+        needed, free = protocol.estimate(config, info, self.data).bank_bytes, available_memory()
+        if free is not None and needed > free:
+            raise UsageError(
+                f"{protocol.name} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
+                f"{protocol.shrink_hint}"
+            )
+        return config
 
     def maps(self, data: DenseDataset) -> Tensor:
         """Return the feature maps (N, D, h, w) of all images of a dataset, on the CPU."""
@@ -103,17 +129,20 @@ class Kind(ABC, Generic[S]):
         """Return pictures as PNG, by the name of their file without its ending, of what each model showed."""
 
 
-def point_of(view: View, image: int, grid: tuple[int, int]) -> tuple[float, float]:
-    """Return the place (x, y) asked about in an image: of --patch, in the `grid` of the first model, else the centre.
+def point_of(
+    view: View, kind: str, image: int, grid: tuple[int, int], otherwise: Callable[[], tuple[int, int]] | None = None
+) -> tuple[float, float]:
+    """Return the place (x, y) that a kind asks about in an image, the same one for all models.
 
-    Raises UsageError for a patch outside of that grid.
+    That of --patch in the `grid` (h, w) of the first model, else of the patch that `otherwise` returns, else of the
+    centre. Raises UsageError for a patch outside of that grid.
     """
-    if image not in view.points:
-        row, column = view.options.patch or (grid[0] // 2, grid[1] // 2)
+    if (kind, image) not in view.points:
+        row, column = view.options.patch or (otherwise() if otherwise else (grid[0] // 2, grid[1] // 2))
         if row >= grid[0] or column >= grid[1]:
             raise UsageError(f"--patch {row} {column} lies outside of the grid of {grid[0]} x {grid[1]} patches.")
-        view.points[image] = ((column + 0.5) / grid[1], (row + 0.5) / grid[0])
-    return view.points[image]
+        view.points[kind, image] = ((column + 0.5) / grid[1], (row + 0.5) / grid[0])
+    return view.points[kind, image]
 
 
 def patch_at(point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:

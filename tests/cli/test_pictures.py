@@ -71,3 +71,33 @@ def test_what_one_model_lacks_costs_its_own_column(cli):  # noqa: F811
     assert "lies outside of the grid of 8 x 8 patches" in done.stderr
     done = cli(*TWO[:-1], "nowhere.py:A", "--kind", "pca", "--out", "b")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(("kind", "names", "arguments"), [
+    ("segmentation,retrieval", ["segmentation", "retrieval"], ["--set", "hummingbird.neighbours=5"]),
+    ("retrieval", ["retrieval"], ["--patch", "7", "0", "--set", "hummingbird.neighbours=2"]),
+    ("clusters", ["clusters-4", "clusters-21"],
+     ["--clusters", "4,classes", "--set", "overclustering.n_redo=1", "--set", "overclustering.n_iter=5"]),
+])  # fmt: skip
+def test_protocols_on_two_models_side_by_side(kind, names, arguments, cli):  # noqa: F811
+    done = cli(*TWO, "--kind", kind, "--first", "2", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"pictures/voc-{name}.png" for name in names]
+
+
+def test_ground_truth_that_a_dataset_lacks_is_said_or_left_out(cli):  # noqa: F811
+    done = cli(*TWO, "--kind", "depth")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--kind depth needs depth, which voc does not have" in done.stderr
+
+
+def test_too_many_clusters_for_the_images_are_said(cli):  # noqa: F811
+    done = cli(*TWO, "--kind", "clusters", "--clusters", "500")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not drawn: clusters of color: 500 clusters need as many patches; 6 images have 384" in done.stderr
+
+
+def test_depth_of_scenes(cli):  # noqa: F811
+    done = cli("pictures", "--models", "pico", "--dataset", "scenes", "--kind", "depth", "--limit", "2", "--first", "1",
+               "--quiet", "--set", "in_context_depth.memory_size=200")  # fmt: skip
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "pictures/scenes-depth.png\n")

@@ -72,32 +72,40 @@ class ClassExamples:
 
     def _row(self, query: Query) -> list[figures.Marked]:
         """Return a query and its neighbours."""
-        pixels = as_seen(self.data.val, query.image, self.bank.config.spec)
-        row = [figures.Marked(pixels, self._box(query.patch), self.data.info.classes[query.label])]
-        found = self.bank.search(query.feature[None])
-        for key, score in zip(found.indices[0, :NEIGHBOURS].tolist(), found.scores[0].tolist(), strict=False):
-            origin = self.bank.origin(key)
-            label = int(self.bank.labels[key].argmax())
-            view = memory_view(self.data.train, self.bank, origin)
-            likeness = (
-                f"cos {score / float(query.feature.norm()):.2f}"
-                if self.bank.config.similarity == "cosine"
-                else f"distance {score**0.5:.3g}"
-            )
-            row.append(
-                figures.Marked(
-                    view,
-                    self._box(origin.patch),
-                    f"{self.data.info.classes[label]}, {likeness}",
-                    RIGHT if label == query.label else WRONG,
-                )
-            )
-        return row
+        return [
+            marked_query(query, self.bank, self.data, self.patch),
+            *retrieved(query, self.bank, self.data, self.patch)[:NEIGHBOURS],
+        ]
 
-    def _box(self, patch: int) -> tuple[int, int, int]:
-        """Return left, top and side of a patch in pixels."""
-        width = self.bank.config.spec.size[1] // self.patch
-        return patch % width * self.patch, patch // width * self.patch, self.patch
+
+def marked_query(query: Query, bank: Memory, data: Data, patch: int) -> figures.Marked:
+    """Return the image of a query with its patch of `patch` pixels marked, and its class below."""
+    pixels, classes = as_seen(data.val, query.image, bank.config.spec), data.info.classes
+    name = classes[query.label] if query.label < len(classes) else "void"
+    return figures.Marked(pixels, _box(query.patch, bank, patch), name)
+
+
+def retrieved(query: Query, bank: Memory, data: Data, patch: int) -> list[figures.Marked]:
+    """Return the NEIGHBOURS nearest patches of a memory in the views they were taken from, nearest first."""
+    row, classes = [], data.info.classes
+    found = bank.search(query.feature[None])
+    for key, score in zip(found.indices[0, :NEIGHBOURS].tolist(), found.scores[0].tolist(), strict=False):
+        origin = bank.origin(key)
+        label = int(bank.labels[key].argmax())
+        likeness = (
+            f"cos {score / float(query.feature.norm()):.2f}"
+            if bank.config.similarity == "cosine"
+            else f"distance {score**0.5:.3g}"
+        )
+        view, color = memory_view(data.train, bank, origin), RIGHT if label == query.label else WRONG
+        row.append(figures.Marked(view, _box(origin.patch, bank, patch), f"{classes[label]}, {likeness}", color))
+    return row
+
+
+def _box(place: int, bank: Memory, patch: int) -> tuple[int, int, int]:
+    """Return left, top and side in pixels of the patch at a row-major place."""
+    width = bank.config.spec.size[1] // patch
+    return place % width * patch, place // width * patch, patch
 
 
 def central_patch(mask: NDArray[np.integer], patch: int, shares: list[float]) -> tuple[int, int] | None:

@@ -88,7 +88,7 @@ class Hummingbird(Protocol[HummingbirdConfig]):
         metrics: list[scoring.Scored] = []
         banks: dict[str, Any] = {}
         pictures: dict[str, bytes] = {}
-        content = _content(config, context.backbone.info.patch, data.train.info.n_classes)
+        content = content_of(config, context.backbone.info.patch, data.train.info.n_classes)
         for factor in config.fractions:
             runs: dict[str, _MemoryScores] = {}
             for seed, indices in _subsets(config, factor, data.train, context):
@@ -115,7 +115,7 @@ def _notes(config: HummingbirdConfig, data: Data) -> Iterator[str]:
         yield f"domain shift: memory from {data.train.info.name}, queries from {data.val.info.name}"
 
 
-def _content(config: HummingbirdConfig, patch: int, n_classes: int) -> Content:
+def content_of(config: HummingbirdConfig, patch: int, n_classes: int) -> Content:
     """Return what the memory knows of a patch: the share of each class among its pixels."""
     of = partial(sampling.soft_labels, patch=patch, n_classes=n_classes, void_to=config.void_to)
     return Content(n_classes, of, sampling.scores_of)

@@ -85,9 +85,9 @@ class InContextDepth(Protocol[InContextDepthConfig]):
         train, patch = DepthLabels(data.train), context.backbone.info.patch
         with context.stage("memory"):
             every = list(range(len(train)))
-            content = _content(config, patch)
+            content = content_of(config, patch)
             bank = memory.fit(config, context.backbone.info, train, every, content, context, "memory of depth")
-            constant = _mean_depth(bank.labels, train)
+            constant = mean_depth(bank.labels, train)
         scores = _evaluate(config, bank, constant, patch, DepthLabels(data.val), context)
         with context.stage("figures"):
             shown = scores.examples
@@ -137,7 +137,7 @@ class DepthLabels(DenseDataset):
         return self.base.digest()
 
 
-def _content(config: InContextDepthConfig, patch: int) -> Content:
+def content_of(config: InContextDepthConfig, patch: int) -> Content:
     """Return what the memory knows of a patch: the depth of each pixel, row-major."""
     return Content(patch**2, partial(sampling.patchify_labels, patch=patch), partial(binned_scores, bins=config.bins))
 
@@ -151,7 +151,7 @@ def binned_scores(patches: Tensor, bins: int) -> Tensor:
     return sampling.scores_of_ids(ids, bins + 1)
 
 
-def _mean_depth(labels: Tensor, train: DenseDataset) -> float:
+def mean_depth(labels: Tensor, train: DenseDataset) -> float:
     """Return the mean of all measured depths of a memory (N, L), in metres."""
     total, count = 0.0, 0
     for part in labels.split(65_536):

@@ -15,7 +15,7 @@ amplify to another local optimum of much the same objective.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -94,36 +94,62 @@ class Overclustering(Protocol[OverclusteringConfig]):
 
     def run(self, config: OverclusteringConfig, data: Data, context: Context) -> Measurement:
         """Three passes over the validation features: moments, training rows, contingency tables."""
-        height, width = config.spec.grid(context.backbone.info)
-        n_tokens = len(data.val) * height * width
-        if n_tokens < max(_numbers(config)):
-            raise UsageError(
-                f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have {n_tokens}. "
-                "Lower overclustering.clusters, or raise --limit."
-            )
-        stream = context.timed(context.features.stream(data.val, config.spec, title="moments"), "features")
-        space = fit_space(config, (batch.tokens for batch in stream), context)
-        fits = _fit_clusters(config, space, n_tokens, data, context)
-        tables = _count(config, space, fits, data, context)
+        found = cluster(config, data, context)
         metrics = []
         for k in _numbers(config):
-            found = {
+            by_seed = {
                 str(fit.seed): _score(table, _rule(config, fit.k, data.info.n_classes), config.absent)
-                for fit, table in zip(fits, tables, strict=True)
+                for fit, table in zip(found.fits, found.tables, strict=True)
                 if fit.k == k
             }
             fixed = "clusters and matching"
-            metrics.append(scoring.metric("miou", found, fixed, at={"clusters": k}, main=True, info=data.info))
+            metrics.append(scoring.metric("miou", by_seed, fixed, at={"clusters": k}, main=True, info=data.info))
         return scoring.measurement(
             metrics,
             facts={
-                "kmeans": [fit.facts() for fit in fits],
-                "tokens": n_tokens,
-                "dimensions": space.dims,
+                "kmeans": [fit.facts() for fit in found.fits],
+                "tokens": found.n_tokens,
+                "dimensions": found.space.dims,
                 "matching": {f"K={k}": _rule(config, k, data.info.n_classes) for k in _numbers(config)},
             },
             notes=(f"k-means trains on at most {config.points_per_centroid} tokens per centroid",),
         )
+
+
+class Tables(NamedTuple):
+    """Contingency tables (C, K): sums over groups of images, and those of single ones."""
+
+    groups: GroupSums
+    images: ImageTables
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """The validation split in clusters."""
+
+    n_tokens: int
+    space: Space
+    fits: list[Fit]
+    tables: list[Tables]
+    """One per fit."""
+
+
+def cluster(config: OverclusteringConfig, data: Data, context: Context) -> Clustered:
+    """Cluster the validation tokens with every number of clusters and seed, and count clusters by class.
+
+    Raises UsageError where there are fewer tokens than clusters.
+    """
+    height, width = config.spec.grid(context.backbone.info)
+    n_tokens = len(data.val) * height * width
+    if n_tokens < max(_numbers(config)):
+        raise UsageError(
+            f"{max(_numbers(config))} clusters need as many patches; {len(data.val)} images have {n_tokens}. "
+            "Lower overclustering.clusters, or raise --limit."
+        )
+    stream = context.timed(context.features.stream(data.val, config.spec, title="moments"), "features")
+    space = fit_space(config, (batch.tokens for batch in stream), context)
+    fits = _fit_clusters(config, space, n_tokens, data, context)
+    return Clustered(n_tokens, space, fits, _count(config, space, fits, data, context))
 
 
 def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, data: Data, context: Context) -> list[Fit]:
@@ -149,13 +175,6 @@ def _cluster_maps(
         yield batch.indices, maps, resize_labels(batch.labels, config.eval_size)
 
 
-class _Tables(NamedTuple):
-    """Contingency tables (C, K): sums over groups of images, and those of single ones."""
-
-    groups: GroupSums
-    images: ImageTables
-
-
 def _rule(config: OverclusteringConfig, n_clusters: int, n_classes: int) -> str:
     """Return how so many clusters are matched, as `MATCHERS` and the record call it."""
     if config.matching == "greedy_hungarian":
@@ -170,7 +189,12 @@ MATCHERS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _score(tables: _Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
+def match(config: OverclusteringConfig, table: Tensor) -> Tensor:
+    """Return the class (K,) of each cluster of a table (C, K), by the rule of the config."""
+    return MATCHERS[_rule(config, table.shape[1], table.shape[0])](table)
+
+
+def _score(tables: Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
     """Match clusters with classes once over all images, and score."""
     table = tables.groups.total()
     mapping = MATCHERS[rule](table)
@@ -178,10 +202,10 @@ def _score(tables: _Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
     return scoring.miou(counts(table, mapping), counts(tables.groups.left_out(), mapping), absent, images=images)
 
 
-def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[_Tables]:
+def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[Tables]:
     """Return the contingency tables of every fit."""
     info = data.info
-    tables = [_Tables(GroupSums((info.n_classes, fit.k)), ImageTables(MAX_TABLE_BYTES // len(fits))) for fit in fits]
+    tables = [Tables(GroupSums((info.n_classes, fit.k)), ImageTables(MAX_TABLE_BYTES // len(fits))) for fit in fits]
     for images, maps, masks in _cluster_maps(config, space, fits, data, context):
         with context.stage("score"):
             for fit, of_fit, clusters in zip(fits, tables, maps, strict=True):
