@@ -68,10 +68,7 @@ def rank_column(column: Sequence[Contender]) -> tuple[list[int], str]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, each in enumerate(known):
         groups.setdefault(("alone", index) if each is None else each.like, []).append(index)
-    signs = np.zeros((len(column), len(column)), np.int8)
-    for i, one in enumerate(column):
-        for j in range(i + 1, len(column)):
-            signs[i, j] = _unpaired(one.row, column[j].row)
+    signs = _unpaired([contender.row for contender in column])
     for members in groups.values():
         signs[np.ix_(members, members)] = (
             _signs([each for i in members if (each := known[i])]) if len(members) > 1 else 0
@@ -139,11 +136,10 @@ def _drawn(sides: Mapping[int, Side], n: int) -> dict[int, Floats]:
     return found
 
 
-def _unpaired(one: Row, two: Row) -> int:
-    """Return the same from unpaired intervals that do not overlap; without intervals, from values that differ."""
-    if np.isnan(one.value) or np.isnan(two.value) or one.value == two.value:
-        return 0
-    ends = (one.ci95_low, one.ci95_high, two.ci95_low, two.ci95_high)
-    if None not in ends and not (ends[1] < ends[2] or ends[3] < ends[0]):  # type: ignore[operator]
-        return 0
-    return 1 if two.value > one.value else -1
+def _unpaired(rows: Sequence[Row]) -> NDArray[np.int8]:
+    """Return the signs (n, n) of unpaired intervals that do not overlap; where one has none, of values that differ."""
+    ends = [(row.value, row.ci95_low, row.ci95_high) for row in rows]
+    value, low, high = np.array(ends, np.float64).reshape(-1, 3).T
+    overlap = (low[None] <= high[:, None]) & (low[:, None] <= high[None])  # False where one is NaN
+    apart = value[None] - value[:, None]
+    return np.where(overlap | np.isnan(apart), 0, np.sign(apart)).astype(np.int8)
