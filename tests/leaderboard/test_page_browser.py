@@ -403,6 +403,20 @@ def test_without_javascript_the_static_table_is_shown(browser, few):
         browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+def test_a_page_of_nothing_and_one_of_a_number_that_is_none_open_without_an_error(browser, record, tmp_path):
+    nothing = record("a", (metric("miou", float("nan"), None),))
+    for name, records in (("empty", []), ("nan", [nothing])):
+        rows = leaderboard_rows(records)
+        path = tmp_path / f"{name}.html"
+        path.write_text(page(payload(rows, records), rows))
+        browser.open(path)
+        assert browser.texts("#count") == [
+            f"{len(rows)} row{'s' * (len(rows) != 1)}, {len(rows)} model{'s' * (not rows)}"
+        ]
+        assert browser.logs()[0] == []
+    assert browser.texts("#table td.number span")[0] == "–"
+
+
 def test_curves_of_layers_and_facets_are_drawn(browser, record, tmp_path):
     reads = [
         {"layer": i, "facet": facet, "ablation": False, "miou": 10.0 + i}

@@ -117,8 +117,8 @@ function showDetails(line) {
     el("h3", {}, "Scores"),
     el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Scores" }, el("table", {}, el("thead", {}, el("tr", {}, ["score", "value", "rank"].map((text, i) => el("th", { scope: "col", class: i ? "number" : null }, text)))),
       el("tbody", {}, scores.map((found) => el("tr", {}, el("th", { scope: "row" }, head(found.metric)), valueCell(found, false), el("td", { class: "number" }, rank(found))))))),
-    ...classTable(line),
     ...(pictures.length ? [el("h3", {}, "Pictures"), ...pictures.map(([name, uri]) => el("figure", {}, el("img", { src: uri, alt: `${name} of ${line.name}`, loading: "lazy" }), el("figcaption", { class: "quiet" }, name)))] : []),
+    ...classTable(line),
   );
   byId("details").showModal();
 }

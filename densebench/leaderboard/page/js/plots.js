@@ -51,7 +51,7 @@ function drawCost() {
     tip: tipOf(each, `${label} ${say(each.line[own.cost])}`),
     text: front.length <= 8 && (front.includes(each) || state.chosen.includes(each.line.i)) ? elide(each.line.name, 24) : null,
   });
-  const sizes = unique(found.map((each) => each.line.model.size)).sort();
+  const sizes = unique([...found].sort((a, b) => ordered(a.line.parameters, b.line.parameters, 1)).map((each) => each.line.model.size));
   const series = sizes.map((size, i) => ({ name: size, color: i, points: found.filter((each) => each.line.model.size === size).map(point) }));
   const few = found.length > 60;
   if (few) series.forEach((each) => each.points.forEach((p) => { p.low = p.high = null; }));
