@@ -313,7 +313,7 @@ def test_names_that_are_no_text_are_refused(photos: Path) -> None:
         Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")).write_bytes(b"")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(DatasetError, match=r"no UTF-8 .*caf"):
+    with pytest.raises(DatasetError, match=r"not UTF-8 .*caf"):
         ImageFolder(photos)
 
 

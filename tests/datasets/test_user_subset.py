@@ -107,7 +107,11 @@ def test_the_example_of_the_docs_is_this_one() -> None:
         ("name", "nmae", r"describes no subset: nmae = 'voc_few' \(it knows name, base, lists\); name is missing"),
         ('"voc_few"', '"voc few"', "name = 'voc few': expected letters"),
         ('"voc_few"', '"voc"', "is called 'voc', which is another dataset's name"),
-        ('[lists]\nval = "few.txt"', 'lists = "few.txt"', r"lists = 'few\.txt' is no table\. It takes name, base, and"),
+        (
+            '[lists]\nval = "few.txt"',
+            'lists = "few.txt"',
+            r"lists = 'few\.txt' is not a table. It takes name, base, and",
+        ),
         ('val = "few.txt"', "", r"lists no split; expected a file of ids for one or more of train, trainaug"),
         ("val =", "vla =", "lists vla; expected a file of ids for one or more of train, trainaug"),
         ('"few.txt"', '["a"]', "lists val; expected a file of ids"),

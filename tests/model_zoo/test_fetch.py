@@ -274,7 +274,7 @@ def test_offline_and_strange_addresses_are_refused_without_asking(server, monkey
     with pytest.raises(ModelError, match=r"OFFLINE forbids .* as mine\.pth .* DENSEBENCH_WEIGHTS"):
         fetch("mine", f"{server.url}/w.pth")
     monkeypatch.setenv("DENSEBENCH_OFFLINE", "0")
-    with pytest.raises(ModelError, match="no http, https or file address"):
+    with pytest.raises(ModelError, match="not an http, https or file address"):
         fetch("mine", "ftp://127.0.0.1/w.pth")
     assert not server.asked
 

@@ -47,7 +47,7 @@ def test_a_torn_or_absent_file_is_explained(tmp_path):
     file = tmp_path / "w.safetensors"
     save_file(create(TINY).state_dict(), file)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="no readable checkpoint"):
+    with pytest.raises(ModelError, match="not a readable checkpoint"):
         load_model(f"timm/{TINY}", file)
     with pytest.raises(ModelError, match="do not exist"):
         load_model(f"timm/{TINY}", tmp_path / "nowhere.safetensors")

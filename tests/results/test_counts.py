@@ -285,12 +285,12 @@ def places(header, what, entry=0):
             lambda header, arrays: arrays.update({places(header, "truth_rows"): np.ones(2, np.uint8)}),
             "differ in length",
         ),
-        (lambda header, arrays: arrays.update({places(header, "image"): -np.ones(2, np.int64)}), "no lists of counts"),
+        (lambda header, arrays: arrays.update({places(header, "image"): -np.ones(2, np.int64)}), "not lists of counts"),
         (
             lambda header, arrays: arrays.update({places(header, "value", 1): np.ones(3, np.uint8)}),
-            "no lists of counts",
+            "not lists of counts",
         ),
-        (lambda header, arrays: arrays.update({places(header, "image", 1): np.zeros((3, 1), np.uint8)}), "no lists"),
+        (lambda header, arrays: arrays.update({places(header, "image", 1): np.zeros((3, 1), np.uint8)}), "not lists"),
         (lambda header, arrays: header.update(entries=7), "not iterable"),
     ],
 )

@@ -119,7 +119,7 @@ def test_validate_finds_what_does_not_hold_together(tmp_path, record):  # noqa: 
     assert "examples.png is not there" in found["lost"][0].said
     assert "whose place is" in found["elsewhere"][0].said
     assert any("SHA-256" in finding.said or "no statistics" in finding.said for finding in found["other"])
-    assert "no record of schema" in found["torn"][0].said
+    assert "not a record of schema" in found["torn"][0].said
     assert not found["old"][0].wrong
     assert "version 1" in found["old"][0].said
     assert old.exists()
