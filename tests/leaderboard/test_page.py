@@ -234,6 +234,17 @@ def test_pictures_take_turns_within_the_budget_and_those_left_out_are_said(recor
     assert made["omitted"] == ["1 picture, beside the records"]
 
 
+def test_every_table_has_a_picture_before_one_has_two(record, monkeypatch):
+    records = [
+        record(n, hummingbird(50), dataset=data).model_copy(update={"artifacts": ("1.png",)})
+        for data in "xy"
+        for n in "ab"
+    ]
+    monkeypatch.setattr(pictures, "BUDGET", 2 * len(pictures.thumbnail(picture())))
+    made = payload(leaderboard_rows(records), records, read=lambda *_: picture())
+    assert {made["lines"]["table"][int(line)] for line in made["pictures"]} == {0, 1}
+
+
 def test_no_picture_is_opened_once_the_budget_is_spent(record, monkeypatch):
     records = [record(f"m{i}", hummingbird(50)).model_copy(update={"artifacts": ("1.png",)}) for i in range(9)]
     monkeypatch.setattr(pictures, "BUDGET", len(pictures.thumbnail(picture())) + 1)

@@ -45,7 +45,8 @@ def payload(
     omitted: list[str] = []
     classes = extras.classes(made, omitted)
     layers = extras.layers(made, rows, records, omitted)
-    pictures: Mapping[str, Any] = thumbnails(made.records, read, omitted, report) if read else {}
+    turns = {line: made.records[line] for line in extras.by_turns(made, made.records)}
+    pictures: Mapping[str, Any] = thumbnails(turns, read, omitted, report) if read else {}
     pairs = differences(made, sides, omitted, report) if sides else None
     return {
         "version": VERSION,
