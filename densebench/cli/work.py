@@ -38,7 +38,12 @@ class Work(Run):
     def _request(self) -> Request:
         if self.workers.launcher != "none":
             raise UsageError("a worker starts no others: --launcher goes with `densebench run`.")
-        return from_json(read_text(self.request)) if self.request else super()._request()
+        if self.request is None:
+            return super()._request()
+        try:
+            return from_json(read_text(self.request))
+        except OSError as error:
+            raise UsageError(f"--request {self.request} cannot be read ({error.strerror}).") from None
 
     def _until(self) -> float:
         return time.monotonic() + seconds_of(self.time_limit) if self.time_limit else math.inf
