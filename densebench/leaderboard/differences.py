@@ -173,7 +173,7 @@ def _of_records(a: Record, b: Record) -> Iterable[Difference]:
     if "std" not in a.protocol.config:
         yield from _unequal("std", list(a.model.std), list(b.model.std))
     yield from _unequal("seed", a.seed, b.seed)
-    yield from _unequal("recall", _recalls(a.facts), _recalls(b.facts))
+    yield from _unequal("recall", sorted(set(_recalls(a.facts))), sorted(set(_recalls(b.facts))))
     yield from _unequal("precision", a.features.get("precision"), b.features.get("precision"))
     yield from _unequal("feature_dtype", a.features.get("dtype"), b.features.get("dtype"))
     yield from _unequal("densebench", a.environment.get("densebench", ""), b.environment.get("densebench", ""))

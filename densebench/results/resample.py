@@ -112,7 +112,8 @@ class Sizes(NamedTuple):
 
         Pairs that share an image are not independent. Were they, the variance would be the sum of u^2; with those that
         share one it is the sum over images of (the sum of u over their pairs)^2, less the sum of u^2. The larger of the
-        two counts. Source: Aronow, Samii and Assenova 2015, "Cluster-robust variance estimation for dyadic data".
+        two counts (Aronow, Samii and Assenova 2015, "Cluster-robust variance estimation for dyadic data"). What an
+        image moves is taken as what the difference moves without it, u over 1 - its share, as a jackknife has it.
         """
         first, second = (np.mean([one.moves() for one in runs], 0) for runs in both.sums)
         moves, shown = second - first, both.shown()
@@ -124,7 +125,7 @@ class Sizes(NamedTuple):
         """Return the sizes of K values of moves (n, K): whole metrics, or classes that `shown` images show (K,)."""
         by_image, wider = moves, np.ones(moves.shape[1])
         if both.ends is not None:
-            by_image = _by_image(moves, both.ends)
+            by_image = _by_image(moves, both.ends) / (1 - _share(both)[:, None])
             alone = (moves**2).sum(0)
             together = (by_image**2).sum(0) - alone
             wider = np.sqrt(np.maximum(1, np.divide(together, alone, out=np.ones_like(alone), where=alone > 0)))
@@ -139,6 +140,14 @@ class Sizes(NamedTuple):
         kurtosis = np.divide(n * fourth, square**2, out=np.full(len(square), 3.0), where=square > 0)
         freedom = np.clip(2 * n / np.maximum(kurtosis - 1, 1e-8), min(2, n - 1), n - 1)
         return cls(np.full(len(freedom), float(n)), np.maximum(freedom, 1), wider)
+
+
+def _share(both: Aligned) -> Floats:
+    """Return what share of a category's keypoints, or pairs, each image has: at most a half of it counts."""
+    assert both.ends is not None
+    truth = both.sums[0][0].truth
+    truth = truth if isinstance(truth, np.ndarray) else truth.toarray()
+    return np.minimum(0.5, (_by_image(truth, both.ends) / np.maximum(truth.sum(0), 1e-8)).max(1))
 
 
 def _by_image(moves: Floats, ends: Ends) -> Floats:

@@ -77,9 +77,9 @@ def test_records_differ_in_their_parts(record: MakeRecord):
     )
     found = differences(one, other)
     assert names(found) == [
-        "weights", "seed", "input_size", "neighbours", "version", "recall", "feature_dtype", "precision", "densebench",
+        "weights", "seed", "recall", "input_size", "neighbours", "version", "feature_dtype", "precision", "densebench",
     ]  # fmt: skip
-    assert found[2].text == "resolution (input_size): 448 against 504"
+    assert found[3].text == "resolution (input_size): 448 against 504"
     subset = differences(one, record("a", n_images=120, digest="w", config=one.protocol.config))
     assert subset == (Difference("images", "val, 1449 images", "val, 120 of 1449 images"),)
     assert names(differences(one, record("a", digest="w", config=one.protocol.config))) == ["images"]
