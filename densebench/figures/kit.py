@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
@@ -220,7 +221,8 @@ def picture_grid(
     n = max(len(row) for row in rows.values())
     side = 1.15 if n > 8 else 1.35
     width = 1.9 if legend else 1.3 if scale else 0.5
-    figure = Figure(figsize=(side * n + width, side * len(rows) + 0.3 * bool(columns)), layout="constrained")
+    size = (side * n + width, side * len(rows) + 0.3 * bool(columns))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.07))  # or names of rows lose their upper edge
     axes = figure.subplots(len(rows), n, squeeze=False)
     for line, (name, row) in zip(axes, rows.items(), strict=True):
         for axis in line:

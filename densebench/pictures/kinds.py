@@ -30,7 +30,7 @@ class KindInfo:
         return import_module(f"densebench.pictures.{self.name}").KIND
 
 
-MASK = frozenset({"mask"})
+MASK, KEYPOINTS = frozenset({"mask"}), frozenset({"keypoints"})
 KINDS = {
     info.name: info
     for info in (
@@ -40,6 +40,8 @@ KINDS = {
         KindInfo("clusters", "clusters of patches in the colours of the classes they are matched with", MASK),
         KindInfo("retrieval", "the labelled patches nearest to a patch", MASK, True),
         KindInfo("depth", "the depth that a memory of patches predicts, beside the truth", frozenset({"depth"}), True),
+        KindInfo("attention", "attention matrices, and maps of one patch, over the layers"),
+        KindInfo("keypoints", "where a keypoint is found in another image, over layers and facets", KEYPOINTS),
     )
 }
 DEFAULT = "pca,similarity"

@@ -21,6 +21,7 @@ from densebench.features.spec import FeatureSpec
 from densebench.figures.arrays import Picture, enlarge
 from densebench.model_zoo.backbone import FeatureKey
 from densebench.pictures.options import Options
+from densebench.protocols.common.examples import spread
 from densebench.protocols.common.memory import Memory
 from densebench.protocols.protocol import Context, Data, Protocol, input_size
 
@@ -30,6 +31,9 @@ SHOWN = 224
 """Side in pixels of the images in a picture."""
 PUBLISHED = 448
 """Side in pixels of the input where neither the dataset nor the user has one."""
+
+
+MOST_LAYERS = 12
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Model:
 
     name: str
     """What the picture calls it."""
+    spec_text: str
+    """What --models says."""
     context: Context
     data: Data
     options: Options
@@ -93,6 +99,17 @@ class Model:
         if facet not in info.facets:
             raise UsageError(f"--facet {facet}: {info.name} has the facets {', '.join(info.facets)}.")
         return FeatureSpec(size=(side, side), keys=(FeatureKey(-1 if layer is None else layer, facet),))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer asked for, else those of a study of layers: MOST_LAYERS of them evenly spread, the last with them.
+
+        Raises UsageError for a layer that there is not.
+        """
+        info = self.source.info
+        if self.options.layer is not None:
+            return (self.spec.keys[0].layer % info.depth,)
+        return tuple(sorted(spread(MOST_LAYERS, info.depth)))
 
     def config(self, protocol: Protocol[C], asked: Mapping[str, Any] | None = None) -> C:
         """Return the settings of a protocol: its preset, what the user changes, and what depends on model and data.

@@ -101,3 +101,12 @@ def test_depth_of_scenes(cli):  # noqa: F811
     done = cli("pictures", "--models", "pico", "--dataset", "scenes", "--kind", "depth", "--limit", "2", "--first", "1",
                "--quiet", "--set", "in_context_depth.memory_size=200")  # fmt: skip
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "pictures/scenes-depth.png\n")
+
+
+def test_attention_and_keypoints_of_scenes_and_what_has_no_attention(cli):  # noqa: F811
+    scenes = ["pictures", "--dataset", "scenes", "--first", "1", "--limit", "12", "--input-size", "64", "--quiet"]
+    done = cli(*scenes, "--models", "pico,mine.py:ColorBackbone", "--kind", "attention,keypoints", "--layer", "1")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == ["pictures/scenes-attention.png", "pictures/scenes-keypoints-1.png"]
+    assert done.stderr.startswith("not drawn: attention of color: color gives no attention maps.")
+    assert len(done.stderr.splitlines()) == 1
