@@ -18,6 +18,10 @@ LONGEST_SLUG = 100
 """Characters; file systems take names of 255, and that of a record holds model, preset and a hash."""
 
 
+MOST_RECORD = 32 << 20
+"""Bytes of a record; the sweep of a network over all layers and facets has a hundredth of that."""
+
+
 class ResultStore:
     """Records in a folder: `records/DATASET/PROTOCOL/MODEL--PRESET--HASH.json`, artifacts in a folder beside each."""
 
@@ -47,7 +51,7 @@ class ResultStore:
     def read(self, path: Path) -> Record:
         """Read and validate one record, of schema 1 too; raises StorageError for one that is torn or holds nonsense."""
         try:
-            record = Record.model_validate(schema1.upgrade(parse_json(read(path))))
+            record = Record.model_validate(schema1.upgrade(parse_json(read(path, MOST_RECORD))))
             wrong = nonsense(record)
         except OSError as error:
             wrong = error.strerror or str(error)
