@@ -62,7 +62,7 @@ function headCell(column) {
   const arrow = active ? (down ? " ▼" : " ▲") : "";
   return el(
     "th",
-    { scope: "col", class: column.number ? "number" : null, "aria-sort": active ? (down ? "descending" : "ascending") : null },
+    { scope: "col", class: column.number ? "number" : column.head ? "names" : null, "aria-sort": active ? (down ? "descending" : "ascending") : null },
     el("button", { type: "button", onclick: sort, "data-key": column.key }, column.text, el("span", { "aria-hidden": "true" }, arrow)),
   );
 }
