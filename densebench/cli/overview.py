@@ -246,8 +246,8 @@ class CheckModel:
         from densebench.model_zoo.conformance import CHECKS, findings
         from densebench.model_zoo.conformance.report import as_json, report
 
-        again = partial(load_model, self.model, self.weights)
-        checks = findings(again(), self.size, pick_device(self.device), again)
+        rebuild = partial(load_model, self.model, self.weights)
+        checks = findings(rebuild(), self.size, pick_device(self.device), rebuild)
         found = list(Progress(self.quiet).track(checks, "check-model", len(CHECKS), "checks"))
         if self.json:
             print(as_json(self.model, found))

@@ -201,7 +201,7 @@ class _GridRun:
         memory = PeakMemory()
         memory.reset()
         start = time.perf_counter()
-        notes = self.splits.look(job.data, job.protocol.needs, job.protocol.reads_train)
+        notes = self.splits.check_ground_truth(job.data, job.protocol.needs, job.protocol.reads_train)
         measurement = finite(job.protocol.run(job.config, job.data, context), job.data)
         measurement = replace(measurement, notes=(*measurement.notes, *notes))
         seconds = {**context.seconds, "total": time.perf_counter() - start}

@@ -11,7 +11,7 @@ from densebench.core.progress import Progress
 from densebench.datasets import load_dataset
 from densebench.datasets.dataset import DenseDataset
 from densebench.datasets.tools.checks import without_corrupt
-from densebench.datasets.tools.ground_truth import look
+from densebench.datasets.tools.ground_truth import check_ground_truth
 from densebench.protocols.protocol import Data
 from densebench.runner.failures import FOREIGN, to_user_error
 
@@ -39,11 +39,11 @@ class Splits:
             found.append(one)
         return Data(found[0], found[-1])
 
-    def look(self, data: Data, needs: Collection[str], reads_train: bool) -> tuple[str, ...]:
-        """Return what may be wrong with the ground truth that is needed of the images of a cell; raises as `look`."""
+    def check_ground_truth(self, data: Data, needs: Collection[str], reads_train: bool) -> tuple[str, ...]:
+        """Return what may be wrong with the ground truth that is needed of a cell; raises as the check does."""
         parts = (data.train, data.val) if reads_train else (data.val,)
         limited = self.limit is not None
-        found = [note for part in parts for note in look(part, needs, limited, self.progress)]
+        found = [note for part in parts for note in check_ground_truth(part, needs, limited, self.progress)]
         return tuple(dict.fromkeys(found))
 
     def left_out(self, splits: Sequence[Split]) -> tuple[str, ...]:

@@ -68,11 +68,11 @@ def cluster_probe(v: Golden) -> Iterator[GoldenCheck]:
         yield v.close("centroids", start, 1e-5)
         yield v.close(after[0], centroids, 1e-5)
         return
-    again = CosineKMeans(centroids, lr)
+    fitted = CosineKMeans(centroids, lr)
     for _ in range(steps):
-        again.step(rows)
-    yield v.close("centroids", again.centroids, 1e-5)
-    yield v.close(after[0], again.centroids, 1e-5)
+        fitted.step(rows)
+    yield v.close("centroids", fitted.centroids, 1e-5)
+    yield v.close(after[0], fitted.centroids, 1e-5)
 
 
 def _assigned(v: Golden, name: str, centroids: Tensor, size: tuple[int, int]) -> GoldenCheck:

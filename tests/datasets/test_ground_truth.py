@@ -11,7 +11,7 @@ from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.io.palettes import voc_palette
 from densebench.datasets.scenes.dataset import Scenes
 from densebench.datasets.tools.checks import check
-from densebench.datasets.tools.ground_truth import DOZEN, FEW, PALETTES, look
+from densebench.datasets.tools.ground_truth import DOZEN, FEW, PALETTES, check_ground_truth
 from tests.datasets.writers import export
 
 QUIET = Progress(quiet=True)
@@ -47,7 +47,7 @@ def looked(data, needs=("mask",), limited=False):
     notes: tuple[str, ...] = ()
     said = ""
     try:
-        notes = look(data, needs, limited, QUIET)
+        notes = check_ground_truth(data, needs, limited, QUIET)
     except DatasetError as error:
         said = str(error)
     if not limited and set(needs) & data.info.targets:
@@ -88,9 +88,9 @@ def test_a_run_looks_at_a_handful_and_remembers(tmp_path, monkeypatch):
     data = written(tmp_path, [[[0, 0]], *[[[0, 1]]] * 30])
     opened, mask = [], type(data).mask
     monkeypatch.setattr(type(data), "mask", lambda self, i: opened.append(i) or mask(self, i))
-    assert look(data, {"mask"}, False, QUIET) == ()
+    assert check_ground_truth(data, {"mask"}, False, QUIET) == ()
     assert opened == [0, 1]
-    assert look(data, {"mask"}, False, QUIET) == ()
+    assert check_ground_truth(data, {"mask"}, False, QUIET) == ()
     assert opened == [0, 1]
 
 
@@ -120,7 +120,7 @@ def test_foreign_colors_of_published_masks_are_a_note(tmp_path):
         image.putpalette(palette.astype(np.uint8).tobytes())
         image.save(folder / "SegmentationClass" / "a.png")
         data = load_dataset("voc", "val", tmp_path)
-        found = look(data, {"mask"}, True, QUIET)
+        found = check_ground_truth(data, {"mask"}, True, QUIET)
         assert len([note for note in found if "other colours than the published" in note]) == notes
         assert len(check(data, QUIET).notes) == notes
 
@@ -130,7 +130,7 @@ def test_train_ids_in_the_place_of_label_ids_are_told_by_what_they_never_show(la
     """ACDC's own files may hold 255, and Cityscapes' train ids may happen not to."""
     scenes = Scenes(None, "val", length=DOZEN, size=(32, 32))
     export(scenes, layout, tmp_path)
-    assert look(load_dataset(layout, "val", tmp_path), {"mask"}, False, QUIET) == ()
+    assert check_ground_truth(load_dataset(layout, "val", tmp_path), {"mask"}, False, QUIET) == ()
     for path in tmp_path.rglob("*_labelIds.png"):
         trained = DATASETS["acdc"].labels[np.array(Image.open(path))]
         Image.fromarray(np.where(trained == 255, 0, trained)).save(path)

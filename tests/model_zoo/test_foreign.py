@@ -107,7 +107,7 @@ def test_check_model_names_the_weights_that_are_drawn_anew(tmp_path, name, outco
     def build(seed: int = 0):
         return load_model(f"{tmp_path / 'mine.py'}:{name}", seed=seed)
 
-    found = {f.check: f for f in findings(build(), again=build)}["construction"]
+    found = {f.check: f for f in findings(build(), rebuild=build)}["construction"]
     assert found.outcome == outcome, found
     assert words in found.found
 

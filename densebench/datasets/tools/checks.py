@@ -15,12 +15,12 @@ from densebench.core.errors import CorruptFileError, DatasetError
 from densebench.core.memo import remembered
 from densebench.core.progress import Progress
 from densebench.datasets.dataset import VOID, DenseDataset, check_same_size
-from densebench.datasets.tools.ground_truth import Look
+from densebench.datasets.tools.ground_truth import GroundTruthCheck
 
 
 @dataclass
 class CheckReport:
-    """What a look at every file of one split found."""
+    """What reading every file of one split found."""
 
     name: str
     split: str
@@ -62,7 +62,7 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
     except OSError as error:  # a link that leads nowhere, a file that may not be read
         report.problems.append(f"there is no digest: {error.filename} cannot be read ({error.strerror}).")
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
-    look = Look(info, info.targets)
+    check = GroundTruthCheck(info, info.targets)
     for index in progress.track(range(len(data)), f"checking {info.name} {data.split}", len(data)):
         try:
             sample = data.sample(index)
@@ -75,7 +75,7 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
                     check_same_size(data, index, sample.image, target, name)
             except DatasetError as error:
                 report.problems.append(str(error))
-        look.add(data, index, sample)
+        check.add(data, index, sample)
         if sample.mask is not None:
             counts = np.bincount(sample.mask.ravel(), minlength=256)
             pixels += counts
@@ -88,7 +88,7 @@ def check(data: DenseDataset, progress: Progress) -> CheckReport:
         names = {**dict(enumerate(info.classes)), VOID: "ignored"}
         report.pixels = {name: int(pixels[label]) for label, name in names.items()}
         report.images = {name: int(images[label]) for label, name in names.items()}
-    found = look.findings()
+    found = check.findings()
     report.notes.extend(found.notes)
     if not report.problems:  # what files that can be decoded may lack altogether
         report.problems.extend(found.problems)
@@ -121,10 +121,10 @@ def label_presence(data: DenseDataset, progress: Progress) -> NDArray[np.bool_]:
     n_classes = data.info.n_classes
 
     def find() -> str:
-        held = np.zeros((len(data), n_classes), dtype=bool)
+        present = np.zeros((len(data), n_classes), dtype=bool)
         for index in progress.track(range(len(data)), f"labels of {data.info.name} {data.split}", len(data)):
-            held[index] = np.bincount(data.mask(index).ravel(), minlength=256)[:n_classes] > 0
-        return json.dumps([np.flatnonzero(row).tolist() for row in held])
+            present[index] = np.bincount(data.mask(index).ravel(), minlength=256)[:n_classes] > 0
+        return json.dumps([np.flatnonzero(row).tolist() for row in present])
 
     presence = np.zeros((len(data), n_classes), dtype=bool)
     for row, classes in zip(presence, json.loads(remembered(f"presence/{data.digest()}.json", find)), strict=True):

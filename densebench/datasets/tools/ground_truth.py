@@ -1,4 +1,4 @@
-"""What the ground truth of a split must hold for a number to mean something: one look, of `run` and of `data check`.
+"""What the ground truth of a split must hold for a number to mean something: one check, of `run` and of `data check`.
 
 A file at a time tells little: that all masks are void, or hold a single class, that colours of palettes change their
 numbers from file to file, that depth ends too near, is told by the split. `data check` looks at every file, a run at as
@@ -26,13 +26,13 @@ DOZEN = 12
 FEW = 3
 """Images that are too few to tell a scale of depth by how far they reach."""
 RULES = 1
-"""Raised where a look says something else of the same files, so that what was remembered is looked at again."""
+"""Raised where the check says something else of the same files, so that they are checked again."""
 PALETTES = 16
 """Label files with colours that a run looks at."""
 
 
 class Findings(NamedTuple):
-    """What a look found."""
+    """What the check found."""
 
     problems: tuple[str, ...] = ()
     """Why no number can be computed that means anything."""
@@ -40,7 +40,7 @@ class Findings(NamedTuple):
     """What may be wrong."""
 
 
-class Look:
+class GroundTruthCheck:
     """What a split's ground truth holds, counted image by image."""
 
     def __init__(self, info: DatasetInfo, needs: Collection[str]) -> None:
@@ -48,7 +48,7 @@ class Look:
         self.info, self.needs = info, frozenset(needs) & info.targets
         self.images = 0
         self.labelled = self.void = 0  # pixels
-        self.held = np.zeros(256, dtype=bool)  # labels that occur
+        self.present = np.zeros(256, dtype=bool)  # labels that occur
         self.depths, self.farthest = 0, 0.0  # images with a measured pixel, metres
         self.points = 0
         self.seen_as: dict[int, set[Color]] = {}  # the colours of each class
@@ -72,7 +72,7 @@ class Look:
         counts = np.bincount(mask.ravel(), minlength=256)
         self.void += int(counts[VOID])
         self.labelled += mask.size - int(counts[VOID])
-        self.held |= counts > 0
+        self.present |= counts > 0
         shown = data.class_colors(index, np.flatnonzero(counts[:VOID]).tolist())
         times = Counter(shown.values())
         for label, color in shown.items():
@@ -88,12 +88,12 @@ class Look:
     @property
     def classes(self) -> list[int]:
         """Those that occur."""
-        return [label for label in self.evaluated if self.held[label]]
+        return [label for label in self.evaluated if self.present[label]]
 
     @property
     def usual(self) -> bool:
         """Whether a class occurs that does in any dozen images, where there are such."""
-        return not self.info.usual or any(self.held[self.info.classes.index(name)] for name in self.info.usual)
+        return not self.info.usual or any(self.present[self.info.classes.index(name)] for name in self.info.usual)
 
     @property
     def settled(self) -> bool:
@@ -127,11 +127,11 @@ class Look:
         if len(self.evaluated) < 2:
             problems.append("one class alone is evaluated, so that whatever is predicted is right.")
         elif len(self.classes) < 2:
-            held = f"only {names[self.classes[0]]}" if self.classes else "none"
+            present = f"only {names[self.classes[0]]}" if self.classes else "none"
             share = 100 * self.void / max(self.labelled + self.void, 1)
             hint = "A class is stored as its number, and 255 is none: masks of 0 and 255 have to be saved as 0 and 1."
             (notes if limited and self.classes else problems).append(
-                f"of {len(names)} classes the masks hold {held}, and {share:.0f} % of their pixels are of no class."
+                f"of {len(names)} classes the masks hold {present}, and {share:.0f} % of their pixels are of no class."
                 + (f" {hint}" if self.void else "")
             )
         elif not self.usual and self.images >= DOZEN:
@@ -154,7 +154,9 @@ class Look:
         return problems, notes
 
 
-def look(data: DenseDataset, needs: Collection[str], limited: bool, progress: Progress) -> tuple[str, ...]:
+def check_ground_truth(
+    data: DenseDataset, needs: Collection[str], limited: bool, progress: Progress
+) -> tuple[str, ...]:
     """Return what may be wrong with the ground truth that is needed, for a record; remembered by the digest.
 
     Raises DatasetError where nothing can be measured on it, and as decoding does.
@@ -162,7 +164,7 @@ def look(data: DenseDataset, needs: Collection[str], limited: bool, progress: Pr
     info = data.info
 
     def find() -> str:
-        found = Look(info, needs)
+        found = GroundTruthCheck(info, needs)
         for index in progress.track(range(len(data)), f"labels of {info.name} {data.split}", len(data)):
             if found.settled:
                 break

@@ -74,7 +74,7 @@ def findings(
     backbone: Backbone,
     size: tuple[int, int] | None = None,
     device: str = "cpu",
-    again: Callable[[int], Backbone] | None = None,
+    rebuild: Callable[[int], Backbone] | None = None,
 ) -> Iterator[Finding]:
     """Yield one finding per check, `len(CHECKS)` in all. The backbone is put into eval mode on `device`.
 
@@ -82,7 +82,7 @@ def findings(
         backbone: any adapter.
         size: height and width in pixels to look at it with; by default 4 x 6 patches, and the native size for some.
         device: as torch names it.
-        again: builds the same adapter under the random state given, as `load_model` does.
+        rebuild: builds the same adapter under the random state given, as `load_model` does.
 
     Raises:
         UsageError: `size` is not a multiple of the patch.
@@ -94,7 +94,7 @@ def findings(
     patch = info.patch
     if size and (min(size) < patch or size[0] % patch or size[1] % patch):
         raise UsageError(f"--size {size[0]} {size[1]}: expected multiples of the patch of {patch} pixels.")
-    probe = Probe(backbone.to(device).eval(), size, again)
+    probe = Probe(backbone.to(device).eval(), size, rebuild)
     for name, run in CHECKS.items():
         start = time.perf_counter()
         outcome, found, fix = _outcome(run, probe) if probe.usable else NO_SIZE

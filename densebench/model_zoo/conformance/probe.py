@@ -49,10 +49,10 @@ class Probe:
         self,
         backbone: Backbone,
         size: tuple[int, int] | None = None,
-        again: Callable[[int], Backbone] | None = None,
+        rebuild: Callable[[int], Backbone] | None = None,
     ) -> None:
         self.backbone = backbone
-        self.again = again
+        self.rebuild = rebuild
         """Builds the adapter anew under a random state; None where it was given as an object."""
         self.info = backbone.info
         self.asked = size

@@ -87,15 +87,15 @@ def weights(probe: Probe) -> str:
 
 def construction(probe: Probe) -> str:
     """Built again it is the same model, and none of its weights are drawn at random."""
-    if probe.again is None:
+    if probe.rebuild is None:
         raise NotApplicable("it is given as an object; check-model builds it again")
-    others = _others(probe.backbone, probe.again(0))
+    others = _others(probe.backbone, probe.rebuild(0))
     if others:
         raise Failed(
             f"built again under the same random state, it has other {others}: another model in every run",
             "Load weights, or draw them from torch's, NumPy's or Python's own random state, which is fixed by then.",
         )
-    drawn = _others(probe.backbone, probe.again(1))
+    drawn = _others(probe.backbone, probe.rebuild(1))
     if drawn:
         raise Noted(
             f"drawn at random: {drawn}; the same in every run, as the random state is fixed when it is built",
