@@ -352,6 +352,16 @@ def test_values_that_are_not_finite_are_no_numbers_of_json(record):
     page(made)
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), True, 10**400, ""])
+def test_an_absurd_coordinate_or_cost_costs_no_page(record, odd):
+    one = record("a", (metric("pck", 50, alpha=odd), metric("pck", 40, alpha=0.1)), protocol="correspondence")
+    cost = one.cost.model_copy(update={"seconds": {"total": float("inf")}, "images_per_second": float("nan")})
+    one = one.model_copy(update={"cost": cost})
+    rows = leaderboard_rows([one])
+    (line,) = columns(held(page(payload(rows, [one]), rows)), "lines")
+    assert (line["seconds"], line["speed"]) == (None, None)
+
+
 def test_without_javascript_there_is_a_table_of_every_model(record):
     records = [record("a<b>", hummingbird(50)), record("c", hummingbird(60))]
     rows = leaderboard_rows(records)

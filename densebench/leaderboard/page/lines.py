@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from densebench.results.schema import Record
 
 STATUSES = ("measured here", "measured elsewhere", "published", "withdrawn")
 HERE, ELSEWHERE, PUBLISHED, WITHDRAWN = range(len(STATUSES))
+INFINITE = (math.inf, -math.inf)
 Named = tuple[str, ...]
 
 
@@ -165,7 +167,7 @@ def _metric(made: Lines, row: Row | PublishedRow, like: Row | None = None) -> in
     described = {
         "label": row.metric,
         "quantity": row.quantity,
-        "at": dict(row.at),
+        "at": {name: str(value) if value != value or value in INFINITE else value for name, value in row.at.items()},
         "unit": ours.unit,
         "up": ours.higher_is_better,
         "digits": DIGITS.get(ours.unit, 3),

@@ -38,7 +38,7 @@ function drawCost() {
     select("Score", "metric", metrics.map((i) => [String(i), D.metrics[i].label]), String(own.metric), (v) => { own.metric = Number(v); drawCost(); }),
     select("Cost", "cost", having.map((name) => [name, COSTS[name][0]]), own.cost, (v) => { own.cost = v; drawCost(); }),
   ].filter(Boolean));
-  const found = there.map((line) => line.values.get(own.metric)).filter((each) => each && each.value !== null && own.cost && each.line[own.cost]);
+  const found = there.map((line) => line.values.get(own.metric)).filter((each) => each && each.value !== null && own.cost && each.line[own.cost] > 0);
   if (!found.length) {
     byId("cost-plot").replaceChildren(el("p", { class: "quiet" }, "No result here says what it cost: parameters and images per second are in records of version 0.1.0 of December 2026 on."));
     return;
