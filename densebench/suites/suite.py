@@ -45,12 +45,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Published(_Strict):
+class _PrintedTables(_Strict):
     paper: str
     tables: tuple[str, ...]
 
 
-class _Cell(_Strict):
+class _CellTable(_Strict):
     protocol: str
     datasets: tuple[str, ...] = ()
     preset: str = ""
@@ -64,9 +64,9 @@ class _File(_Strict):
     title: str
     source: str = ""
     note: str = ""
-    published: _Published | None = None
+    published: _PrintedTables | None = None
     models: dict[str, str] = Field(default_factory=dict)
-    cells: tuple[_Cell, ...] = Field(min_length=1)
+    cells: tuple[_CellTable, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ def load_suite(name: str) -> Suite:
     return suite
 
 
-def _cell(cell: _Cell, models: Iterable[str], path: Path) -> SuiteCell:
+def _cell(cell: _CellTable, models: Iterable[str], path: Path) -> SuiteCell:
     """Return a cell whose names exist; raises UsageError for one that cannot be run anywhere."""
     try:
         PROTOCOLS.match([cell.protocol])

@@ -98,7 +98,7 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
     losses: tuple[float, int] = (0.0, 0)
     """Sum and number since the last evaluation."""
-    kept: FinetuneScores | None = None
+    best: FinetuneScores | None = None
     """Of the best learning rate that is done."""
     resumed: int | None = None
     """Step that this process began at, None from the start."""
@@ -108,14 +108,14 @@ class State:
     @property
     def chosen(self) -> FinetuneScores:
         """The scores of the best learning rate; raises ValueError before one is trained to its end."""
-        if self.kept is None:
+        if self.best is None:
             raise ValueError("no learning rate was trained to its end")
-        return self.kept
+        return self.best
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has to be kept."""
-        kept = vars(self.kept) if self.kept is not None else None
-        return {"place": self.place, "step": self.step, "curve": self.curve, "losses": self.losses, "kept": kept}
+        best = vars(self.best) if self.best is not None else None
+        return {"place": self.place, "step": self.step, "curve": self.curve, "losses": self.losses, "kept": best}
 
     def add(self, scores: FinetuneScores, absent: AbsentRule, is_last: bool) -> None:
         """Add the scores of the validation images; after the last one, go on to the next learning rate."""
@@ -123,8 +123,8 @@ class State:
         self.curve.append({"rate": scores.rate, "step": self.step, "loss": total / count, "miou": miou})
         self.losses = 0.0, 0
         if is_last:
-            if self.kept is None or miou > self.kept.miou(absent):
-                self.kept = scores
+            if self.best is None or miou > self.best.miou(absent):
+                self.best = scores
             self.place, self.step = self.place + 1, 0
 
     @classmethod
@@ -132,8 +132,8 @@ class State:
         """Return the state of a checkpoint, or of the beginning."""
         if found is None:
             return cls()
-        kept = FinetuneScores(**found["kept"]) if found["kept"] is not None else None
-        return cls(found["place"], found["step"], found["curve"], tuple(found["losses"]), kept, resumed=found["step"])
+        best = FinetuneScores(**found["kept"]) if found["kept"] is not None else None
+        return cls(found["place"], found["step"], found["curve"], tuple(found["losses"]), best, resumed=found["step"])
 
 
 def train(
