@@ -54,6 +54,7 @@ class Pictures:
     limit: Annotated[
         int | None, arg(metavar="N", help="Read the first N images of each split only: memories and clusters.")
     ] = None
+    results: Annotated[Path, arg(metavar="DIR", help="Of classwise: the folder of results.")] = Path("results")
     data_root: DataRoot = None
     out: Annotated[Path, arg(metavar="DIR", help="Folder of the pictures.")] = Path("pictures")
     overwrite: Annotated[bool, arg(help="Replace pictures that are there.")] = False
@@ -63,21 +64,22 @@ class Pictures:
     debug: Debug = False
 
     def __call__(self) -> int:
-        """Draw, and print the path of each picture; 1 where something asked for is not in one."""
+        """Draw, and print the path of each picture; 1 where something that was named is not in one."""
         asked = self._asked()  # before torch is imported: a typo costs no time
         from densebench.core.progress import Progress
         from densebench.pictures.draw import draw
 
-        complete = True
+        drawn, complete = False, True
         for found in draw(asked, Progress(self.quiet)):
             if isinstance(found, Path):
                 say(str(found))
+                drawn = True
                 continue
             complete = False
             say(f"not drawn: {found}", sys.stderr)
             if self.debug:
                 print(found.trace, file=sys.stderr)
-        return 0 if complete else 1
+        return 0 if complete or (drawn and "all" in split_names(self.kind)) else 1
 
     def _asked(self) -> Asked:
         from densebench.pictures.asked import ask
@@ -90,6 +92,7 @@ class Pictures:
             patch=self.patch,
             clusters=tuple(split_names(self.clusters)),
             preset=self.preset,
+            results=self.results,
             settings=split_settings(list(self.settings)),
         )
         request = Request(

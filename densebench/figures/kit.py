@@ -187,6 +187,21 @@ def curves(
     return png(figure)
 
 
+def bars(panels: Mapping[str, Mapping[str, float]], ylabel: str) -> bytes:
+    """Return bar charts below each other on one scale, {title: {name: value}}, a bar of one name below the other."""
+    names = list(dict.fromkeys(name for values in panels.values() for name in values))
+    size = (max(4.0, 0.24 * len(names) + 0.8), 1.5 * len(panels) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for axis, color, (title, values) in zip(axes, _colors(panels), panels.items(), strict=True):
+        axis.bar(range(len(names)), [values.get(name, 0.0) for name in names], color=color, width=0.75)
+        axis.set_title(_shortened(title, 60), fontsize=8)
+        axis.set_ylabel(ylabel, fontsize=7)
+        _quiet(axis)
+    axes[-1].set_xticks(range(len(names)), [elide(name, 24) for name in names], rotation=90, fontsize=7)
+    return png(figure)
+
+
 def scatters(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], labels: Mapping[str, tuple[str, str]]
 ) -> bytes:
@@ -198,7 +213,8 @@ def scatters(
     for axis, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for color, (name, points) in zip(_colors(series), series.items(), strict=True):
             xs, ys = zip(*points, strict=True) if points else ((), ())
-            axis.scatter(xs, ys, s=16, alpha=0.8, linewidths=0, color=color, label=name)
+            area = min(16.0, max(2.0, 8000 / max(1, len(points))))  # many points shall not hide each other
+            axis.scatter(xs, ys, s=area, alpha=0.8, linewidths=0, color=color, label=name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(labels[title][0], fontsize=8)
         axis.set_ylabel(labels[title][1], fontsize=8)
@@ -263,6 +279,7 @@ def _colors(series: Iterable[str]) -> list[str]:
 def _quiet(axis: Any) -> None:
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
+    axis.set_axisbelow(True)
     axis.grid(alpha=0.25, linewidth=0.5)
 
 

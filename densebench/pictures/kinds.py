@@ -42,6 +42,8 @@ KINDS = {
         KindInfo("depth", "the depth that a memory of patches predicts, beside the truth", frozenset({"depth"}), True),
         KindInfo("attention", "attention matrices, and maps of one patch, over the layers"),
         KindInfo("keypoints", "where a keypoint is found in another image, over layers and facets", KEYPOINTS),
+        KindInfo("training", "losses of models trained here, and their features beside those of their base"),
+        KindInfo("classwise", "what a position says of each class, from results of positional_effect"),
     )
 }
 DEFAULT = "pca,similarity"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from densebench.core.errors import UsageError
@@ -25,6 +26,8 @@ class Options:
     """Numbers of clusters, "classes" among them; (): as the preset says."""
     preset: str = ""
     """Of the protocols; "": as a run has it."""
+    results: Path = Path("results")
+    """Folder of the results that a kind draws."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of protocols, as a run takes them."""
 

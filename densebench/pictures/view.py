@@ -19,7 +19,7 @@ from densebench.datasets.dataset import DenseDataset
 from densebench.features.source import FeatureSource
 from densebench.features.spec import FeatureSpec
 from densebench.figures.arrays import Picture, enlarge
-from densebench.model_zoo.backbone import FeatureKey
+from densebench.model_zoo.backbone import Backbone, FeatureKey
 from densebench.pictures.options import Options
 from densebench.protocols.common.examples import spread
 from densebench.protocols.common.memory import Memory
@@ -87,6 +87,20 @@ class Model:
     def source(self) -> FeatureSource:
         """Its features."""
         return self.context.features
+
+    def beside(self, backbone: Backbone) -> FeatureSource:
+        """Return the features of another backbone, read as this model's are."""
+        own = self.source
+        return FeatureSource(
+            backbone,
+            cache=own.cache,
+            progress=own.progress,
+            device=str(own.device),
+            precision=own.precision,
+            dtype=own.dtype,
+            batch_size=own.batch_size,
+            workers=own.workers,
+        )
 
     @property
     def spec(self) -> FeatureSpec:

@@ -110,3 +110,31 @@ def test_attention_and_keypoints_of_scenes_and_what_has_no_attention(cli):  # no
     assert done.stdout.splitlines() == ["pictures/scenes-attention.png", "pictures/scenes-keypoints-1.png"]
     assert done.stderr.startswith("not drawn: attention of color: color gives no attention maps.")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_trainings_of_the_zoo_and_models_without_a_log(cli):  # noqa: F811
+    done = cli("pictures", "--models", "paka_pico,mine.py:ColorBackbone", "--dataset", "scenes", "--kind", "training",
+               "--first", "1", "--input-size", "64", "--quiet")  # fmt: skip
+    assert done.stdout.splitlines() == ["pictures/scenes-training-curves.png", "pictures/scenes-training-planes.png"]
+    assert done.stderr.startswith("not drawn: training of color: color has no log of a training")
+    assert done.returncode == 1
+
+
+def test_classwise_information_is_that_of_results(cli):  # noqa: F811
+    drawn = [*TWO[:-1], "mine.py:ColorBackbone", "--kind", "classwise"]
+    done = cli(*drawn)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no result of positional_effect for one layer and facet of color on voc is in results" in done.stderr
+    assert cli.run("--protocol", "positional_effect", "--pictures", "0").returncode == 0
+    done = cli(*drawn)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "pictures/voc-classwise.png\n", "")
+
+
+def test_all_is_what_can_be_drawn(cli):  # noqa: F811
+    fast = ["--set", "overclustering.n_redo=1", "--set", "overclustering.n_iter=2", "--clusters", "4"]
+    done = cli(*TWO, "--kind", "all", "--first", "1", *fast)
+    assert done.returncode == 0
+    names = [line.removeprefix("pictures/voc-").removesuffix(".png") for line in done.stdout.splitlines()]
+    assert names == ["pca", "similarity", "segmentation", "clusters-4", "retrieval"]
+    lacking = [line.split(":")[1].split()[0] for line in done.stderr.splitlines()]
+    assert lacking == ["attention", "training", "classwise"] * 2
