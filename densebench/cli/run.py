@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Measure):
+class MeasureOptions(Measure):
     """What is measured, and how."""
 
     settings: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="PROTOCOL.FIELD=VALUE")] = ()
@@ -73,7 +73,7 @@ class Run:
       densebench run --suite paka-1 --model paka_vits14,mine=my_file.py:MyBackbone
     """
 
-    measure: Asked
+    measure: MeasureOptions
     images: Images = field(default_factory=Images)
     results: Printed = field(default_factory=Printed)
     machine: Machine = field(default_factory=Machine)

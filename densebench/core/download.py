@@ -105,7 +105,7 @@ def record_of(target: Path) -> Path:
 
 
 @dataclass
-class _Answer:
+class _Response:
     """What a server sends, and where in the file it begins."""
 
     body: Any
@@ -197,7 +197,7 @@ class _Download:
                 raise _CutError(f"cut off after {self._have()} of {answer.total} bytes")
 
     @contextmanager
-    def _ask(self) -> Iterator[_Answer]:
+    def _ask(self) -> Iterator[_Response]:
         """Open the address at the end of what is here, or at 0 where that cannot be resumed."""
         have, headers = self._have(), {"User-Agent": "densebench", "Accept-Encoding": "identity"}
         origin: dict[str, Any] = {}
@@ -230,7 +230,7 @@ class _Download:
             if start and validator and validator != origin["validator"]:
                 self._drop()
                 raise _CutError("the server has another file now than the one whose beginning is here")
-            yield _Answer(response, start, total, validator)
+            yield _Response(response, start, total, validator)
 
     def _refuse_pages(self) -> None:
         with self.part.open("rb") as file:

@@ -20,7 +20,7 @@ from densebench.core.errors import DensebenchError
 from densebench.leaderboard.row import Row
 from densebench.results.compare import AS_STORED, DRAWS, SEED
 from densebench.results.resample import Sizes, draw_weights, drawn_scores, interval
-from densebench.results.sums import Aligned, Floats, Side, align
+from densebench.results.sums import AlignedSums, Floats, Side, align
 
 IMAGES, INTERVALS, SOME = "images", "intervals", "some"
 """What ranks come from: paired images, overlap of unpaired intervals, or the one and the other."""
@@ -48,7 +48,7 @@ class _Known(NamedTuple):
     value: float
     moves: Floats
     """(n,)."""
-    aligned: Aligned
+    aligned: AlignedSums
     """With no tables."""
     side: Side
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densebench.results.resample import Sizes, drawn_differences, interval, swapped
-from densebench.results.sums import Aligned, Floats, Side, Sums, align
+from densebench.results.sums import AlignedSums, Floats, Side, Sums, align
 
 DRAWS, SWAPS, SEED = 2000, 9999, 0
 ALPHA = 0.05
@@ -183,7 +183,7 @@ def _classes(names: Sequence[str], columns: Floats, shown: NDArray[np.int64]) ->
     return made
 
 
-def _seed_pairs(a: Side, b: Side, both: Aligned) -> tuple[list[tuple[Sums, Sums]], str]:
+def _seed_pairs(a: Side, b: Side, both: AlignedSums) -> tuple[list[tuple[Sums, Sums]], str]:
     """Return the runs of both models that are swapped with each other, and in words why there are none.
 
     Runs of one seed go together; where seeds have other names, the first with the first.

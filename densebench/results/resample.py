@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from densebench.results.sums import Aligned, Ends, Floats, Sums
+from densebench.results.sums import AlignedSums, Ends, Floats, Sums
 
 LEVEL = 0.95
 BLOCK = 1 << 22
@@ -34,7 +34,7 @@ def drawn_scores(runs: Sequence[Sums], weights: Floats) -> Floats:
     return np.mean([one.scores(np.asarray(weights @ one.table)) for one in runs], 0)
 
 
-def drawn_differences(both: Aligned, draws: int, seed: int) -> Floats:
+def drawn_differences(both: AlignedSums, draws: int, seed: int) -> Floats:
     """Return (R, 1 + C): the difference of the second model from the first in every draw."""
     blocks = draw_weights(both.n, draws, seed, _room(both))
     found = [[drawn_scores(runs, weights) for runs in both.sums] for weights in blocks]
@@ -59,7 +59,7 @@ def interval(drawn: Floats, sizes: Sizes) -> tuple[Floats, Floats]:
     return middle + reach * (low - middle), middle + reach * (high - middle)
 
 
-def swapped(both: Aligned, pairs: Sequence[tuple[Sums, Sums]], sizes: Sizes, swaps: int, seed: int) -> Floats:
+def swapped(both: AlignedSums, pairs: Sequence[tuple[Sums, Sums]], sizes: Sizes, swaps: int, seed: int) -> Floats:
     """Return p-values (1 + C,): the share of swaps that differ by at least as much as was found, which is one of them.
 
     Args:
@@ -104,7 +104,7 @@ class Sizes(NamedTuple):
         return np.asarray(special.stdtrit(self.freedom, level) / special.ndtri(level) * np.sqrt(self.n / more))
 
     @classmethod
-    def of(cls, both: Aligned) -> Sizes:
+    def of(cls, both: AlignedSums) -> Sizes:
         """Return the sizes of the difference of two models.
 
         The variance of n moves u has 2 n / (k - 1) degrees of freedom, where k = n sum u^4 / (sum u^2)^2 is their
@@ -121,7 +121,7 @@ class Sizes(NamedTuple):
         return cls(*(np.concatenate(pair) for pair in zip(every, classes, strict=True)))
 
     @classmethod
-    def of_values(cls, moves: Floats, both: Aligned, shown: NDArray[np.int64] | None = None) -> Sizes:
+    def of_values(cls, moves: Floats, both: AlignedSums, shown: NDArray[np.int64] | None = None) -> Sizes:
         """Return the sizes of K values of moves (n, K): whole metrics, or classes that `shown` images show (K,)."""
         by_image, wider = moves, np.ones(moves.shape[1])
         if both.ends is not None:
@@ -142,7 +142,7 @@ class Sizes(NamedTuple):
         return cls(np.full(len(freedom), float(n)), np.maximum(freedom, 1), wider)
 
 
-def _share(both: Aligned) -> Floats:
+def _share(both: AlignedSums) -> Floats:
     """Return what share of a category's keypoints, or pairs, each image has: at most a half of it counts."""
     assert both.ends is not None
     truth = both.sums[0][0].truth
@@ -158,6 +158,6 @@ def _by_image(moves: Floats, ends: Ends) -> Floats:
     return found
 
 
-def _room(both: Aligned) -> int:
+def _room(both: AlignedSums) -> int:
     """Return how many numbers of weights leave room for the sums and scores that they give."""
     return max(both.n, BLOCK * both.n // (both.n + 4 * len(both.sums[0][0].total)))

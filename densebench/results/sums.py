@@ -109,7 +109,7 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class AlignedSums:
     """Several models on the same images."""
 
     n: int
@@ -130,7 +130,7 @@ class Aligned:
         return np.asarray((first.truth > 0).sum(0)).ravel() if first.n_classes else np.zeros(0, np.int64)
 
 
-def align(sides: Sequence[Side]) -> Aligned:
+def align(sides: Sequence[Side]) -> AlignedSums:
     """Return models on the images that all of them have; raises UsageError where they cannot be paired, with why."""
     kinds = {entry.kind for side in sides for entry in side.entries}
     if not all(side.entries for side in sides) or len(kinds) != 1:
@@ -141,7 +141,7 @@ def align(sides: Sequence[Side]) -> Aligned:
     return found
 
 
-def _images(sides: Sequence[Side], kind: str) -> Aligned:
+def _images(sides: Sequence[Side], kind: str) -> AlignedSums:
     lists = {side.ids for side in sides}
     shared = sides[0].ids
     if len(lists) > 1:
@@ -162,7 +162,7 @@ def _images(sides: Sequence[Side], kind: str) -> Aligned:
         made.append(tuple(build(entry, own, len(shared)) for entry in side.entries))
     if kind == "segmentation":
         _check_truth([sums[0] for sums in made])
-    return Aligned(len(shared), "images", tuple(made), tuple(len(side.ids) - len(shared) for side in sides))
+    return AlignedSums(len(shared), "images", tuple(made), tuple(len(side.ids) - len(shared) for side in sides))
 
 
 def _mean(entry: ImageStatistics, places: NDArray[np.int64], n: int) -> Sums:
@@ -207,7 +207,7 @@ def _shares(table: Any) -> Any:
     return sparse.diags_array(scale) @ sparse.csr_array(table)
 
 
-def _pairs(sides: Sequence[Side]) -> Aligned:
+def _pairs(sides: Sequence[Side]) -> AlignedSums:
     names = tuple(dict.fromkeys(n for side in sides for entry in side.entries for n in entry.settings["categories"]))
     rows = [[_links(side.ids, entry) for entry in side.entries] for side in sides]
     common = set.intersection(*(set(links) for own in rows for links in own))
@@ -223,7 +223,7 @@ def _pairs(sides: Sequence[Side]) -> Aligned:
     numbers = {name: i for i, name in enumerate(dict.fromkeys(end for link in shared for end in link[:2]))}
     ends = tuple(np.array([numbers[link[end]] for link in shared], np.int64) for end in (0, 1))
     left_out = tuple(len(own[0]) - len(shared) for own in rows)
-    return Aligned(len(shared), "pairs", tuple(made), left_out, names, (ends[0], ends[1]))
+    return AlignedSums(len(shared), "pairs", tuple(made), left_out, names, (ends[0], ends[1]))
 
 
 def _links(ids: Sequence[str], entry: ImageStatistics) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from densebench.model_zoo.zoo import zoo_folders
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Data
 from densebench.runner.failures import FOREIGN
-from densebench.runner.plan import Work, flops_of
+from densebench.runner.plan import Workload, flops_of
 from densebench.suites import Suite, SuiteCell
 
 
@@ -50,7 +50,7 @@ class Foreseen:
 
 def foresee(suite: Suite) -> Foreseen:
     """Return what the cells of a suite take together, on the published number of images."""
-    found, every = Foreseen(), list[Work]()
+    found, every = Foreseen(), list[Workload]()
     passes = {}
     for name in suite.models:
         cells = [cell for cell in suite.cells if name in cell.models]
@@ -80,14 +80,14 @@ def _info(name: str) -> BackboneInfo:
     return (load_model(name) if built_in else empty_backbone(ENTRIES[name])).info
 
 
-def _foreseen(name: str, backbone: BackboneInfo, cell: SuiteCell, dataset: str) -> Work:
+def _foreseen(name: str, backbone: BackboneInfo, cell: SuiteCell, dataset: str) -> Workload:
     train, arrow, val = dataset.partition("->")
     data = Data(*(PublishedSplit(info, split) for info, split in _splits(train, val or train)))
     protocol = PROTOCOLS[cell.protocol]()
     preset = cell.preset or protocol.default_preset(data.info)
     config = protocol.resolve(protocol.configure(preset, cell.settings), backbone, data.info)
     estimate = protocol.estimate(config, backbone, data)
-    return Work(name, backbone, val or train, train if arrow else "", estimate)
+    return Workload(name, backbone, val or train, train if arrow else "", estimate)
 
 
 def _splits(train: str, val: str) -> Iterator[tuple[DatasetInfo, str]]:

@@ -42,7 +42,7 @@ class Failure(NamedTuple):
     error: DensebenchError
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """What a cell computes, enough to say how much it is."""
 
     model: str
@@ -229,19 +229,19 @@ class Planner:
 
 def with_seconds(jobs: Sequence[Job], device: str, cached: bool) -> list[Planned]:
     """Return jobs with what each takes on this machine, measured where they are more than small."""
-    works = [Work(job.model, job.info, job.dataset, job.train_dataset, job.estimate) for job in jobs]
+    works = [Workload(job.model, job.info, job.dataset, job.train_dataset, job.estimate) for job in jobs]
     flops = flops_of(works, cached)
     rate = SLOW if sum(flops) < SMALL else measured_flops(device)
     return [Planned(job, each / rate) for job, each in zip(jobs, flops, strict=True)]
 
 
-def flops_of(cells: Iterable[Work], cached: bool = True) -> list[float]:
+def flops_of(cells: Iterable[Workload], cached: bool = True) -> list[float]:
     """Return the arithmetic of each cell; a feature pass is counted once where the cache keeps it for later ones."""
     done: set[Any] = set()
     return [_flops(work, done if cached else set()) for work in cells]
 
 
-def _flops(work: Work, done: set[Any]) -> float:
+def _flops(work: Workload, done: set[Any]) -> float:
     """Return the arithmetic of a cell: search and backbone, without the feature passes in `done`, which it adds to."""
     flops = work.estimate.search_flops
     for split, (spec, n_images) in work.estimate.features.items():

@@ -14,7 +14,7 @@ from densebench.results.schema import Key, Record, metric_label, setting_label
 from densebench.suites.suite import Suite, SuiteCell
 
 
-class Pair(NamedTuple):
+class TableNumber(NamedTuple):
     """One number of a table: ours, theirs, or both."""
 
     measured: Row | None
@@ -36,7 +36,7 @@ class SuiteTable:
     dataset: str
     keys: tuple[Key, ...]
     """The metrics, a column each."""
-    lines: tuple[tuple[str, tuple[Pair, ...]], ...]
+    lines: tuple[tuple[str, tuple[TableNumber, ...]], ...]
     """Models and their numbers: those of the suite in its order, then the others that were measured."""
 
     @property
@@ -93,7 +93,7 @@ def _pair(
     rows: Iterable[Row],
     by_hash: dict[tuple[str, str], Record],
     theirs: dict[Key, PublishedRow],
-) -> Pair:
+) -> TableNumber:
     printed = theirs.get(key)
     found: list[tuple[int, Row, tuple[Difference, ...]]] = []
     for row in rows:
@@ -102,9 +102,9 @@ def _pair(
             differ = tuple(_differences(cell, record, printed, key))
             found.append((len(differ), row, differ))
     if not found:
-        return Pair(None, printed)
+        return TableNumber(None, printed)
     _, row, differ = min(found, key=lambda each: each[0])  # of equals the first: the better one
-    return Pair(row, printed, differ)
+    return TableNumber(row, printed, differ)
 
 
 def _differences(cell: SuiteCell, record: Record, printed: PublishedRow | None, key: Key) -> Iterator[Difference]:

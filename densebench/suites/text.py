@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from densebench.core.text import plain
 from densebench.leaderboard.cells import number
 from densebench.suites.suite import Suite
-from densebench.suites.table import Pair, SuiteTable, metric_names
+from densebench.suites.table import SuiteTable, TableNumber, metric_names
 
 LEGEND = "measured here / printed in the paper / difference"
 
@@ -20,7 +20,7 @@ class Footnotes:
     def __init__(self) -> None:
         self._letters: dict[str, str] = {}
 
-    def marks(self, pair: Pair) -> str:
+    def marks(self, pair: TableNumber) -> str:
         """Return the letters of what a pair differs in, "" where nothing."""
         return ",".join(self._letter(each.text) for each in pair.differences)
 
@@ -35,7 +35,7 @@ class Footnotes:
         return [f"{letter}: {text}" for text, letter in self._letters.items()]
 
 
-def cell_text(pair: Pair, notes: Footnotes) -> str:
+def cell_text(pair: TableNumber, notes: Footnotes) -> str:
     """Return a cell: "78.8 / 80.5 / -1.7 a", "- / 80.5" where nothing was measured, "78.8" where nothing is printed."""
     unit = pair.measured.unit if pair.measured else ""
     printed = pair.printed.printed if pair.printed else ""

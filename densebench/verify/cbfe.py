@@ -18,7 +18,7 @@ from densebench.ops.cbfe import (
     label_foreground,
     strong_edges,
 )
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 
 def attention_masks(v: Golden) -> Iterator[GoldenCheck]:
@@ -52,17 +52,17 @@ def foreground(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "k_process",
         "masks from attention",
         attention_masks,
         "attention blur_sigma blur_kernel min_component mask_*",
     ),
-    Kind(
+    GoldenKind(
         "k_cbfe",
         "clusters and foreground",
         co_occurrence,
         "clusters fg_mask k cluster_precisions cooccurrence weight_threshold edges distances",
     ),
-    Kind("k_eval_jac", "foreground IoU", foreground, "gt pred with_boundary without_boundary"),
+    GoldenKind("k_eval_jac", "foreground IoU", foreground, "gt pred with_boundary without_boundary"),
 )

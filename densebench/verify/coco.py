@@ -9,7 +9,7 @@ from torch import Tensor
 
 from densebench.datasets.dataset import VOID
 from densebench.datasets.sets.coco.classes import STUFF_15, STUFF_27, THINGS_12, merge_classes
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 UNSEEN = -1
 """In a table of the reference: a category that its masks did not hold."""
@@ -32,7 +32,7 @@ def _tables(v: Golden, name: str, lookup: object) -> tuple[Tensor, Tensor]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "n_coco",
         "class merges of COCO",
         class_merges,

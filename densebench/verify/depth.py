@@ -26,7 +26,7 @@ from densebench.ops.depth import (
     valid_depth,
 )
 from densebench.ops.depth_bins import decode_upsampled
-from densebench.verify.golden import Golden, GoldenCheck, GoldenError, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenError, GoldenKind
 
 
 def _order(v: Golden) -> list[int]:
@@ -104,21 +104,21 @@ def losses(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "f_depth_metrics",
         "depth errors of images",
         errors_of_images,
         "gt_mm pred depth_scale min_depth max_depth eigen_crop metric_names per_image mean n_valid pooled",
     ),
-    Kind("f_depth_metrics_flat", "depth errors", errors_of_pixels, "gt pred metric_names values"),
-    Kind(
+    GoldenKind("f_depth_metrics_flat", "depth errors", errors_of_pixels, "gt pred metric_names values"),
+    GoldenKind(
         "f_bins",
         "depth from bins",
         bins,
         "patch_maps cls_tokens weight bias upsample n_bins min_depth max_depth norm bins logits depth "
         "depth_clamped_resized out_size",
     ),
-    Kind(
+    GoldenKind(
         "f_depth_losses",
         "depth losses",
         losses,

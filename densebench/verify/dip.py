@@ -19,7 +19,7 @@ from densebench.ops.retrieval import attend, upsample_argmax
 from densebench.ops.sampling import patch_scores, patchify_labels, soft_labels
 from densebench.ops.search import ExactIndex
 from densebench.verify import ties
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 
 def _neighbours(v: Golden) -> Iterator[GoldenCheck]:
@@ -92,21 +92,21 @@ def training_loss(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "p_dip_retrieval_seg",
         "DIP retrieval of labels",
         segmentation,
         "train_feats train_masks val_feats val_masks S patch_size num_classes k beta nn_index label_hat argmax "
         "argmax_margin_min confusion iou miou_nanmean",
     ),
-    Kind(
+    GoldenKind(
         "p_dip_retrieval_depth",
         "DIP retrieval of depth",
         depth,
         "train_feats val_feats train_depth val_depth S patch_size k beta num_bins patchified binned sampling_scores "
         "nn_index label_hat resized_channel_mean unpatchified rmse_unpatchified rmse_channel_mean",
     ),
-    Kind(
+    GoldenKind(
         "p_dip_train_loss",
         "DIP training loss",
         training_loss,

@@ -57,7 +57,7 @@ Check = Callable[["Golden"], Iterator[GoldenCheck]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class GoldenKind:
     """A kind of file: how its documented names begin, what it is about, who checks it, and which arrays it holds."""
 
     prefix: str

@@ -16,7 +16,7 @@ from densebench.ops.retrieval import attend, normalise_keys, upsample_argmax
 from densebench.ops.sampling import patch_scores, patches_per_image, patchify_labels, sample_patches, soft_labels
 from densebench.ops.search import ExactIndex
 from densebench.verify import ties
-from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind, holds
 
 BLOCKS = ((None, None), (7, 32), (1, 96))
 """Queries and keys that the torch search takes at a time: by default all of so few, and twice in parts."""
@@ -127,7 +127,7 @@ def sampling(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "a_hbird",
         "in-context retrieval",
         hummingbird,
@@ -136,8 +136,8 @@ KINDS = (
         "fp_hungarian fn_hungarian iou_hungarian miou_identity tp_identity fp_identity fn_identity iou_identity "
         "iou_nan_identity miou_nanmean_identity",
     ),
-    Kind("h_soft", "soft labels", labels_of_patches, "masks patch_size num_classes patchified soft_labels"),
-    Kind(
+    GoldenKind("h_soft", "soft labels", labels_of_patches, "masks patch_size num_classes patchified soft_labels"),
+    GoldenKind(
         "i_sampling",
         "patch sampling",
         sampling,

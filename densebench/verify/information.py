@@ -20,7 +20,7 @@ from densebench.ops.information import (
     mutual_information,
 )
 from densebench.verify import ties
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 GROUPS = 5  # of images: more than one, so that adding the groups up is verified too
 
@@ -104,14 +104,14 @@ def _start(v: Golden, rows: Tensor) -> tuple[Tensor, bool]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "g_nmi",
         "position information",
         positions,
         "labels num_classes counts classwise_mi mi entropy nmi palette aggregate_map",
     ),
-    Kind("g_locality", "locality of attention", locality, "attention mi_head_averaged mi_per_head"),
-    Kind(
+    GoldenKind("g_locality", "locality of attention", locality, "attention mi_head_averaged mi_per_head"),
+    GoldenKind(
         "o_cluster",
         "cosine k-means",
         cluster_probe,

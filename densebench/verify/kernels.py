@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from densebench.ops.kernels import KERNELS, gram, hsic, mmd_poly2, mmd_rbf
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 
 def kernel_losses(v: Golden) -> Iterator[GoldenCheck]:
@@ -32,7 +32,7 @@ def kernel_losses(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "d_kernel",
         "kernel losses",
         kernel_losses,

@@ -26,9 +26,9 @@ from densebench.verify import (
     schedule,
     sorting,
 )
-from densebench.verify.golden import Kind
+from densebench.verify.golden import GoldenKind
 
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[GoldenKind, ...] = (
     *hummingbird.KINDS,
     *matching.KINDS,
     *sorting.KINDS,
@@ -44,7 +44,7 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-def missing_arrays(kind: Kind, names: Collection[str]) -> list[str]:
+def missing_arrays(kind: GoldenKind, names: Collection[str]) -> list[str]:
     """Return the names or patterns of a kind that no array of a file meets."""
     return [
         wanted
@@ -53,13 +53,13 @@ def missing_arrays(kind: Kind, names: Collection[str]) -> list[str]:
     ]
 
 
-def find_kind(name: str, names: Collection[str]) -> Kind | None:
+def find_kind(name: str, names: Collection[str]) -> GoldenKind | None:
     """Return the kind of a file from its name and the names of its arrays, or None if it resembles none."""
 
-    def likeness(kind: Kind) -> tuple[int, int]:
+    def likeness(kind: GoldenKind) -> tuple[int, int]:
         return len(kind.prefix) if name.startswith(kind.prefix) else 0, len(kind.arrays.split())
 
-    def share(kind: Kind) -> float:
+    def share(kind: GoldenKind) -> float:
         return 1 - len(missing_arrays(kind, names)) / len(kind.arrays.split())
 
     complete = [kind for kind in KINDS if not missing_arrays(kind, names)]

@@ -12,7 +12,7 @@ import torch
 from densebench.ops.confusion import ConfusionMatrix, counts, mean_iou
 from densebench.ops.matching import hungarian, many_to_one, scores
 from densebench.ops.resize import resize_labels
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 VOID = 255
 
@@ -71,9 +71,9 @@ def overclustering(v: Golden) -> Iterator[GoldenCheck]:
 _TAGS = " ".join(f"{tag}_*" for tag in ("hungarian", "linear_probe", "m2o_iou", "m2o_prec"))
 
 KINDS = (
-    Kind("b_hbird", "matching (open-hummingbird)", predsmiou, f"gt pred num_gt num_pred {_TAGS} confusion"),
-    Kind("b_leopart", "matching (Leopart)", predsmiou, f"gt pred num_gt num_pred {_TAGS} score_iou score_prec"),
-    Kind(
+    GoldenKind("b_hbird", "matching (open-hummingbird)", predsmiou, f"gt pred num_gt num_pred {_TAGS} confusion"),
+    GoldenKind("b_leopart", "matching (Leopart)", predsmiou, f"gt pred num_gt num_pred {_TAGS} score_iou score_prec"),
+    GoldenKind(
         "m_overcluster",
         "overclustering score",
         overclustering,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from densebench.ops.resize import nearest_index, resize_labels, resize_maps
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 
 def resizing(v: Golden) -> Iterator[GoldenCheck]:
@@ -23,7 +23,7 @@ def resizing(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "l_resize",
         "resizing",
         resizing,

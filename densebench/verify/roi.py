@@ -11,7 +11,7 @@ import torch
 from torchvision.ops import roi_align
 
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs, pair_boxes
-from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind, holds
 
 
 def crops(v: Golden) -> Iterator[GoldenCheck]:
@@ -52,12 +52,12 @@ def plain_align(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind(
+    GoldenKind(
         "e_roi",
         "crops and aligned tokens",
         crops,
         "crop_boxes_abs size_crops nmb_crops patch gc_boxes all_boxes global_maps local_maps roi_kernel "
         "teacher_aligned student_aligned",
     ),
-    Kind("e_roi_align_plain", "ROI align", plain_align, "feature boxes spatial_scale out_aligned*"),
+    GoldenKind("e_roi_align_plain", "ROI align", plain_align, "feature boxes spatial_scale out_aligned*"),
 )

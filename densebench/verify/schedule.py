@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from densebench.methods.trainer import cosine, warm_cosine
-from densebench.verify.golden import Golden, GoldenCheck, Kind
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind
 
 
 def schedule(v: Golden) -> Iterator[GoldenCheck]:
@@ -20,4 +20,4 @@ def schedule(v: Golden) -> Iterator[GoldenCheck]:
         yield v.close("values", torch.tensor(curves, dtype=torch.float64), 1e-12, label)
 
 
-KINDS = (Kind("j_cosine", "cosine schedule", schedule, "base final epochs niter_per_ep values"),)
+KINDS = (GoldenKind("j_cosine", "cosine schedule", schedule, "base final epochs niter_per_ep values"),)

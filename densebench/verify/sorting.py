@@ -17,7 +17,7 @@ from densebench.core.errors import UsageError
 from densebench.ops.neco import Ordering, neco_loss, neco_pair_loss, soft_orders
 from densebench.ops.roi import PairBoxes, align_pairs, crop_pairs
 from densebench.ops.sorting import soft_sort
-from densebench.verify.golden import Golden, GoldenCheck, Kind, holds
+from densebench.verify.golden import Golden, GoldenCheck, GoldenKind, holds
 from densebench.verify.settings import candidates, closest
 
 LEAST_FLOOR = 5e-324
@@ -143,15 +143,15 @@ def batch_loss(v: Golden) -> Iterator[GoldenCheck]:
 
 
 KINDS = (
-    Kind("c_diffsort", "soft sorting", sorting, "x art_lambda sorted_s* perm_s*"),
-    Kind(
+    GoldenKind("c_diffsort", "soft sorting", sorting, "x art_lambda sorted_s* perm_s*"),
+    GoldenKind(
         "c_neco_loss",
         "NeCo loss",
         pair_loss,
         "student teacher reference steepness_student steepness_teacher art_lambda roi finite finite_f32 loss_f64 "
         "grad_student_f64 min_p p_shape p q loss_f32 grad_student_f32",
     ),
-    Kind(
+    GoldenKind(
         "c_neco_full",
         "NeCo loss of a batch",
         batch_loss,

@@ -32,7 +32,7 @@ class _Rope(nn.Module):
         return x * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()
 
 
-class _Attention(nn.Module):
+class _CapiAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -74,7 +74,7 @@ class _Residual(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.residual1 = _Residual(width, _Attention(width, heads))
+        self.residual1 = _Residual(width, _CapiAttention(width, heads))
         self.residual2 = _Residual(width, _Mlp(width))
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
