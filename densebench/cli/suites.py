@@ -67,8 +67,8 @@ def _cells(suite: Suite) -> Iterator[str]:
 
 def _models(suite: Suite, root: Path | None) -> Iterator[str]:
     from densebench.cli.ways import training_lines
-    from densebench.model_zoo.adapters.empty import weights_size
     from densebench.model_zoo.catalog import ENTRIES
+    from densebench.model_zoo.empty import weights_size
 
     wide = max(map(len, suite.models), default=0)
     for name, label in suite.models.items():

@@ -15,9 +15,9 @@ from densebench.datasets.dataset import data_root
 from densebench.datasets.tools.fetch import REMOTES
 from densebench.methods.cost import rough_flops
 from densebench.methods.names import METHODS
-from densebench.model_zoo.adapters.empty import empty_backbone, weights_size
 from densebench.model_zoo.catalog import ENTRIES, CatalogEntry
 from densebench.model_zoo.catalog.pages import status
+from densebench.model_zoo.empty import empty_backbone, weights_size
 from densebench.model_zoo.zoo import zoo_folders
 from densebench.runner.plan import GPU, measured_flops
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
@@ -11,9 +11,9 @@ from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo, DenseDataset
 from densebench.datasets.names import DATASETS
 from densebench.model_zoo import load_model
-from densebench.model_zoo.adapters.empty import empty_backbone
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.model_zoo.catalog import ENTRIES
+from densebench.model_zoo.empty import empty_backbone
 from densebench.model_zoo.zoo import zoo_folders
 from densebench.protocols import PROTOCOLS
 from densebench.protocols.protocol import Data
@@ -77,7 +77,8 @@ def foresee(suite: Suite) -> Foreseen:
 
 def _info(name: str) -> BackboneInfo:
     built_in = name in zoo_folders() or name not in ENTRIES
-    return (load_model(name) if built_in else empty_backbone(ENTRIES[name])).info
+    backbone = load_model(name) if built_in else empty_backbone(ENTRIES[name])
+    return replace(backbone.info, attention=backbone.has_attention)
 
 
 def _foreseen(name: str, backbone: BackboneInfo, cell: SuiteCell, dataset: str) -> Workload:

@@ -9,6 +9,7 @@ from densebench.datasets import DATASETS
 from densebench.leaderboard import published_rows
 from densebench.model_zoo.catalog import ENTRIES
 from densebench.model_zoo.zoo import zoo_names
+from densebench.ops import cbfe
 from densebench.protocols import PROTOCOLS
 from densebench.runner.foresee import foresee
 from densebench.runner.request import Request
@@ -181,3 +182,9 @@ def test_what_a_suite_takes_is_known_without_weights_and_data():
     patches = (1449 + 2000) * (4 * 28**2 + 3 * 32**2)  # at 448 pixels, of four models with patches of 16, three of 14
     assert found.cache_bytes == patches * 384 * 2
     assert found.flops > 1e14
+
+
+@pytest.mark.parametrize("name", ["dip-5", "neco-1b"])
+def test_models_of_every_adapter_are_known_without_their_weights(name, monkeypatch):
+    monkeypatch.setattr(cbfe, "has_infomap", lambda: True)
+    assert not foresee(load_suite(name)).unknown

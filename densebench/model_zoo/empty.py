@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from densebench.model_zoo.adapters.building import build, wrap
+from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import Backbone
 from densebench.model_zoo.catalog import CatalogEntry
 
@@ -12,7 +12,7 @@ from densebench.model_zoo.catalog import CatalogEntry
 def empty_backbone(entry: CatalogEntry) -> Backbone:
     """Return the backbone of an entry without memory for its weights."""
     with torch.device("meta"):
-        return wrap(build(entry.architecture), entry.name, entry.architecture)
+        return load_model(f"{entry.name}?random")
 
 
 def weights_size(entry: CatalogEntry) -> str:
