@@ -56,6 +56,21 @@ def _verbs(asked: str) -> Any:
     return reduce(or_, every)
 
 
+def parse(arguments: Sequence[str]) -> Any:
+    """Return the verb that a command line asks for, with its options; a callable that returns an exit code.
+
+    Raises SystemExit for options that it does not have, and DensebenchError for a value that an option's own parser
+    refuses.
+    """
+    return tyro.cli(
+        _verbs(arguments[0] if arguments else ""),
+        prog="densebench",
+        description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run the verb, exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -63,14 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
         sys.exit(0)
     try:
-        verb = tyro.cli(
-            _verbs(arguments[0] if arguments else ""),
-            prog="densebench",
-            description="How good are a vision encoder's dense features? One command, every protocol the papers use.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
-    except DensebenchError as error:  # of a value that an option's own parser refuses
+        verb = parse(arguments)
+    except DensebenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(_guarded(verb))

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> DenseDataset:
     """Return one split of a named dataset, or of one described by FILE.toml or FILE.py:Class.
 
-    >>> load_dataset("scenes", "val").sample(0).mask.shape
-    (160, 160)
+    Examples:
+        >>> load_dataset("scenes", "val").sample(0).mask.shape
+        (160, 160)
     """
     from densebench.datasets.dataset import data_root
 

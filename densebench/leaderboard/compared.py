@@ -31,18 +31,19 @@ def compare(
 ) -> Compared:
     """Return how models differ on the cells that they have in common, and whether that is noise.
 
-    >>> import tempfile, densebench
-    >>> small = {"hummingbird": {"input_size": 64, "fractions": 1}}
-    >>> asked = {"protocol": "hummingbird", "dataset": "scenes", "limit": 8, "settings": small}
-    >>> folder = tempfile.mkdtemp()
-    >>> outcome = densebench.run(model=["pico", "pico?random"], out=folder, **asked)
-    >>> found = compare("pico?random", "pico", results=folder)
-    >>> found
-    Compared(pico?random / pico: 1 value, 0 told apart)
-    >>> found.lines[0].metric, found.lines[0].paired.n, found.lines[0].verdict
-    ('miou@1', 8, 'not to be told apart')
-    >>> found.frame()[["a", "b", "difference", "low", "high", "p"]].shape
-    (1, 6)
+    Examples:
+        >>> import tempfile, densebench
+        >>> small = {"hummingbird": {"input_size": 64, "fractions": 1}}
+        >>> asked = {"protocol": "hummingbird", "dataset": "scenes", "limit": 8, "settings": small}
+        >>> folder = tempfile.mkdtemp()
+        >>> outcome = densebench.run(model=["pico", "pico?random"], out=folder, **asked)
+        >>> found = compare("pico?random", "pico", results=folder)
+        >>> found
+        Compared(pico?random / pico: 1 value, 0 told apart)
+        >>> found.lines[0].metric, found.lines[0].paired.n, found.lines[0].verdict
+        ('miou@1', 8, 'not to be told apart')
+        >>> found.frame()[["a", "b", "difference", "low", "high", "p"]].shape
+        (1, 6)
 
     Args:
         *names: of each a model of `results`, the beginning of a record's hash or its path, a folder of results or

@@ -28,8 +28,9 @@ def load_model(model: str | ModelSpec, weights: str | Path | None = None, seed: 
     It is built under the random state of `seed`, which what an adapter draws for itself depends on; what is asked for
     by `?random` does not.
 
-    >>> load_model("pico").info.patch
-    8
+    Examples:
+        >>> load_model("pico").info.patch
+        8
     """
     from densebench.model_zoo.adapters.foreign import identified, seeded
     from densebench.model_zoo.adapters.user import registered

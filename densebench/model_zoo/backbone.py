@@ -104,15 +104,14 @@ OLD_HOOKS = {
 class Backbone(nn.Module, ABC):
     """A frozen vision encoder that answers `dense(images)`.
 
-    An adapter in full:
-
-    >>> class Mine(Backbone):
-    ...     info = BackboneInfo(name="mine", patch=16, width=192, prefix=1)
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.net = build_my_network()
-    ...     def tokens(self, pixels, keys):
-    ...         return [self.net.forward_features(pixels)]   # (B, prefix + h*w, D)
+    Examples:
+        >>> class Mine(Backbone):
+        ...     info = BackboneInfo(name="mine", patch=16, width=192, prefix=1)
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = build_my_network()
+        ...     def tokens(self, pixels, keys):
+        ...         return [self.net.forward_features(pixels)]   # (B, prefix + h*w, D)
     """
 
     info: BackboneInfo

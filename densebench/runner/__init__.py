@@ -23,16 +23,17 @@ def run(*, progress: Progress | None = None, dry_run: bool = False, **asked: Any
 
     Raises UsageError for a request that cannot mean anything.
 
-    >>> import tempfile
-    >>> small = {"hummingbird": {"input_size": 64, "fractions": 1}}
-    >>> folder = tempfile.mkdtemp()
-    >>> outcome = run(model="pico", protocol="hummingbird", dataset="scenes", limit=4, settings=small, out=folder)
-    >>> outcome
-    <Outcome: 1 new>
-    >>> outcome.records[0].protocol.label
-    'embedded + fractions=[1], input_size=64'
-    >>> outcome.frame().metric.tolist()
-    ['miou@1', 'miou_hungarian@1', 'miou_present@1']
+    Examples:
+        >>> import tempfile
+        >>> small = {"hummingbird": {"input_size": 64, "fractions": 1}}
+        >>> folder = tempfile.mkdtemp()
+        >>> outcome = run(model="pico", protocol="hummingbird", dataset="scenes", limit=4, settings=small, out=folder)
+        >>> outcome
+        <Outcome: 1 new>
+        >>> outcome.records[0].protocol.label
+        'embedded + fractions=[1], input_size=64'
+        >>> outcome.frame().metric.tolist()
+        ['miou@1', 'miou_hungarian@1', 'miou_present@1']
     """
     from densebench.runner.grid import run_request
     from densebench.runner.request import make_request

@@ -1,5 +1,6 @@
 """Every layout, written from `scenes` and read back by the loader it belongs to: in folders and in archives."""
 
+import re
 import shutil
 import tarfile
 import zipfile
@@ -537,7 +538,7 @@ def test_exports_that_cannot_be_are_refused(scenes, tmp_path):
 
 def test_the_class_of_the_docs_works(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
-    (source,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    (source,) = re.findall(r"```python\n(\"\"\"Mine: .*?)```", text, re.S)
     names: dict[str, type] = {}
     exec(source, names)
     for folder, ending, stored in (("images", "jpg", (0, 0, 0)), ("masks", "png", 7)):

@@ -226,7 +226,7 @@ def test_a_class_that_fails_costs_its_own_result_alone(
 
 def test_the_class_of_the_docs_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
-    (tmp_path / "my_data.py").write_text(text.split("```py\n")[1].split("```")[0])
+    (tmp_path / "my_data.py").write_text(re.search(r"```python\n(from pathlib import Path\n.*?)```", text, re.S)[1])
     for split in ("train", "val"):
         (tmp_path / "rooms" / split).mkdir(parents=True)
         Image.new("RGB", (12, 8)).save(tmp_path / "rooms" / split / "a.jpg")
