@@ -175,7 +175,7 @@ class DenseDataset(ABC):
 
     def select(self, indices: Iterable[int]) -> DenseDataset:
         """Return a view on some of the samples, with a digest of its own."""
-        return View(self, tuple(indices))
+        return DatasetView(self, tuple(indices))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -189,7 +189,7 @@ class DenseDataset(ABC):
         return self.transforms(image, mask) if self.transforms else (image, mask)
 
 
-class View(DenseDataset):
+class DatasetView(DenseDataset):
     """Some samples of another dataset, in the order given."""
 
     def __init__(self, base: DenseDataset, indices: tuple[int, ...]) -> None:

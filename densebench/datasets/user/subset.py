@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from densebench.core.config import read_toml
 from densebench.core.errors import DatasetError, UsageError
-from densebench.datasets.dataset import Root, Transforms, View
+from densebench.datasets.dataset import DatasetView, Root, Transforms
 from densebench.datasets.io.id_lists import read_ids
 from densebench.datasets.names import DATASETS, register_own
 from densebench.datasets.user.python import from_file
@@ -30,7 +30,7 @@ KEYS: Mapping[str, type] = {"name": str, "base": str, "lists": dict}
 WORDS: Mapping[type, str] = {str: "text", list: "a list", dict: "a table"}
 
 
-class Subset(View):
+class Subset(DatasetView):
     """What a TOML file with `base` describes; `subset` makes the class, with the file's `info`.
 
     An instance has the `info` of the dataset that it shows, under its own name.

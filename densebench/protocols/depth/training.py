@@ -28,7 +28,7 @@ def train_heads(
     config: DepthConfig, plan: DepthPlan, encoder: Encoder, train: DenseDataset, context: Context
 ) -> tuple[list[Trained], float, dict[str, float]]:
     """Return the trained heads, the mean training depth in metres, and each head's mean loss over its last steps."""
-    training = _Training(config, plan, encoder, context)
+    training = _HeadsTraining(config, plan, encoder, context)
     checkpoint = Checkpoint.of(context, config, (train,), config.checkpoint_seconds)
     found = checkpoint.load()
     if found is not None:
@@ -53,7 +53,7 @@ def train_heads(
     return training.heads, training.metres / training.pixels, last
 
 
-class _Training:
+class _HeadsTraining:
     """Heads on their way, and all that it takes to go on."""
 
     def __init__(self, config: DepthConfig, plan: DepthPlan, encoder: Encoder, context: Context) -> None:
