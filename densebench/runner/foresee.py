@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from densebench.core.errors import UsageError
-from densebench.datasets.dataset import DatasetInfo, DenseDataset
+from densebench.datasets.dataset import DatasetInfo, DenseDataset, Root, Transforms
 from densebench.datasets.names import DATASETS
 from densebench.model_zoo import load_model
 from densebench.model_zoo.backbone import BackboneInfo
@@ -23,12 +23,16 @@ from densebench.suites import Suite, SuiteCell
 
 
 class PublishedSplit(DenseDataset):
-    """A split of which no more is known than how many images are published."""
+    """A split of which no more is known than how many images are published; `of` gives a dataset's."""
 
-    def __init__(self, info: DatasetInfo, split: str) -> None:
-        self.info = info  # type: ignore[misc]  # of another dataset
-        super().__init__(None, split)
-        self.ids = [str(index) for index in range(info.splits[split])]
+    def __init__(self, root: Root, split: str, transforms: Transforms = None) -> None:
+        super().__init__(root, split, transforms)
+        self.ids = [str(index) for index in range(self.info.splits[split])]
+
+    @classmethod
+    def of(cls, info: DatasetInfo) -> type[PublishedSplit]:
+        """Return the class of a dataset's splits, called as every dataset's is."""
+        return type(cls.__name__, (cls,), {"info": info})
 
     def image(self, index: int) -> Image.Image:
         """Raise: nothing is read."""
@@ -83,7 +87,7 @@ def _info(name: str) -> BackboneInfo:
 
 def _foreseen(name: str, backbone: BackboneInfo, cell: SuiteCell, dataset: str) -> Workload:
     train, arrow, val = dataset.partition("->")
-    data = Data(*(PublishedSplit(info, split) for info, split in _splits(train, val or train)))
+    data = Data(*(PublishedSplit.of(info)(None, split) for info, split in _splits(train, val or train)))
     protocol = PROTOCOLS[cell.protocol]()
     preset = cell.preset or protocol.default_preset(data.info)
     config = protocol.resolve(protocol.configure(preset, cell.settings), backbone, data.info)
