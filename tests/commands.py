@@ -56,7 +56,8 @@ def run(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run one command in a folder, cut down to seconds; it has to succeed."""
     enter(place, monkeypatch)
     arguments = shlex.split(line)[1:]
-    quick = ["--limit", "4"] if "--suite" in arguments else SMALL.get(arguments[0], [])
+    cut = arguments[0] == "run" and "--suite" in arguments  # whose settings are the suite's
+    quick = ["--limit", "4"] if cut else SMALL.get(arguments[0], [])
     with pytest.raises(SystemExit) as end:
         main([*arguments, *quick])
     assert not end.value.code

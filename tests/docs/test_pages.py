@@ -18,7 +18,9 @@ from tests.commands import enter, run, write_place
 from tests.datasets.test_pf_willow import write as write_willow
 from tests.pages import REPOSITORY, all_snippets, snippets
 
-SNIPPETS = all_snippets()
+OWN = {"compare.md": "tests/cli/test_compare_page.py"}
+"""Pages whose commands and blocks are executed by a test of their own, one after another."""
+SNIPPETS = [each for each in all_snippets() if each.page not in OWN]
 BASH = [each for each in SNIPPETS if each.language == "bash"]
 PYTHON = [each for each in SNIPPETS if each.language == "python"]
 COMMANDS = list({each.text: each for each in BASH if each.text.startswith("densebench ")}.values())
@@ -88,6 +90,11 @@ def test_what_is_not_run_has_arguments_that_exist(snippet, place, monkeypatch):
 def test_what_is_not_run_has_a_reason_that_is_known():
     assert [each.id for each in SNIPPETS if each.reason and not REASONS.match(each.reason)] == []
     assert Counter(each.page for each in MARKED) == NOT_RUN
+
+
+def test_pages_with_a_test_of_their_own_are_read_by_it():
+    for page, test in OWN.items():
+        assert f'"{page}"' in (REPOSITORY / test).read_text()
 
 
 def test_other_lines_are_of_known_kinds_and_name_scripts_that_exist():
