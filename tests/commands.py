@@ -21,8 +21,12 @@ from tests.pages import REPOSITORY
 README = (REPOSITORY / "README.md").read_text()
 SMALL = {
     "run": ["--limit", "4", *QUICK],
+    "pictures": [
+        "--limit", "12", "--first", "1", "--input-size", "64", "--quiet", "--set", "overclustering.n_redo=1",
+        "--set", "overclustering.n_iter=3",
+    ],
     "train": ["--set", "epochs=1", "--set", "images=8", "--set", "batch=4", "--workers", "0"],
-}
+}  # fmt: skip
 
 
 def write_place(folder: Path) -> Path:
