@@ -76,6 +76,8 @@ def ask(
         out=out,
         overwrite=overwrite,
     )
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder.")
     if not overwrite:
         _refuse_existing(asked)
     return asked
@@ -111,7 +113,7 @@ def _refuse_existing(asked: Asked) -> None:
         path
         for info in asked.kinds
         for pattern in (info.name, f"{info.name}-*")
-        for path in sorted(asked.out.glob(asked.path(pattern).name.replace("[", "[[]")))
+        for path in sorted(asked.out.glob(asked.path(pattern).name))
     ]
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

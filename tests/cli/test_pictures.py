@@ -62,6 +62,13 @@ def test_what_cannot_be_drawn_is_refused_in_words_before_torch_is_imported(argum
     assert not (cli.folder / "pictures").exists()
 
 
+def test_a_folder_that_is_a_file_is_refused(cli):  # noqa: F811
+    (cli.folder / "mine").write_text("x")
+    done = cli(*TWO, "--out", "mine", "--overwrite")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--out mine is a file" in done.stderr
+
+
 def test_what_one_model_lacks_costs_its_own_column(cli):  # noqa: F811
     done = cli(*TWO, "--kind", "pca", "--facet", "key")
     assert (done.returncode, done.stdout) == (1, "pictures/voc-pca.png\n")
