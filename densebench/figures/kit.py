@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from densebench.core.text import elide, plain
+from densebench.core.text import elide
 from densebench.figures.arrays import Scale
+from densebench.figures.png import png
 
 Palette = Sequence[tuple[int, int, int]]
 VOID_COLOR = (235, 235, 235)
@@ -292,21 +289,3 @@ def _legend(figure: Figure, classes: Sequence[str], palette: Palette, labels: Se
         needed = columns * (0.5 + 0.05 * max(len(classes[i]) for i in labels))  # inches of colour and name
         figure.set_size_inches(width + max(0, needed - 1.9), max(height, 0.147 * min(26, len(handles))))
         figure.legend(handles=handles, loc="outside right center", fontsize=6.5, frameon=False, ncols=columns)
-
-
-def png(figure: Figure, dpi: int = 130) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure.
-
-    Words are drawn as they are: a dollar sign in a name begins no formula, and what acts on a terminal is left out.
-    """
-    FigureCanvasAgg(figure)
-    for text in figure.findobj(Text):
-        words = text.get_text()
-        if "$" in words:
-            text.set_parse_math(False)
-        text.set_text("\n".join(plain(line) for line in words.split("\n")))
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from densebench.figures.kit import png
+from densebench.figures.png import png
 
 COLUMNS = 3
 LOGARITHMIC = ("lr", "grad_norm")

@@ -75,7 +75,7 @@ def write_leaderboard(
     files: dict[str, str | bytes] = {}
     pictures: dict[Table, list[str]] = {}
     if "png" in formats:
-        from densebench.figures.kit import png  # matplotlib takes a second to import
+        from densebench.figures.png import png  # matplotlib takes a second to import
         from densebench.leaderboard import drawing, plots
 
         for table, figures in plots.figures(rows, printed, records, report).items():
@@ -141,7 +141,7 @@ def _study(
         yield ("", "", ""), "positional_study.csv", to_csv(best)
     if not found or "png" not in formats:
         return
-    from densebench.figures.kit import png
+    from densebench.figures.png import png
     from densebench.leaderboard import drawing, layers
 
     styles = drawing.styles(rows)

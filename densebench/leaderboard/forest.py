@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from densebench.core.text import plain
-from densebench.figures.kit import png
+from densebench.figures.png import png
 from densebench.leaderboard.cells import elide
 from densebench.leaderboard.comparison import Comparison
 from densebench.leaderboard.comparison_text import interval_text, signed

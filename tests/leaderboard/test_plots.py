@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densebench.figures.kit import png
+from densebench.figures.png import png
 from densebench.leaderboard import leaderboard_rows, published_rows
 from densebench.leaderboard.drawing import LABEL_GAP, short, spread, styles
 from densebench.leaderboard.plots import figures

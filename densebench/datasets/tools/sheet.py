@@ -73,7 +73,7 @@ def write_sheet(
 def _drawn(data: DenseDataset, indices: Sequence[int]) -> bytes:
     from matplotlib.figure import Figure
 
-    from densebench.figures.kit import png
+    from densebench.figures.png import png
 
     samples = [_small(data.sample(index)) for index in indices]
     titles = list(_titles(data.info))
