@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +71,7 @@ class Comparison:
             return "the same on every image"
         significant = self.paired.p is None or self.paired.p < ALPHA
         if self.differences:
-            ending = f", with {_things(self.differences)} besides"
-            return (f"{better} scores better" if self.paired.differs else "not to be told apart") + ending
+            return f"{better if self.paired.differs else 'neither'} scores better; settings differ"
         if self.paired.differs and significant:
             return f"{better} is better"
         if self.paired.differs or (self.paired.p is not None and significant):
@@ -82,7 +80,7 @@ class Comparison:
 
     def _unpaired(self) -> str:
         if self.differences:
-            return f"not the same measurement: {_things(self.differences)}"
+            return "not the same measurement"
         if self.apart is None:
             return "nothing says whether that is noise"
         return "intervals lie apart" if self.apart else "intervals overlap: may be as good"
@@ -126,10 +124,6 @@ class Compared:
         told = sum(bool(line.winner) for line in self.lines)
         values = f"{len(self.lines)} value{'' if len(self.lines) == 1 else 's'}"
         return f"Compared({' / '.join(self.names)}: {values}, {told} told apart)"
-
-
-def _things(found: Sequence[Difference]) -> str:
-    return "another " + found[0].name if len(found) == 1 else f"{len(found)} other differences"
 
 
 COLUMNS = (

@@ -165,13 +165,13 @@ def _of_records(a: Record, b: Record) -> Iterable[Difference]:
     yield from _unequal("ignored", list(a.data.ignored), list(b.data.ignored))
     if a.model.name == b.model.name:  # of two models it goes without saying
         yield from _unequal("weights", a.model.weights_sha256[:SHORT], b.model.weights_sha256[:SHORT])
+        yield from _unequal("mean", list(a.model.mean), list(b.model.mean))
+        if "std" not in a.protocol.config:
+            yield from _unequal("std", list(a.model.std), list(b.model.std))
     if a.protocol.name == b.protocol.name:
         config = PROTOCOLS.config(a.protocol.name) if a.protocol.name in PROTOCOLS else None
         yield from _mappings(a.protocol.config, b.protocol.config, {"examples", *_unscored(config)})
         yield from _unequal("version", a.protocol.version, b.protocol.version)
-    yield from _unequal("mean", list(a.model.mean), list(b.model.mean))
-    if "std" not in a.protocol.config:
-        yield from _unequal("std", list(a.model.std), list(b.model.std))
     yield from _unequal("seed", a.seed, b.seed)
     yield from _unequal("recall", sorted(set(_recalls(a.facts))), sorted(set(_recalls(b.facts))))
     yield from _unequal("precision", a.features.get("precision"), b.features.get("precision"))

@@ -15,7 +15,7 @@ from densebench.leaderboard.comparison import Comparison
 from densebench.leaderboard.comparison_text import interval_text, signed
 from densebench.leaderboard.drawing import DPI, GREY, GRID, INK, PALETTE
 
-LINE, HEAD, FOOT = 0.24, 0.42, 0.62
+LINE, HEAD, FOOT = 0.24, 0.42, 0.74
 """Inches of a line, above an axis and below it."""
 MOST = 200
 """Lines that are drawn; a picture of more cannot be read."""
@@ -94,7 +94,7 @@ def _draw(axes: Axes, lines: Sequence[Comparison], reach: float) -> None:
         )  # fmt: skip
     unit = "" if first.unit == "1" else f" ({first.unit if first.unit != '%' else 'points'})"
     axes.annotate(
-        f"difference{unit}", (0.5, 0), xycoords="axes fraction", xytext=(0, -19), textcoords="offset points",
+        f"difference{unit}", (0.5, 0), xycoords="axes fraction", xytext=(0, -31), textcoords="offset points",
         fontsize=8, ha="center", va="top", color=GREY,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from densebench.cli import main
 from densebench.leaderboard.effects import EFFECTS, SMALL, Effect
 from densebench.results.schema import Metric
 from densebench.results.store import ResultStore
-from tests.cli.test_readme import SMALL as QUICK
+from tests.commands import SMALL as QUICK
 from tests.leaderboard.conftest import record as made
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()

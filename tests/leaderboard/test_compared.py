@@ -137,7 +137,7 @@ def test_another_setting_is_paired_and_said(folder):
     folder.add("two", 2.0, config={"absent": "skip", "neighbours": 1}, settings={"neighbours": 1})
     (line,) = folder.compare("one", "two").lines
     assert [each.field for each in line.differences] == ["absent", "neighbours"]
-    assert line.verdict == "two scores better, with 2 other differences besides"
+    assert line.verdict == "two scores better; settings differ"
     assert line.winner == "", "it is not the model alone"
 
 
