@@ -1,5 +1,7 @@
 """Images per second are of the forward pass alone, and measuring them leaves no trace."""
 
+import itertools
+
 import torch
 
 from densebench.features.source import FeatureSource
@@ -7,16 +9,25 @@ from densebench.features.throughput import BATCH, LONG_ENOUGH, images_per_second
 from densebench.model_zoo import load_model
 
 
-def test_seconds_are_those_of_the_clock(monkeypatch):
-    source, clock = FeatureSource(load_model("pico")), iter(range(1000))
-    monkeypatch.setattr("densebench.features.throughput.time.perf_counter", lambda: next(clock) * LONG_ENOUGH / 2)
-    assert images_per_second(source, (32, 32)) == 2 * BATCH / LONG_ENOUGH  # two passes of half the time
+def clock(monkeypatch, *seconds):
+    """Make passes take so many seconds, one after the other."""
+    ticks = itertools.chain.from_iterable((0.0, each) for each in seconds)
+    monkeypatch.setattr("densebench.features.throughput.time.perf_counter", lambda: next(ticks))
 
 
-def test_a_slow_model_is_timed_on_single_images(monkeypatch):
-    source, clock = FeatureSource(load_model("pico")), iter(range(1000))
-    monkeypatch.setattr("densebench.features.throughput.time.perf_counter", lambda: next(clock) * 2.0)
-    assert images_per_second(source, (32, 32)) == 0.5
+def test_the_fastest_pass_counts(monkeypatch):
+    clock(monkeypatch, LONG_ENOUGH / 4, 4.0, 2.0, 3.0)  # one image, then passes of four
+    assert images_per_second(FeatureSource(load_model("pico")), (32, 32)) == 4 / 2.0
+
+
+def test_a_fast_model_is_timed_on_batches(monkeypatch):
+    clock(monkeypatch, LONG_ENOUGH / 1000, 1.0, 1.0, 1.0)
+    assert images_per_second(FeatureSource(load_model("pico")), (32, 32)) == BATCH
+
+
+def test_a_slow_model_is_timed_on_one_image(monkeypatch):
+    clock(monkeypatch, 2.0)
+    assert images_per_second(FeatureSource(load_model("pico")), (32, 32)) == 0.5
 
 
 def test_no_batch_is_larger_than_asked_for_and_no_random_number_is_spent(monkeypatch):
