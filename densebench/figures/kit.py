@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from densebench.core.text import elide
 from densebench.figures.arrays import Scale
+from densebench.figures.clusters import Palette
 from densebench.figures.png import png
 
-Palette = Sequence[tuple[int, int, int]]
 VOID_COLOR = (235, 235, 235)
 FACET_COLORS = {"token": "#1b1b1b", "key": "#d62728", "query": "#ff9f1c", "value": "#1f77b4"}
 """One colour per facet in every chart."""

@@ -31,7 +31,7 @@ def draw(asked: Asked, progress: Progress) -> Iterator[Path | DensebenchError]:
             yield error
             continue
         name = _free_name(source.info.name, spec.text, shown)
-        model = Model(name, spec.text, Context(source, progress), view.data, asked.options)
+        model = Model(name, spec.text, Context(source, progress, pictures=0), view.data, asked.options)
         for kind in kinds:
             try:
                 shown[kind.name][name] = kind.show(view, model)

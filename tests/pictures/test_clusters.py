@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from densebench.pictures.clusters import cluster_colors, cluster_overlay
+from densebench.figures.clusters import cluster_colors, cluster_overlay
 from densebench.pictures.retrieval import shares_of
 
 PALETTE = [(0, 0, 0), (200, 40, 40), (40, 200, 40)]

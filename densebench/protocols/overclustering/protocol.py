@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from densebench.core.errors import UsageError
 from densebench.datasets.dataset import DatasetInfo
+from densebench.figures import kit as figures
+from densebench.figures.arrays import Picture, enlarge, overlay
+from densebench.figures.clusters import cluster_overlay
 from densebench.model_zoo.backbone import BackboneInfo
 from densebench.ops import matching
 from densebench.ops.confusion import AbsentRule, confusion, counts
@@ -30,6 +34,7 @@ from densebench.ops.jackknife import GroupSums
 from densebench.ops.resize import resize_labels
 from densebench.protocols.common import scoring
 from densebench.protocols.common.clusters import Fit, KMeansRun, Space, fit_clusters, fit_space
+from densebench.protocols.common.examples import as_seen, spread
 from densebench.protocols.common.image_tables import MAX_TABLE_BYTES, ImageTables
 from densebench.protocols.overclustering.config import OverclusteringConfig
 from densebench.protocols.protocol import (
@@ -104,6 +109,8 @@ class Overclustering(Protocol[OverclusteringConfig]):
             }
             fixed = "clusters and matching"
             metrics.append(scoring.metric("miou", by_seed, fixed, at={"clusters": k}, main=True, info=data.info))
+        with context.stage("figures"):
+            pictures = _picture(config, found, data)
         return scoring.measurement(
             metrics,
             facts={
@@ -113,6 +120,7 @@ class Overclustering(Protocol[OverclusteringConfig]):
                 "matching": {f"K={k}": _rule(config, k, data.info.n_classes) for k in _numbers(config)},
             },
             notes=(f"k-means trains on at most {config.points_per_centroid} tokens per centroid",),
+            artifacts=pictures,
         )
 
 
@@ -121,6 +129,14 @@ class Tables(NamedTuple):
 
     groups: GroupSums
     images: ImageTables
+
+
+class ClusteredImage(NamedTuple):
+    """A validation image for the picture."""
+
+    image: int
+    clusters: list[Tensor]
+    """(eval_size, eval_size) per fit."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,7 @@ class Clustered:
     fits: list[Fit]
     tables: list[Tables]
     """One per fit."""
+    examples: list[ClusteredImage]
 
 
 def cluster(config: OverclusteringConfig, data: Data, context: Context) -> Clustered:
@@ -149,7 +166,7 @@ def cluster(config: OverclusteringConfig, data: Data, context: Context) -> Clust
     stream = context.timed(context.features.stream(data.val, config.spec, title="moments"), "features")
     space = fit_space(config, (batch.tokens for batch in stream), context)
     fits = _fit_clusters(config, space, n_tokens, data, context)
-    return Clustered(n_tokens, space, fits, _count(config, space, fits, data, context))
+    return Clustered(n_tokens, space, fits, *_count(config, space, fits, data, context))
 
 
 def _fit_clusters(config: OverclusteringConfig, space: Space, n_tokens: int, data: Data, context: Context) -> list[Fit]:
@@ -202,18 +219,46 @@ def _score(tables: Tables, rule: str, absent: AbsentRule) -> scoring.Miou:
     return scoring.miou(counts(table, mapping), counts(tables.groups.left_out(), mapping), absent, images=images)
 
 
-def _count(config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context) -> list[Tables]:
-    """Return the contingency tables of every fit."""
-    info = data.info
+def _count(
+    config: OverclusteringConfig, space: Space, fits: list[Fit], data: Data, context: Context
+) -> tuple[list[Tables], list[ClusteredImage]]:
+    """Return the contingency tables of every fit, and some images with their clusters."""
+    info, shown, examples = data.info, spread(context.pictures, len(data.val)), list[ClusteredImage]()
     tables = [Tables(GroupSums((info.n_classes, fit.k)), ImageTables(MAX_TABLE_BYTES // len(fits))) for fit in fits]
     for images, maps, masks in _cluster_maps(config, space, fits, data, context):
+        for i in (i for i, image in enumerate(images) if image in shown):
+            examples.append(ClusteredImage(images[i], [clusters[i].clone() for clusters in maps]))
         with context.stage("score"):
             for fit, of_fit, clusters in zip(fits, tables, maps, strict=True):
                 for image, found, mask in zip(images, clusters, masks, strict=True):
                     table = confusion(found, mask, fit.k, info.n_classes, info.ignored)
                     of_fit.groups.update(image, table)
                     of_fit.images.update(image, table)
-    return tables
+    return tables, examples
+
+
+def _picture(config: OverclusteringConfig, found: Clustered, data: Data) -> dict[str, bytes]:
+    """Return some images, their truth and their clusters of the first seed, a row per number of clusters, as PNG."""
+    if not found.examples:
+        return {}
+    info, indices = data.info, [example.image for example in found.examples]
+    images = [as_seen(data.val, index, config.spec) for index in indices]
+    truths = [enlarge(data.val.mask(index), config.spec.size) for index in indices]
+    seen = {int(label) for truth in truths for label in np.unique(truth) if label < info.n_classes}
+    rows: dict[str, list[Picture | None]] = {
+        "image": [*images],
+        "ground truth": [overlay(im, figures.colorize(t, info.palette)) for im, t in zip(images, truths, strict=True)],
+    }
+    for n, (fit, table) in enumerate(zip(found.fits, found.tables, strict=True)):
+        if fit.seed == config.seeds[0]:
+            mapping = match(config, table.groups.total()).cpu().numpy()
+            clusters = [example.clusters[n].numpy() for example in found.examples]
+            seen |= {int(label) for some in clusters for label in np.unique(mapping[some])}
+            rows[f"K = {fit.k}"] = [
+                cluster_overlay(image, some, mapping, info.palette)
+                for image, some in zip(images, clusters, strict=True)
+            ]
+    return {"clusters.png": figures.picture_grid(rows, (), (info.classes, info.palette, sorted(seen)))}
 
 
 def _numbers(config: OverclusteringConfig) -> list[int]:
