@@ -156,6 +156,7 @@ def retrieval(cells: Cells) -> Iterator[Line]:
 
     right = cell()
     yield line("predictions matched to classes again (Hungarian)", right, f"miou_hungarian@{at}")
+    yield line("mean over the classes in the validation masks alone", right, f"miou_present@{at}")
     yield line("absent classes left out instead of counted as 0", cell(settings={"absent": "skip"}))
     plain = cells.wrong_model(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     yield line("images not normalised", cell(model=plain))
@@ -215,7 +216,7 @@ def mean_of_images(cells: Cells, record: Record, at: str) -> tuple[float, float]
 def clustering(cells: Cells) -> Iterator[Line]:
     """Yield what moves overclustering."""
     n_classes = DATASETS[cells.dataset].info.n_classes
-    for n_clusters in (n_classes, 100):
+    for n_clusters in (n_classes, *cells.args.clusters):
         label = f"miou@K={n_clusters}"
         asked = {"clusters": [n_clusters]}
         right = cells.measure("overclustering", settings=asked)
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--size", type=int, help="side that images are squashed to")
     parser.add_argument("--share", type=int, default=1, help="retrieve from one of so many training images")
+    parser.add_argument("--clusters", type=int, nargs="*", default=[], help="overclusterings beside one per class")
     parser.add_argument("--part", choices=[part.__name__ for part in PARTS], help="only these")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
