@@ -11,12 +11,17 @@ from matplotlib.text import Text
 
 from densebench.core.text import plain
 
+LONGEST = 30_000
+"""Pixels of a side; twice as many and no figure is drawn at all."""
 
-def png(figure: Figure, dpi: int = 130) -> bytes:
+
+def png(figure: Figure, dpi: float = 130) -> bytes:
     """Return a figure as PNG, the same bytes for the same figure.
 
-    Words are drawn as they are: a dollar sign in a name begins no formula, and what acts on a terminal is left out.
+    Words are drawn as they are: a dollar sign in a name begins no formula, and what acts on a terminal is left out. A
+    figure of more than LONGEST pixels is drawn coarser.
     """
+    dpi = min(dpi, LONGEST / max(figure.get_size_inches()))
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         words = text.get_text()

@@ -65,13 +65,14 @@ def ask(
     info = DATASETS[name].info
     chosen = choose(split_names(kinds), name, info.targets)
     val = load_dataset(name, info.val, request.data_root)
+    total = len(val)
     if request.limit is not None:
         val = val.select(range(min(request.limit, len(val))))
     asked = Asked(
         request=request,
         kinds=tuple(chosen),
         val=val,
-        images=_positions(val, images, first),
+        images=_positions(val, images, first, total),
         options=options,
         out=out,
         overwrite=overwrite,
@@ -83,7 +84,7 @@ def ask(
     return asked
 
 
-def _positions(val: DenseDataset, images: str, first: int) -> tuple[int, ...]:
+def _positions(val: DenseDataset, images: str, first: int, total: int) -> tuple[int, ...]:
     """Return the positions of ids that commas part, each once, or the first few."""
     place = {id_: i for i, id_ in enumerate(val.ids)}
     if not images:
@@ -94,7 +95,10 @@ def _positions(val: DenseDataset, images: str, first: int) -> tuple[int, ...]:
     for name in names:
         if name not in place:
             known = list(val.ids) if len(val) <= 20_000 else list(val.ids[:3])
-            raise unknown_name(f"image of {val.info.name} {val.split}", elide(plain(name), 60), _near(name, known))
+            part = f" among the first {len(val)}" if len(val) < total else ""
+            raise unknown_name(
+                f"image of {val.info.name} {val.split}{part}", elide(plain(name), 60), _near(name, known)
+            )
     if not 1 <= len(names) <= MOST:
         raise UsageError(f"--images names {len(names)} images; expected at least 1, at most {MOST}.")
     return tuple(place[name] for name in names)

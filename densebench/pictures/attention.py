@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from densebench.core.environment import available_memory
+from densebench.core.errors import UsageError
 from densebench.features.attention import check_attention
 from densebench.figures import kit as figures
 from densebench.figures.arrays import Picture, enlarge, framed, scale_of
@@ -48,6 +50,16 @@ def binarize(matrix: NDArray[np.floating], percentile: float = PERCENTILE) -> Pi
     return np.repeat((255 * white).astype(np.uint8)[..., None], 3, axis=2)
 
 
+def _check_memory(n_matrices: int, n_patches: int) -> None:
+    """Raise UsageError for so many matrices of so many patches in float64 that they do not fit."""
+    needed, free = 8 * n_matrices * n_patches**2, available_memory()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"attention of {n_patches} patches needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
+            "Give a smaller --input-size, or one --layer."
+        )
+
+
 class AttentionMaps(Kind[Attention]):
     """A row per layer."""
 
@@ -59,6 +71,7 @@ class AttentionMaps(Kind[Attention]):
         check_attention(source.backbone)
         spec = replace(model.spec, keys=(), attention=model.layers)
         grid, n = spec.grid(source.info), len(view.images)
+        _check_memory(len(model.layers) + source.info.heads, grid[0] * grid[1])
         patches = [patch_at(point_of(view, self.name, index, grid), grid) for index in view.images]
         sums = {layer: torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.float64) for layer in model.layers}
         maps: dict[int, list[NDArray[np.floating]]] = {layer: [] for layer in model.layers}

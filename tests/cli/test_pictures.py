@@ -37,6 +37,7 @@ def test_one_image_by_name_and_a_patch(cli):  # noqa: F811
     (["--kind", ""], "--kind is empty"),
     (["--images", "2007_val_003"], "did you mean '2007_val_0003'"),
     (["--images", "\x1b[31m'; rm -rf <b>=1"], "unknown image of voc val"),
+    (["--images", "2007_val_0003", "--limit", "2"], "unknown image of voc val among the first 2 '2007_val_0003'"),
     (["--images", ","], "--images names 0 images"),
     (["--first", "0"], "--first 0: expected at least 1"),
     (["--first", "65"], "at most 64"),

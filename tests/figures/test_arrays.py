@@ -1,9 +1,14 @@
 """Maps as colours, enlarged, framed and laid over images."""
 
+import io
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from densebench.figures import kit
+from densebench.figures import png as png_module
 from densebench.figures.arrays import UNKNOWN, Scale, dotted, edged, enlarge, framed, overlay, scale_of
 
 
@@ -67,3 +72,9 @@ def test_names_are_drawn_as_they_are(recwarn):
         assert png[:4] == b"\x89PNG"
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
     assert kit._shortened("a" * 99 + "\nb", 9) == "aaaa…aaaa\nb"
+
+
+def test_a_figure_that_is_too_long_is_drawn_coarser(monkeypatch):
+    monkeypatch.setattr(png_module, "LONGEST", 300)
+    drawn = Image.open(io.BytesIO(png_module.png(Figure(figsize=(10, 2)))))
+    assert drawn.size == (300, 60)

@@ -1,9 +1,12 @@
 """Attention among patches, and where a keypoint's feature is found."""
 
 import numpy as np
+import pytest
 import torch
 
+from densebench.core.errors import UsageError
 from densebench.ops import correspondence as ops
+from densebench.pictures import attention as attention_module
 from densebench.pictures.attention import binarize, patch_attention
 from densebench.pictures.keypoints import heat_map
 
@@ -41,3 +44,10 @@ def test_heat_is_the_cosine_of_the_upsampled_map():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     x, y = ops.match(query[None], features, size)[0].tolist()
     assert found[y, x] == found.max()
+
+
+def test_attention_that_does_not_fit_is_said(monkeypatch):
+    monkeypatch.setattr(attention_module, "available_memory", lambda: 10**6)
+    attention_module._check_memory(2, 200)
+    with pytest.raises(UsageError, match="smaller --input-size"):
+        attention_module._check_memory(2, 300)
