@@ -29,6 +29,7 @@ from densebench.results import counts
 from densebench.results.compare import Paired, paired
 from densebench.results.kept import side_of
 from densebench.results.schema import Record
+from densebench.results.store import ResultStore
 from densebench.views.squash import Labels, resize_mask
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -130,14 +131,8 @@ class Cells:
         sides = []
         for record, name in ((right, metric), (wrong, other or metric)):
             key = next(each.key for each in record.metrics if each.label == name)
-            sides.append(side_of([(path_of(self.out, record), record)], key))
+            sides.append(side_of([(ResultStore(self.out).place(record), record)], key))
         return paired(sides[0], sides[1])
-
-
-def path_of(out: Path, record: Record) -> Path:
-    """Return the file of a record."""
-    (path,) = (out / "records").rglob(f"*{record.score_hash[:8]}*.json")
-    return path
 
 
 def retrieval(cells: Cells) -> Iterator[Line]:
@@ -167,8 +162,8 @@ def retrieval(cells: Cells) -> Iterator[Line]:
         yield line(f"{extra} prefix tokens taken for patches", cell(model=cells.wrong_model(edit=prefix_kept(extra))))
     yield line("features in float32 instead of float16", cell(feature_dtype="float32"))
     yield Line("mIoU of each image, averaged", metric, *mean_of_images(cells, right, at))
-    if cells.dataset == "voc":
-        yield line("void is class 0", cell(dataset=cells.wrong_dataset("void_is_zero", mask=void_is_zero)))
+    yield line("void is class 0", cell(dataset=cells.wrong_dataset("void_is_zero", mask=void_is_zero)))
+    if cells.args.size is not None:
         smooth, rough = (cells.wrong_dataset(**resized(cells.args.size, antialias)) for antialias in (True, False))
         yield line("resized by torch on tensors instead of Pillow", cell(dataset=smooth))
         right = cell(dataset=smooth)
@@ -207,7 +202,7 @@ def resized(side: int, antialias: bool) -> dict[str, Any]:
 
 def mean_of_images(cells: Cells, record: Record, at: str) -> tuple[float, float]:
     """Return mIoU over all pixels, and the mean over images of each one's own, both of the classes that are there."""
-    kept = counts.read_npz(path_of(cells.out, record).with_suffix("") / counts.NAME)
+    kept = counts.read_npz(ResultStore(cells.out).place(record).with_suffix("") / counts.NAME)
     tables = counts.pixel_counts(kept.of("miou", {"fraction": at})[0])
     own = [counts.mean_iou(table, absent="skip") for table in tables]
     return counts.mean_iou(tables.sum(0), absent="skip"), float(np.nanmean(own))

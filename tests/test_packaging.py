@@ -130,3 +130,12 @@ def test_a_wheel_holds_every_file_of_the_package() -> None:
 
 def test_the_tools_of_an_extra_are_there_for_tests_too() -> None:
     assert declared("docs") <= declared("dev")
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    cited = dict(re.findall(r"^([\w-]+): (\S.*)$", text, re.M))
+    assert cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert {"message", "title", "type"} <= cited.keys()
+    assert re.findall(r"^  - name: (.*)$", text, re.M) == ["densebench contributors"]
