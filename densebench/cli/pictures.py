@@ -39,9 +39,8 @@ class Pictures:
         Literal["token", "key", "query", "value"] | None, arg(help="What is read of it; by default the tokens.")
     ] = None
     patch: Annotated[
-        tuple[int, int] | None,
-        arg(metavar="ROW COLUMN", help="The patch asked about, in the first model's grid; by default the centre's."),
-    ] = None
+        str, arg(metavar="ROW,COL", help="The patch asked about, in the first model's grid; by default the centre's.")
+    ] = ""
     clusters: Annotated[
         Names, arg(help="Of clusters: how many, a picture each; classes stands for as many as there are.")
     ] = ""
@@ -54,7 +53,7 @@ class Pictures:
     limit: Annotated[
         int | None, arg(metavar="N", help="Read the first N images of each split only: memories and clusters.")
     ] = None
-    results: Annotated[Path, arg(metavar="DIR", help="Of classwise: the folder of results.")] = Path("results")
+    results: Annotated[Path, arg(metavar="DIR", help="Of classwise-mi: the folder of results.")] = Path("results")
     data_root: DataRoot = None
     out: Annotated[Path, arg(metavar="DIR", help="Folder of the pictures.")] = Path("pictures")
     overwrite: Annotated[bool, arg(help="Replace pictures that are there.")] = False
@@ -83,13 +82,13 @@ class Pictures:
 
     def _asked(self) -> Asked:
         from densebench.pictures.asked import ask
-        from densebench.pictures.options import Options
+        from densebench.pictures.options import Options, parse_patch
 
         options = Options(
             layer=self.layer,
             facet=self.facet,
             input_size=self.input_size,
-            patch=self.patch,
+            patch=parse_patch(self.patch),
             clusters=tuple(split_names(self.clusters)),
             preset=self.preset,
             results=self.results,

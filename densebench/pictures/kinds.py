@@ -27,7 +27,7 @@ class KindInfo:
 
     def load(self) -> Kind[Any]:
         """Return the kind itself."""
-        return import_module(f"densebench.pictures.{self.name}").KIND
+        return import_module(f"densebench.pictures.{self.name.replace('-', '_')}").KIND
 
 
 MASK, KEYPOINTS = frozenset({"mask"}), frozenset({"keypoints"})
@@ -43,7 +43,7 @@ KINDS = {
         KindInfo("attention", "attention matrices, and maps of one patch, over the layers"),
         KindInfo("keypoints", "where a keypoint is found in another image, over layers and facets", KEYPOINTS),
         KindInfo("training", "losses of models trained here, and their features beside those of their base"),
-        KindInfo("classwise", "what a position says of each class, from results of positional_effect"),
+        KindInfo("classwise-mi", "what a position says of each class, from results of positional_effect"),
     )
 }
 DEFAULT = "pca,similarity"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from densebench.core.errors import UsageError
+from densebench.core.text import plain
 from densebench.model_zoo.facets import Facet
 
 
@@ -40,8 +41,16 @@ class Options:
         """Raise UsageError for numbers that mean nothing."""
         if self.input_size is not None and self.input_size < 1:
             raise UsageError(f"--input-size {self.input_size}: expected at least 1.")
-        if self.patch is not None and min(self.patch) < 0:
-            raise UsageError(f"--patch {self.patch[0]} {self.patch[1]}: rows and columns count from 0.")
         for text in self.clusters:
-            if text != "classes" and not (text.isascii() and text.isdigit() and int(text) > 0):
+            if text != "classes" and not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
                 raise UsageError(f"--clusters {text}: expected numbers above 0, or classes for as many as there are.")
+
+
+def parse_patch(text: str) -> tuple[int, int] | None:
+    """Return the row and column of "ROW,COL", None for an empty text; raises UsageError for another."""
+    parts = [part.strip() for part in text.split(",")]
+    if not text:
+        return None
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise UsageError(f"--patch {plain(text)}: expected a row and a column that count from 0, such as 0,7.")
+    return int(parts[0]), int(parts[1])

@@ -171,7 +171,7 @@ def point_of(
     if (kind, image) not in view.points:
         row, column = view.options.patch or (otherwise() if otherwise else (grid[0] // 2, grid[1] // 2))
         if row >= grid[0] or column >= grid[1]:
-            raise UsageError(f"--patch {row} {column} lies outside of the grid of {grid[0]} x {grid[1]} patches.")
+            raise UsageError(f"--patch {row},{column} lies outside of the grid of {grid[0]} x {grid[1]} patches.")
         view.points[kind, image] = ((column + 0.5) / grid[1], (row + 0.5) / grid[0])
     return view.points[kind, image]
 

@@ -28,7 +28,7 @@ def test_two_models_are_drawn_and_nothing_is_replaced_without_the_flag(cli):  # 
 
 
 def test_one_image_by_name_and_a_patch(cli):  # noqa: F811
-    done = cli(*TWO, "--kind", "similarity", "--images", "2007_val_0003", "--patch", "0", "7")
+    done = cli(*TWO, "--kind", "similarity", "--images", "2007_val_0003", "--patch", "0,7")
     assert (done.returncode, done.stdout) == (0, "pictures/voc-similarity.png\n")
 
 
@@ -42,9 +42,13 @@ def test_one_image_by_name_and_a_patch(cli):  # noqa: F811
     (["--first", "0"], "--first 0: expected at least 1"),
     (["--first", "65"], "at most 64"),
     (["--input-size", "0"], "--input-size 0"),
-    (["--patch", "-1", "0"], "rows and columns count from 0"),
+    (["--patch=-1,0"], "--patch -1,0: expected a row and a column"),
+    (["--patch", "1"], "--patch 1: expected a row and a column"),
+    (["--patch", "1,2,3"], "--patch 1,2,3: expected a row and a column"),
+    (["--patch", "a,b"], "such as 0,7"),
     (["--clusters", "0"], "--clusters 0: expected numbers above 0"),
     (["--clusters", "²"], "expected numbers above 0"),
+    (["--clusters", "9" * 5000], "expected numbers above 0"),
     (["--limit", "0"], "--limit 0"),
     (["--dataset", "vocc"], "unknown dataset 'vocc'"),
     (["--models", "picoo"], "unknown model 'picoo'"),
@@ -74,7 +78,7 @@ def test_what_one_model_lacks_costs_its_own_column(cli):  # noqa: F811
     done = cli(*TWO, "--kind", "pca", "--facet", "key")
     assert (done.returncode, done.stdout) == (1, "pictures/voc-pca.png\n")
     assert "not drawn: pca of other: --facet key: other has the facets token" in done.stderr
-    done = cli(*TWO, "--kind", "similarity", "--patch", "8", "0")
+    done = cli(*TWO, "--kind", "similarity", "--patch", "8,0")
     assert (done.returncode, done.stdout) == (1, "")
     assert "lies outside of the grid of 8 x 8 patches" in done.stderr
     done = cli(*TWO[:-1], "nowhere.py:A", "--kind", "pca", "--out", "b")
@@ -83,7 +87,7 @@ def test_what_one_model_lacks_costs_its_own_column(cli):  # noqa: F811
 
 @pytest.mark.parametrize(("kind", "names", "arguments"), [
     ("segmentation,retrieval", ["segmentation", "retrieval"], ["--set", "hummingbird.neighbours=5"]),
-    ("retrieval", ["retrieval"], ["--patch", "7", "0", "--set", "hummingbird.neighbours=2"]),
+    ("retrieval", ["retrieval"], ["--patch", "7,0", "--set", "hummingbird.neighbours=2"]),
     ("clusters", ["clusters-4", "clusters-21"],
      ["--clusters", "4,classes", "--set", "overclustering.n_redo=1", "--set", "overclustering.n_iter=5"]),
 ])  # fmt: skip
@@ -129,13 +133,13 @@ def test_trainings_of_the_zoo_and_models_without_a_log(cli):  # noqa: F811
 
 
 def test_classwise_information_is_that_of_results(cli):  # noqa: F811
-    drawn = [*TWO[:-1], "mine.py:ColorBackbone", "--kind", "classwise"]
+    drawn = [*TWO[:-1], "mine.py:ColorBackbone", "--kind", "classwise-mi"]
     done = cli(*drawn)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no result of positional_effect for one layer and facet of color on voc is in results" in done.stderr
     assert cli.run("--protocol", "positional_effect", "--pictures", "0").returncode == 0
     done = cli(*drawn)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "pictures/voc-classwise.png\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "pictures/voc-classwise-mi.png\n", "")
 
 
 def test_all_is_what_can_be_drawn(cli):  # noqa: F811
@@ -145,4 +149,4 @@ def test_all_is_what_can_be_drawn(cli):  # noqa: F811
     names = [line.removeprefix("pictures/voc-").removesuffix(".png") for line in done.stdout.splitlines()]
     assert names == ["pca", "similarity", "segmentation", "clusters-4", "retrieval"]
     lacking = [line.split(":")[1].split()[0] for line in done.stderr.splitlines()]
-    assert lacking == ["attention", "training", "classwise"] * 2
+    assert lacking == ["attention", "training", "classwise-mi"] * 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from densebench.pictures.classwise import by_class
+from densebench.pictures.classwise_mi import by_class
 from densebench.pictures.training import losses, plane_of, relative, variation
 
 

@@ -30,7 +30,7 @@ def by_class(facts: Mapping[str, Any]) -> dict[str, float]:
 class Classwise(Kind[tuple[dict[str, float], dict[str, float]]]):
     """A bar per class."""
 
-    name = "classwise"
+    name = "classwise-mi"
 
     def show(self, view: View, model: Model) -> tuple[dict[str, float], dict[str, float]]:
         """Return the information by class of the model's newest record, and of the ground truth.
