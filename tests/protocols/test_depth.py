@@ -197,6 +197,21 @@ def test_the_central_crop_is_taken_without_augmentation():
 def test_four_layers_end_the_quarters():
     assert [layers_read(4, depth) for depth in (12, 24, 40)] == [(2, 5, 8, 11), (4, 11, 17, 23), (9, 19, 29, 39)]
     assert layers_read(1, 12) == (11,)
+    assert layers_read(4, 24, "linear_layers") == (23,)
+
+
+def test_a_head_of_four_linear_layers_is_one_linear_map_of_the_last_block():
+    torch.manual_seed(0)
+    head = LinearHead(6, torch.linspace(0.1, 10, 5), before=3).double()
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    weight, bias = torch.eye(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    for layer in (*head.before, head.linear):
+        weight, bias = layer.weight @ weight, layer.weight @ bias + layer.bias
+    one = LinearHead(6, torch.linspace(0.1, 10, 5)).double()
+    one.linear.weight.data, one.linear.bias.data = weight, bias
+    torch.testing.assert_close(head(x), one(x))
+    head.add_gradient(x, torch.rand(2, 6, 8, dtype=torch.float64) + 1)
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
 
 
 def test_defaults_follow_backbone_and_dataset():

@@ -72,6 +72,7 @@ HASHES = {
     },
     "depth": {
         "paper": ("de92bba645cb6ca6", "1b129526aa4e321a"),
+        "text": ("2fc83508b0fca2c5", "7011a3602ec1a154"),
         "embedded": ("08838e423d7aea2e", "6aa6daeca13335c4"),
         "dinov2": ("4c31af44ca392119", "aed031494e6ff213"),
         "dinov3": ("1996968e9ad798ec", "5a154d46c7dd0293"),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 
 from densebench.core.bounds import AtLeastOne, Auto, BelowOne, Chance, Count, NonNegative, Positive
-from densebench.core.config import Preset, known, no_score
+from densebench.core.config import Preset, known, later, no_score
 from densebench.ops.choices import BinNorm, Schedule
 
 STEPS, BATCH = 38_400, 16
@@ -31,6 +31,11 @@ class DepthConfig:
 
     presets = {
         "paper": Preset(source="PaKA B.1 and Tab. 7, with the head and losses of DINOv2; learning rate searched"),
+        "text": Preset(
+            source="PaKA B.1 as written: Linear 4 is a 4-layer linear head. Paper is DINOv2's code, whose name it is: "
+            "a linear layer on four blocks",
+            settings={"four": "linear_layers"},
+        ),
         "embedded": Preset(
             source="preset paper with few steps at one rate, and depth up to the 20 m of the embedded scenes",
             settings={"steps": 100, "batch": 8, "max_depth": 20.0, "learning_rates": (5e-3,)},
@@ -59,6 +64,9 @@ class DepthConfig:
     """Numbers of layers to read, one head each; "auto": 1 and 4 as PaKA Tab. 7, 1 alone for backbones that give only
     their last layer. Four layers end the four quarters of the depth; of 24 blocks they are 4, 11, 17, 23 as DINOv2 has
     them."""
+    four: Literal["blocks", "linear_layers"] = later("blocks")
+    """What the four layers of a head of 4 are. "blocks": one linear layer reads four blocks together (DINOv2).
+    "linear_layers": four linear layers, with nothing between, read the last block (PaKA B.1)."""
     norm: bool | Auto = "auto"
     """Take the last layer after its final norm (others are always raw); "auto": no, as DINOv2's hub, where the backbone
     can leave it out. DVT and DINOv3 say yes."""

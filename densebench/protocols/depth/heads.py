@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from densebench.protocols.depth.config import DepthConfig
 
 
-def layers_read(n: int, depth: int) -> tuple[int, ...]:
-    """Return the blocks that a head of n layers reads, from 0."""
-    if n == 1:
+def layers_read(n: int, depth: int, four: str = "blocks") -> tuple[int, ...]:
+    """Return the blocks that a head of n layers reads, from 0; `four` is the config's."""
+    if n == 1 or four == "linear_layers":
         return (depth - 1,)
     return (4, 11, 17, 23) if depth == 24 else tuple(i * depth // 4 - 1 for i in range(1, 5))
 
@@ -79,6 +79,7 @@ class LinearHead(nn.Module):
         upsample: see `ops.depth.linear_logits`.
         batch_norm: normalise the channels first; DINOv3 does, DINOv2 does not.
         init_std: deviation of the initial weights, with biases 0 (DINOv3 0.01); None: torch's default (DINOv2).
+        before: linear layers of C channels before that one, with nothing between (PaKA B.1: 3).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class LinearHead(nn.Module):
         upsample: int = 1,
         batch_norm: bool = False,
         init_std: float | None = None,
+        before: int = 0,
     ) -> None:
         super().__init__()
         self.bin_norm, self.upsample = bin_norm, upsample
@@ -99,6 +101,7 @@ class LinearHead(nn.Module):
         if init_std is not None:
             nn.init.normal_(self.linear.weight, std=init_std)
             nn.init.zeros_(self.linear.bias)
+        self.before = nn.Sequential(*(nn.Linear(channels, channels) for _ in range(before)))
         self.centres: Tensor
         self.register_buffer("centres", centres)
 
@@ -107,6 +110,7 @@ class LinearHead(nn.Module):
         return self._decode(x if self.norm is None else self.norm(x))
 
     def _decode(self, x: Tensor) -> Tensor:
+        x = self.before(x.movedim(1, -1)).movedim(-1, 1)
         logits = ops.linear_logits(x, self.linear.weight, self.linear.bias)
         return decode_upsampled(logits, self.centres, self.bin_norm, self.upsample)
 
@@ -164,7 +168,7 @@ class Encoder:
 
     def __init__(self, config: DepthConfig, backbone: Backbone, context: Context) -> None:
         self.settings, self.backbone, self.source = config.resolved, backbone, context.features
-        wanted = {n: layers_read(n, backbone.info.depth) for n in self.settings.heads}
+        wanted = {n: layers_read(n, backbone.info.depth, config.four) for n in self.settings.heads}
         self.layers = sorted({layer for layers in wanted.values() for layer in layers})
         self.rows = {n: [self.layers.index(layer) for layer in layers] for n, layers in wanted.items()}
 
@@ -183,7 +187,7 @@ class Encoder:
 
     def channels(self, n: int) -> int:
         """Return the number of channels that a head of n layers reads."""
-        return n * self.backbone.info.width * (2 if self.settings.class_token else 1)
+        return len(self.rows[n]) * self.backbone.info.width * (2 if self.settings.class_token else 1)
 
 
 class Trained(NamedTuple):
@@ -199,8 +203,8 @@ class Trained(NamedTuple):
         return f"linear{self.layers} rate {self.rate:g}"
 
 
-def new_head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
-    """Return a head with its initial weights, which depend on the seed and on its size alone."""
+def new_head(config: DepthConfig, channels: int, n: int, seed: int) -> LinearHead:
+    """Return a head of n layers with its initial weights, which depend on the seed and on its size alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # heads of one size start alike, whatever is trained beside them
         return LinearHead(
@@ -210,6 +214,7 @@ def new_head(config: DepthConfig, channels: int, seed: int) -> LinearHead:
             upsample=config.upsample,
             batch_norm=config.batch_norm,
             init_std=config.init_std,
+            before=n - 1 if config.four == "linear_layers" else 0,
         )
 
 

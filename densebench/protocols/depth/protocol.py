@@ -62,7 +62,7 @@ class Depth(Protocol[DepthConfig]):
 
     def resolve(self, config: DepthConfig, backbone: BackboneInfo, data: DatasetInfo) -> DepthConfig:
         """Fill in what depends on backbone and dataset."""
-        four = backbone.any_layer and backbone.depth >= 4
+        four = config.four == "linear_layers" or (backbone.any_layer and backbone.depth >= 4)
         widest: tuple[Literal[1, 4], ...] = (1, 4) if four else (1,)
         heads = widest if config.heads == "auto" else config.heads
         if 4 in heads and not four:
@@ -94,9 +94,11 @@ class Depth(Protocol[DepthConfig]):
         train, val = (_spec(config, backbone, size) for size in (plan.crop, _val_size(config, data.info)))
         patches, most = (math.prod(spec.grid(backbone)) for spec in (train, val))
         token = backbone.width * (2 if config.resolved.class_token else 1)
-        channels = [n * token for n, _ in plan.heads]
+        stacked = config.four == "linear_layers"
+        channels = [token * (1 if stacked else n) for n, _ in plan.heads]
         # a product with the weights, and some operations on each upsampled logit, thrice with the way back
         each = 6.0 * config.bins * sum(c + 5 * config.upsample**2 for c in channels)
+        each += 6.0 * token**2 * sum(n - 1 for n, _ in plan.heads) if stacked else 0.0
         # logits, the same as rows, and a gradient of each; one head and one group of images are at work at a time
         fine = 1 if config.bin_norm == "linear" else config.upsample**2
         logits = 16 * max(patches, most) * fine * config.bins * max(2, config.images_per_loss)
@@ -124,7 +126,7 @@ class Depth(Protocol[DepthConfig]):
         return scoring.measurement(
             scores.metrics(NAMES, {f"linear{n}": {"head": f"linear{n}"} for n in read}, "heads"),
             facts={
-                "layers": {f"linear{n}": list(layers_read(n, context.backbone.info.depth)) for n in read},
+                "layers": {f"linear{n}": list(layers_read(n, context.backbone.info.depth, config.four)) for n in read},
                 "norm": config.norm,
                 "class_token": config.class_token,
                 "steps": plan.steps,

@@ -59,9 +59,8 @@ class _HeadsTraining:
     def __init__(self, config: DepthConfig, plan: DepthPlan, encoder: Encoder, context: Context) -> None:
         self.config, self.plan = config, plan
         device, decay = context.features.device, config.weight_decay
-        self.heads = [
-            Trained(n, rate, new_head(config, encoder.channels(n), context.seed).to(device)) for n, rate in plan.heads
-        ]
+        made = [new_head(config, encoder.channels(n), n, context.seed).to(device) for n, _ in plan.heads]
+        self.heads = [Trained(*key, head) for key, head in zip(plan.heads, made, strict=True)]
         self.optimisers = [torch.optim.AdamW(h.head.parameters(), lr=h.rate, weight_decay=decay) for h in self.heads]
         self.losses: list[list[float]] = [[] for _ in self.heads]  # of the last steps
         self.metres, self.pixels, self.done = 0.0, 0, 0  # sum and number of depths seen, and steps
