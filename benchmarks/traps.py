@@ -88,8 +88,7 @@ class Cells:
     """Records of one model and dataset, and of wrong ones made of them."""
 
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
-        self.args, self.out = args, out
-        self.model, self.dataset = args.model, args.dataset
+        self.args, self.out, self.dataset = args, out, args.dataset
         self.base, self.made = load_model(args.model), 0
         self.size = {} if args.size is None else {"input_size": args.size}
 
@@ -97,7 +96,7 @@ class Cells:
         """Return the record of one cell; fields of the protocol are in `settings`."""
         settings = {**self.size, **asked.pop("settings", {})}
         outcome = densebench.run(
-            model=model or self.model,
+            model=model or self.args.model,
             protocol=protocol,
             dataset=dataset or self.dataset,
             train_dataset=train,
@@ -253,7 +252,7 @@ def square_grid(cells: Cells) -> Iterator[Line]:
         return torch.cat(maps), torch.stack(labels)
 
     n_classes = DATASETS[cells.dataset].info.n_classes
-    train, val = split("trainaug" if cells.dataset == "voc" else "train"), split("val")
+    train, val = split(DATASETS[cells.dataset].info.train), split("val")
 
     def score(as_square: bool) -> float:
         tokens = []
@@ -286,14 +285,13 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=1, help="retrieve from one of so many training images")
     parser.add_argument("--clusters", type=int, nargs="*", default=[], help="overclusterings beside one per class")
     parser.add_argument("--part", choices=[part.__name__ for part in PARTS], help="only these")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     print("| wrong turn | metric | right | wrong | difference | |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         cells = Cells(args, Path(folder))
-        for part in (part for part in PARTS if args.part in (None, part.__name__)):
-            for line in part(cells):
+        for part in PARTS:
+            for line in part(cells) if args.part in (None, part.__name__) else ():
                 print(line, flush=True)
 
 

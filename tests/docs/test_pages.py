@@ -6,6 +6,7 @@ Commands that the readme has too are executed by its own test.
 import os
 import re
 import shlex
+import subprocess
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ from densebench.runner.suite import requests_of
 from tests.cli.test_readme import COMMANDS as OF_README
 from tests.commands import enter, run, write_place
 from tests.datasets.test_pf_willow import write as write_willow
-from tests.pages import REPOSITORY, all_snippets, snippets
+from tests.pages import PAGES, REPOSITORY, all_snippets, snippets
 
 OWN = {"compare.md": "tests/cli/test_compare_page.py"}
 """Pages whose commands and blocks are executed by a test of their own, one after another."""
@@ -104,6 +105,12 @@ def test_other_lines_are_of_known_kinds_and_name_scripts_that_exist():
         assert each.text.startswith(("densebench ", *OTHERS)), each.id
         if each.text.startswith("python benchmarks/"):
             assert (REPOSITORY / each.text.split()[1]).is_file(), each.id
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])
+def test_blocks_of_bash_can_be_parsed_by_it(path):
+    for block in re.findall(r"^```bash\n(.*?)^```$", path.read_text(), re.S | re.M):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", sorted({each.page for each in PYTHON}))
