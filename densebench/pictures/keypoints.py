@@ -5,7 +5,7 @@ As figures 16 to 19 of the positional study (POS); pairs and best pixels are tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -54,6 +54,15 @@ Found = dict[int, tuple[Pair, dict[FeatureKey, Heat]]]
 """By position in the dataset of the source."""
 
 
+def first_links(links: Sequence[Link]) -> dict[int, Link]:
+    """Return for each image the first link that begins at it, else the first that ends there, turned round."""
+    found: dict[int, Link] = {}
+    turned = [Link(b, of_b, a, of_a, category) for a, of_a, b, of_b, category in links]
+    for link in (*links, *turned):
+        found.setdefault(link.source, link)
+    return found
+
+
 def heat_map(query: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the cosine (H, W) of a feature (D,) with a map (D, h, w) upsampled bilinearly to `size`."""
     dots = torch.einsum("d,dhw->hw", query, features)
@@ -73,9 +82,7 @@ class KeypointHeat(Kind[Found]):
         layers = model.layers if info.any_layer else (info.depth - 1,)
         keys = tuple(FeatureKey(layer, facet) for facet in facets for layer in layers)
         spec, found = replace(config.spec, keys=keys), Found()
-        first: dict[int, Link] = {}
-        for link in find_links(config, data)[0]:
-            first.setdefault(link.source, link)
+        first = first_links(find_links(config, data)[0])
         for index in view.images:
             if index not in first:
                 continue
@@ -84,7 +91,8 @@ class KeypointHeat(Kind[Found]):
             found[index] = pair, {key: _heat(pair, both[0].by_key[i], both[1].by_key[i]) for i, key in enumerate(keys)}
         if not found:
             raise DatasetError(
-                f"none of {', '.join(view.ids[:3])} is matched with another image; choose others with --images."
+                f"none of {', '.join(view.ids[:3])} is matched with another image; choose others with --images, as "
+                f"{', '.join(data.ids[i] for i in sorted(first)[:3])}."
             )
         return found
 

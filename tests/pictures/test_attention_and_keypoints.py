@@ -8,7 +8,8 @@ from densebench.core.errors import UsageError
 from densebench.ops import correspondence as ops
 from densebench.pictures import attention as attention_module
 from densebench.pictures.attention import binarize, patch_attention
-from densebench.pictures.keypoints import heat_map
+from densebench.pictures.keypoints import first_links, heat_map
+from densebench.protocols.correspondence.matches import Link
 
 
 def test_even_attention_is_one_whatever_the_prefix_takes():
@@ -51,3 +52,8 @@ def test_attention_that_does_not_fit_is_said(monkeypatch):
     attention_module._check_memory(2, 200)
     with pytest.raises(UsageError, match="smaller --input-size"):
         attention_module._check_memory(2, 300)
+
+
+def test_an_image_that_is_only_found_is_asked_from():
+    one, other = Link(0, 1, 5, 2, "cat"), Link(0, 0, 3, 0, "cat")
+    assert first_links([one, other]) == {0: one, 5: Link(5, 2, 0, 1, "cat"), 3: Link(3, 0, 0, 0, "cat")}
