@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from densebench.core.text import elide as elide
 from densebench.leaderboard.row import Row, by_entry
 from densebench.results.schema import Key
 

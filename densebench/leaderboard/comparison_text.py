@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from densebench.core.text import degrade, plain
-from densebench.leaderboard.cells import elide, number
+from densebench.core.text import degrade, elide, plain
+from densebench.leaderboard.cells import number
 from densebench.leaderboard.comparison import Compared, Comparison
 from densebench.leaderboard.differences import Difference
 from densebench.results.compare import ALPHA

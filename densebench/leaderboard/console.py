@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from densebench.core.text import degrade
-from densebench.leaderboard.cells import Cell, Grid, elide, footnote_of, title
+from densebench.core.text import degrade, elide
+from densebench.leaderboard.cells import Cell, Grid, footnote_of, title
 from densebench.leaderboard.row import Row, tables
 from densebench.leaderboard.rows import leaderboard_rows
 

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from densebench.leaderboard.cells import elide
+from densebench.core.text import elide
 from densebench.leaderboard.row import Row
 
 DPI = 160

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from densebench.core.text import plain
+from densebench.core.text import elide, plain
 from densebench.figures.png import png
-from densebench.leaderboard.cells import elide
 from densebench.leaderboard.comparison import Comparison
 from densebench.leaderboard.comparison_text import interval_text, signed
 from densebench.leaderboard.drawing import DPI, GREY, GRID, INK, PALETTE

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from densebench.core.text import elide
 from densebench.leaderboard import drawing
-from densebench.leaderboard.cells import elide, title
+from densebench.leaderboard.cells import title
 from densebench.leaderboard.drawing import GREY, INK, LABEL_GAP, LONGEST_NAME, NAME_SIZE, Name, Style
 from densebench.leaderboard.positional import CHARTS, Sweep, correlations, points
 from densebench.leaderboard.row import Row

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from densebench.core.errors import UsageError
 from densebench.core.regular import read
-from densebench.core.text import plain
-from densebench.leaderboard.cells import elide
+from densebench.core.text import elide, plain
 from densebench.leaderboard.row import Table
 from densebench.leaderboard.rows import tables_of
 from densebench.results.schema import Record, settings_text

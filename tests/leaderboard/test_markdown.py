@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from densebench.core.text import elide
 from densebench.leaderboard import console_table, leaderboard_rows, markdown, published_rows
-from densebench.leaderboard.cells import elide, ties
+from densebench.leaderboard.cells import ties
 from densebench.leaderboard.published import PublishedRow
 from densebench.results.schema import Metric
 
