@@ -17,7 +17,6 @@ from densebench.leaderboard.console import console_table
 from densebench.leaderboard.latex import latex
 from densebench.leaderboard.markdown import markdown
 from densebench.leaderboard.published import FILE, PublishedRow, published_rows
-from densebench.leaderboard.ranked import ranked
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
 from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
@@ -69,6 +68,8 @@ def write_leaderboard(
             f"{count} record{'s' if count > 1 else ''} of --limit runs left off the leaderboard; "
             "`densebench leaderboard --limited` shows them."
         )
+    from densebench.leaderboard.ranked import ranked  # SciPy takes a while to import
+
     rows = ranked(leaderboard_rows(records, limited=limited), results, records)
     printed = published_rows() if published else ()
 

@@ -233,7 +233,7 @@ def test_overclustering_gives_each_cluster_its_best_class(data):
         config = protocol.configure("overclustering", {"input_size": 64, "matching": rule})
         config = protocol.resolve(config, Layered.info, data.info)
         assert config.clusters == 4 + 70
-        tally = Tally(config, data.info, Positions.of(config), lean=False)
+        tally = Tally(config, data.info, Positions.of(config), low_memory=False)
         masks = torch.stack([torch.from_numpy(data.val.mask(i)).long() for i in range(4)])
         clusters = masks + 10 * (torch.arange(64) % 4 == 0)  # a quarter of each class has a cluster of its own
         tally.update(range(4), clusters, masks)
