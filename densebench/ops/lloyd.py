@@ -65,8 +65,8 @@ def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
     wide = centroids.double()
     squares = wide.square().sum(1)
     longest, bias = squares.max().sqrt(), (-squares / 2).to(centroids.dtype)
-    # the scores of a chunk: on a CPU half a second-level cache
-    chunk = chunk or max(1, (2**17 if x.device.type == "cpu" else 2**22) // len(centroids))
+    # the scores of a chunk: on a CPU half a second-level cache, but no product so thin that it is slow
+    chunk = chunk or max(512, (2**17 if x.device.type == "cpu" else 2**22) // len(centroids))
     nearest = torch.empty(len(x), dtype=torch.int64, device=x.device)
     lead = centroids.new_empty(len(x))
     for some, index, ahead in zip(x.split(chunk), nearest.split(chunk), lead.split(chunk), strict=True):
