@@ -162,9 +162,8 @@ def print_tables(name: str, records: Iterable[Record], limited: bool) -> tuple[S
 
     suite, console, notes = load_suite(name), Console(), Footnotes()
     tables = suite_tables(suite, records, limited)
-    console.print(
-        Text(degrade(f"{suite.title} ({suite.source or 'ours'}): {LEGEND}", console.encoding)), soft_wrap=True
-    )
+    head = f"{suite.title} ({suite.source or 'ours'})" + (f": {LEGEND}" if suite.paper else "")
+    console.print(Text(degrade(head, console.encoding)), soft_wrap=True)
     for each in text_tables(tables, notes):
         cells = [[degrade(text, console.encoding) for text in line] for line in (each.heads, *each.lines)]
         widths = [max(len(line[at]) for line in cells) + 2 for at in range(len(each.heads))]

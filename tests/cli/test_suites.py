@@ -40,7 +40,7 @@ def test_a_suite_of_ones_own_runs_its_cells_and_says_which_models_are_not_here(c
     assert done.returncode == 1  # not every result that was asked for exists
     assert set(records(cli.folder)) == {"overclustering", "hummingbird"}
     assert "the weights of paka_vits14 are not on this machine: `densebench show suite mine.toml`" in done.stderr
-    assert "Clusters of colours (nobody): measured here / printed" in done.stdout
+    assert "Clusters of colours (nobody)\n" in done.stdout
     assert "hummingbird on voc, preset paper + input_size=64, fractions=[1]" in done.stdout
     again = suite("--model", "mine.py:ColorBackbone")
     assert again.returncode == 0, again.stderr
