@@ -111,7 +111,7 @@ class Records:
         for item in found:
             say(f"{item.path} ({item.n_bytes / 1e6:.1f} MB): {item.why}")
         if self.yes:
-            remove(found)
+            remove(self.out, found)
         elif found:
             print("nothing is removed yet: --yes removes these", file=sys.stderr)
         print(f"{len(found)} {'removed' if self.yes else 'can go'}")

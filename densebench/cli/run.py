@@ -88,7 +88,7 @@ class Run:
         """Run the request and print its results."""
         request = self._request()
         requests_of(request)  # before torch is imported: a typo costs no time
-        self._until()
+        self._until()  # a time that is none is refused as soon
         from densebench.core.progress import Progress
         from densebench.runner.grid import run_request
 

@@ -156,7 +156,7 @@ class FeatureSource:
         Returns a map (B, D, h, w) per key, and its class token (B, D) where asked for and there, rounded to this
         source's type. Raises FeatureError with the `names` of images for which one is not finite.
         """
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             found = self.backbone.dense(self._pixels(images), keys, std=std)
         n, tokens = len(keys), [token for token in found.class_tokens if class_tokens and token is not None]
         rounded = self._rounded([*found.maps, *tokens], names)
@@ -166,7 +166,7 @@ class FeatureSource:
         """Yield the attention (B, heads, N, N) of each layer asked for; raises FeatureError as `dense` does."""
         layers = self.backbone.attentions(self._pixels(images), spec.attention, std=spec.std)
         while True:
-            with torch.no_grad(), self._autocast():  # not around the yield: it would hold for the caller too
+            with torch.no_grad(), self.autocast():  # not around the yield: it would hold for the caller too
                 attention = next(layers, None)
             if attention is None:
                 return
@@ -177,7 +177,8 @@ class FeatureSource:
         pixels = images.to(self.device, non_blocking=True)
         return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which the backbone computes in this source's precision."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.precision))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -26,11 +25,8 @@ def images_per_second(source: FeatureSource, size: tuple[int, int]) -> float:
     it at most, or two passes of one image. The state of random numbers stays as it is.
     """
     backbone, device = source.backbone, source.device
-    autocast: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if source.precision != "float32":
-        autocast = torch.autocast(device.type, getattr(torch, source.precision))
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(), autocast:
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(), source.autocast():
         images = torch.full((min(BATCH, source.batch_size), 3, *size), 0.5, device=device)
         backbone.dense(images[:1])  # the first pass of a process allocates and chooses kernels
         one = _seconds(source, images[:1])

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from densebench.core.errors import StorageError, UsageError
+from densebench.core.errors import UsageError
 from densebench.core.paths import write_atomically
 from densebench.leaderboard.console import console_table
 from densebench.leaderboard.latex import latex
@@ -20,7 +20,7 @@ from densebench.leaderboard.published import FILE, PublishedRow, published_rows
 from densebench.leaderboard.row import Row, Table, tables, to_csv, to_json
 from densebench.leaderboard.rows import Selection, leaderboard_rows, select
 from densebench.results.schema import Record
-from densebench.results.store import slug
+from densebench.results.store import ResultStore, slug
 
 FORMATS = ("csv", "md", "json", "latex", "models", "png", "html")
 TABLES = ("csv", "md")
@@ -53,8 +53,7 @@ def write_leaderboard(
         if name not in FORMATS:
             raise UsageError(f"no leaderboard format {name!r}; there are {', '.join(FORMATS)}.")
     results = Path(results)
-    if not (results / "records").is_dir():
-        raise StorageError(f"{results} holds no records; `densebench run --out {results}` makes some.")
+    ResultStore(results).check()
     report = report or logging.getLogger(__name__).warning
     selection = select(results, protocols, datasets)
     for problem in selection.unreadable:
@@ -121,7 +120,7 @@ def is_current(results: str | Path) -> bool:
     if not all(path.exists() for path in made):
         return False
     written = min(path.stat().st_mtime_ns for path in made)
-    return all(path.stat().st_mtime_ns <= written for path in (results / "records").glob("*/*/*.json"))
+    return all(path.stat().st_mtime_ns <= written for path in ResultStore(results).paths())
 
 
 def _study(

@@ -10,7 +10,7 @@ from densebench.core.progress import duration
 from densebench.core.registry import unknown_name
 from densebench.core.text import plain
 from densebench.leaderboard.cells import number
-from densebench.leaderboard.markdown import literal
+from densebench.leaderboard.markdown import literal, table_line
 from densebench.leaderboard.row import Row, tables
 from densebench.leaderboard.rows import leaderboard_rows
 from densebench.results.schema import ModelRecord, Record
@@ -72,7 +72,7 @@ def _facts(model: ModelRecord, records: Sequence[Record]) -> Iterator[str]:
         "citation": model.citation,
     }.items():
         if value:
-            yield f"| {name} | {_cell(value)} |"
+            yield table_line([name, _cell(value)])
 
 
 def _table(members: Sequence[Row]) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _table(members: Sequence[Row]) -> Iterator[str]:
         name = f"{row.metric} (withdrawn: {row.withdrawn})" if row.withdrawn else row.metric
         marks = " ".join(f"`{each.score_hash[:8]}`" for each in row.each)
         cells = [_cell(name), f"{number(row.value, row.unit)}{unit}", interval, row.seed_count, row.n_images, marks]
-        yield f"| {' | '.join(map(str, cells))} |"
+        yield table_line(map(str, cells))
 
 
 def _cost(records: Sequence[Record]) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _cost(records: Sequence[Record]) -> Iterator[str]:
         speed = "" if cost.images_per_second is None else f"{cost.images_per_second:.1f}"
         memory = f"{max(cost.peak_memory_bytes, cost.peak_gpu_bytes) / 1e9:.2f} GB"
         time, bank = duration(cost.seconds.get("total", 0.0)), f"{cost.bank_bytes / 1e9:.2f} GB"
-        yield f"| {' | '.join((record.protocol.name, _cell(record.data.label), time, memory, bank, speed))} |"
+        yield table_line((record.protocol.name, _cell(record.data.label), time, memory, bank, speed))
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -107,4 +107,4 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _cell(text: str) -> str:
-    return literal(plain(" ".join(text.split()))).replace("|", "\\|")
+    return literal(plain(" ".join(text.split())))

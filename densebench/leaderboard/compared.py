@@ -119,16 +119,10 @@ def _lines(one: Entry, two: Entry, every: bool) -> Iterator[Comparison]:
     for key in chosen:
         a, b = one.rows[key], two.rows[key]
         found, reason = _paired(one, two, key)
-        yield Comparison(
+        yield Comparison.of(
+            a,
             model_a=one.name,
             model_b=two.name,
-            protocol=a.protocol,
-            data=a.data,
-            setting=a.setting,
-            metric=a.metric,
-            key=key,
-            unit=a.unit,
-            higher_is_better=a.higher_is_better,
             main=a.main,
             a=a.value,
             b=b.value,
@@ -173,16 +167,10 @@ def _with_printed(entry: Entry, theirs: Source, first: bool) -> Iterator[Compari
         pair = [(entry.name, ours.value), (f"{theirs.name} ({row.source})", row.value)]
         (model_a, a), (model_b, b) = pair if first else pair[::-1]
         inside = None if ours.ci95_low is None or ours.ci95_high is None else (ours.ci95_low, ours.ci95_high)
-        yield Comparison(
+        yield Comparison.of(
+            ours,
             model_a=model_a,
             model_b=model_b,
-            protocol=ours.protocol,
-            data=ours.data,
-            setting=ours.setting,
-            metric=ours.metric,
-            key=row.key,
-            unit=ours.unit,
-            higher_is_better=ours.higher_is_better,
             main=True,
             a=a,
             b=b,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from densebench.leaderboard.differences import Difference
+from densebench.leaderboard.row import Row
 from densebench.results.compare import ALPHA, Paired
 from densebench.results.schema import Key
 
@@ -41,6 +42,12 @@ class Comparison:
     """What else differs than the model, by its known effect."""
     printed: bool = False
     """Whether one of the two is a paper's."""
+
+    @classmethod
+    def of(cls, row: Row, **rest: Any) -> Comparison:
+        """Return a comparison in the cell and metric of a row; `rest` are the other fields."""
+        shared = ("protocol", "data", "setting", "metric", "key", "unit", "higher_is_better")
+        return cls(**{name: getattr(row, name) for name in shared}, **rest)
 
     @property
     def difference(self) -> float:

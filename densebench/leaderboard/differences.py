@@ -111,6 +111,19 @@ def published_differences(record: Record, row: PublishedRow, key: Key | None = N
     return _ordered(_of_published(record, row, key or row.key))
 
 
+def asked_differences(record: Record, asked: Setting) -> tuple[Difference, ...]:
+    """Return what sets a record apart from a setting on whole splits."""
+    ours = Setting(record.protocol.preset, record.protocol.settings)
+    return _ordered([*_incomplete(record), *setting_differences(record.protocol.name, *ours, *asked)])
+
+
+def _incomplete(record: Record) -> Iterable[Difference]:
+    data = record.data
+    for name, split in (("images", data.val), ("train", data.train)):
+        if split and (missing := split.missing(data.limit)):
+            yield Difference(name, missing, "the whole split")
+
+
 def _between(
     protocol: str, pair: tuple[Setting, Setting], a: Mapping[str, Any] | None, b: Mapping[str, Any] | None
 ) -> Iterable[Difference]:
@@ -183,11 +196,7 @@ def _of_published(record: Record, row: PublishedRow, key: Key) -> Iterable[Diffe
     yield from _unequal("protocol", record.protocol.name, row.protocol)
     yield from _unequal("dataset", record.data.name, row.dataset)
     yield from _unequal("quantity", metric_label(key[0], dict(key[1])), row.metric)
-    data = record.data
-    if missing := data.val.missing(data.limit):
-        yield Difference("images", missing, "the whole split")
-    if data.train and (missing := data.train.missing(data.limit)):
-        yield Difference("train", missing, "the whole split")
+    yield from _incomplete(record)
     if record.protocol.name != row.protocol:
         return
     theirs = Setting.parse(row.preset)

@@ -68,11 +68,11 @@ def literal(text: str) -> str:
 def _table(members: Sequence[Row]) -> Iterator[str]:
     grid = Grid.of(members)
     heads = [title(row.metric, row.unit, row.higher_is_better) for row in grid.columns]
-    yield _line(["model", *heads, "record"])
-    yield _line(["---", *["---:"] * len(heads), "---"])
+    yield table_line(["model", *heads, "record"])
+    yield table_line(["---", *["---:"] * len(heads), "---"])
     for first, cells in grid.lines:
         records = " ".join(f"`{row.score_hash[:8]}`" for row in first.each)
-        yield _line([literal(first.label), *map(_cell, cells), records])
+        yield table_line([literal(first.label), *map(_cell, cells), records])
 
 
 def _cell(cell: Cell | None) -> str:
@@ -119,11 +119,11 @@ def _published(
         names = list(table.columns[group == number])
         own = values[values.metric.isin(names)]
         notes = own.groupby([*ENTRY, "apart"]).note.agg(lambda found: "; ".join(filter(None, found.unique()))).to_dict()
-        yield _line(["model", *names, "source", "preset", "note"])
-        yield _line(["---", *["---:"] * len(names), "---", "---", "---"])
+        yield table_line(["model", *names, "source", "preset", "note"])
+        yield table_line(["---", *["---:"] * len(names), "---", "---", "---"])
         for entry, *cells in table[names].dropna(how="all").fillna("").itertuples(name=None):
             label, source, preset, _ = entry
-            yield _line([label, *cells, source, f"{preset} {told.get(preset, '')}".rstrip(), notes[entry]])
+            yield table_line([label, *cells, source, f"{preset} {told.get(preset, '')}".rstrip(), notes[entry]])
         yield ""
 
 
@@ -135,6 +135,7 @@ def _place(key: Key, ours: Sequence[Key]) -> tuple[int, bool]:
     return coordinates.index(key[1]) if key[1] and key[1] in coordinates else len(ours), True
 
 
-def _line(cells: Iterable[str]) -> str:
+def table_line(cells: Iterable[str]) -> str:
+    """Return cells as a line of a table."""
     escaped = (cell.replace("|", "\\|") for cell in cells)
     return "| " + " | ".join(escaped) + " |"

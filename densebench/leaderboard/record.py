@@ -11,7 +11,7 @@ from typing import Any
 from densebench.core.errors import UsageError
 from densebench.leaderboard.cells import number
 from densebench.results.schema import Metric, Record, settings_text
-from densebench.results.store import ResultStore
+from densebench.results.store import ResultStore, hash_of
 from densebench.results.withdrawn import withdrawal
 
 LONGEST = 160
@@ -27,9 +27,8 @@ def find_records(results: str | Path, name: str) -> list[tuple[Path, Record]]:
     store = ResultStore(results)
     if os.path.isfile(name):  # which no text is too long for
         return [(Path(name), store.read(Path(name)))]
-    paths = sorted((store.root / "records").glob("*/*/*.json"))
-    hashes = {path: path.stem.rpartition("--")[2].partition(".")[0] for path in paths}  # ".2": a second one of a cell
-    found = [path for path in paths if name and hashes[path].startswith(name)]
+    hashes = {path: hash_of(path) for path in store.paths()}
+    found = [path for path, score_hash in hashes.items() if name and score_hash.startswith(name)]
     if not found:
         raise UsageError(f"no record in {results} has a hash that begins with {name!r}: `densebench list results`.")
     if len({hashes[path] for path in found}) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from densebench.leaderboard.record import find_records
 from densebench.leaderboard.row import Row
 from densebench.leaderboard.rows import leaderboard_rows
 from densebench.results.schema import Key, Record
-from densebench.results.store import ResultStore
+from densebench.results.store import ResultStore, hash_of
 
 Found = tuple[Path, Record]
 CELLS = 4
@@ -183,16 +183,13 @@ class _Reader:
             name, tuple(r for r in published_rows() if name in (r.label, r.zoo_name or None)), self.wanted
         ):
             return printed
-        if len(name) >= HASH and any(path.stem.rpartition("--")[2].startswith(name) for path in self._paths()):
+        if len(name) >= HASH and any(hash_of(path).startswith(name) for path in ResultStore(self.results).paths()):
             return self._records(self.results, name)
         said = str(unknown_name("model", name, [*models, *sorted({row.label for row in published_rows()})]))
         raise UsageError(
             f"{said.split(' Run ')[0]} {self.results} holds {', '.join(map(plain, models)) or 'no records'}; a name "
             "may also be a record's hash or path, FOLDER:MODEL, or a model as papers print it: 'PaKA ViT-S/14'."
         )
-
-    def _paths(self) -> Iterable[Path]:
-        return ResultStore(self.results).paths()
 
     def _records(self, results: str | Path, name: str) -> Source:
         """Return one record, found by a path or the beginning of its hash."""

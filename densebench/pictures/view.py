@@ -31,9 +31,8 @@ SHOWN = 224
 """Side in pixels of the images in a picture."""
 PUBLISHED = 448
 """Side in pixels of the input where neither the dataset nor the user has one."""
-
-
 MOST_LAYERS = 12
+"""Of a study of layers that are drawn."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from densebench.core.npz import MOST_FILE
 from densebench.core.regular import read
 from densebench.results.counts import ImageStatistics, StatisticsFile, read_npz
 from densebench.results.schema import Key, Record
+from densebench.results.store import beside
 from densebench.results.sums import Side
 
 NONE_KEPT = "no per-image statistics: run again with this version"
@@ -26,11 +27,7 @@ def read_statistics(path: Path, record: Record) -> StatisticsFile:
     """
     if record.statistics is None:
         raise UsageError(NONE_KEPT)
-    folder, name = path.parent, record.statistics.file
-    file = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:  # of a record that somebody made
-        raise StorageError(f"{path.name} names a file that is not in its folder as its statistics")
-    return _read(file, record.statistics.sha256)
+    return _read(beside(path, record.statistics.file), record.statistics.sha256)
 
 
 @lru_cache(maxsize=64)

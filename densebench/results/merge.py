@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from densebench.core.errors import StorageError
-from densebench.core.regular import read
 from densebench.results.schema import Record
 from densebench.results.store import ResultStore
 
@@ -40,8 +39,7 @@ def merge(sources: Iterable[str | Path], results: str | Path) -> Merge:
     """
     stores, store = [ResultStore(source) for source in sources], ResultStore(results)
     for each in stores:
-        if not (each.root / "records").is_dir():
-            raise StorageError(f"{each.root} holds no records. Give a folder that `densebench run --out` wrote.")
+        each.check()
     copied, present, again, left = 0, 0, 0, []
     for path in [path for each in stores for path in each.paths()]:
         try:
@@ -51,7 +49,7 @@ def merge(sources: Iterable[str | Path], results: str | Path) -> Merge:
                 present += 1
                 continue
             again += place != store.place(record)
-            _copy(store, path, record, place)
+            store.copy(path, record, place)
             copied += 1
         except (StorageError, OSError) as error:
             left.append(str(error) if isinstance(error, StorageError) else f"{path}: {error.strerror or error}")
@@ -77,19 +75,3 @@ def _content(record: Record) -> str:
     """Return what two copies of one record have in common: all but the names of the files beside them."""
     statistics = record.statistics and record.statistics.sha256
     return record.model_copy(update={"artifacts": (), "statistics": None}).model_dump_json() + str(statistics)
-
-
-def _copy(store: ResultStore, path: Path, record: Record, place: Path) -> None:
-    """Write a record and what lies beside it under a new name; raises OSError where a file of it is not there."""
-    contents, names = dict[str, bytes](), dict[str, str]()
-    for name in record.artifacts:
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise StorageError(f"{path} names {name!r}, which is not beside it. Its record is not copied.")
-        names[name] = PurePosixPath(place.stem, *(inside.parts[1:] or inside.parts)).as_posix()
-        contents[names[name]] = read(path.parent / name)
-    statistics = record.statistics
-    if statistics is not None:
-        statistics = statistics.model_copy(update={"file": names.get(statistics.file, statistics.file)})
-    moved = record.model_copy(update={"artifacts": tuple(names.values()), "statistics": statistics})
-    store.write(place, moved, contents)

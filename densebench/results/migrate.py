@@ -36,8 +36,7 @@ def migrate(results: str | Path) -> Migration:
     Raises StorageError where there are no records, or they cannot be written.
     """
     store = ResultStore(results)
-    if not (store.root / "records").is_dir():
-        raise StorageError(f"{results} holds no records; `densebench run --out {results}` makes some.")
+    store.check()
     rewritten, current, left = 0, 0, []
     for path in store.paths():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,7 @@ def surplus(results: str | Path, limited: bool = False) -> list[Surplus]:
     What cannot be read stays: `validate` lists it. Raises StorageError where there are no records.
     """
     store = ResultStore(results)
-    if not (store.root / "records").is_dir():
-        raise StorageError(f"{results} holds no records; `densebench run --out {results}` makes some.")
+    store.check()
     paths = store.paths()
     records: dict[Path, Record] = {}
     for path in paths:
@@ -75,14 +75,29 @@ def _orphans(store: ResultStore, paths: list[Path]) -> Iterator[Surplus]:
                 continue
 
 
-def remove(items: list[Surplus]) -> None:
-    """Remove records, each before the files beside it, and folders; raises StorageError where that is not allowed."""
+def remove(results: str | Path, items: list[Surplus]) -> None:
+    """Remove records, each before the files beside it, and folders.
+
+    A second measurement of a cell whose first is gone takes its place, where `run` looks for it. Raises StorageError
+    where something cannot be removed.
+    """
+    store = ResultStore(results)
     for item in items:
-        try:
-            if item.path.is_file():
-                item.path.unlink()
-                shutil.rmtree(item.path.with_suffix(""), ignore_errors=True)
-            else:
-                shutil.rmtree(item.path)
-        except OSError as error:
-            raise StorageError(f"{item.path} cannot be removed ({error.strerror}).") from None
+        _remove(item.path)
+    for path in store.paths():
+        with contextlib.suppress(StorageError):  # which cannot be read, and stays
+            record = store.read(path)
+            if not (place := store.place(record)).exists():
+                store.copy(path, record, place)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_file():
+            path.unlink()
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be removed ({error.strerror}).") from None

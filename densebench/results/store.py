@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from densebench.core.errors import StorageError
 from densebench.core.leases import Lease
@@ -90,6 +90,39 @@ class ResultStore:
     def paths(self) -> list[Path]:
         """Return the file of every record, readable or not, in order."""
         return sorted((self.root / "records").glob("*/*/*.json"))
+
+    def check(self) -> None:
+        """Raise StorageError where there is no folder of records."""
+        if not (self.root / "records").is_dir():
+            raise StorageError(f"{self.root} holds no records; `densebench run --out {self.root}` makes some.")
+
+    def copy(self, path: Path, record: Record, place: Path) -> None:
+        """Write the record of `path`, with what lies beside it, at another place; that at `path` stays.
+
+        Raises StorageError for a record that names files of other folders, OSError where one of its own is not there.
+        """
+        contents, names = dict[str, bytes](), dict[str, str]()
+        for name in record.artifacts:
+            parts = PurePosixPath(name).parts
+            names[name] = PurePosixPath(place.stem, *(parts[1:] or parts)).as_posix()
+            contents[names[name]] = read(beside(path, name))
+        statistics = record.statistics
+        if statistics is not None:
+            statistics = statistics.model_copy(update={"file": names.get(statistics.file, statistics.file)})
+        moved = record.model_copy(update={"artifacts": tuple(names.values()), "statistics": statistics})
+        self.write(place, moved, contents)
+
+
+def beside(path: Path, name: str) -> Path:
+    """Return the file that the record at `path` names; raises StorageError for one that is not in its folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:  # of a record that somebody made
+        raise StorageError(f"{path} names a file that is not in its folder: {name!r}.")
+    return path.parent / name
+
+
+def hash_of(path: Path) -> str:
+    """Return the score hash in the name of a record; a second one of a cell, as ".2", has the same."""
+    return path.stem.rpartition("--")[2].partition(".")[0]
 
 
 def slug(text: str) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from densebench.core.errors import StorageError
-from densebench.core.regular import read
 from densebench.results import counts
+from densebench.results.kept import read_statistics
 from densebench.results.schema import Record
-from densebench.results.store import ResultStore
+from densebench.results.store import ResultStore, beside
 from densebench.results.withdrawn import withdrawal
 
 CLOSE = 1e-6
@@ -35,8 +34,7 @@ class RecordFinding:
 def validate(results: str | Path) -> Iterator[tuple[Path, list[RecordFinding]]]:
     """Yield the path of each record with what was found. Raises StorageError where there are no records."""
     store = ResultStore(results)
-    if not (store.root / "records").is_dir():
-        raise StorageError(f"{results} holds no records; `densebench run --out {results}` makes some.")
+    store.check()
     for path in store.paths():
         yield path, list(_findings(store, path))
 
@@ -52,8 +50,11 @@ def _findings(store: ResultStore, path: Path) -> Iterator[RecordFinding]:
     if path != place and not (path.parent == place.parent and path.stem.startswith(f"{place.stem}.")):
         yield RecordFinding(path, f"it says that it is {record.title}, whose place is {place}")
     for name in record.artifacts:
-        if not (path.parent / name).is_file():
-            yield RecordFinding(path, f"{name} is not there")
+        try:
+            if not beside(path, name).is_file():
+                yield RecordFinding(path, f"{name} is not there")
+        except StorageError as error:
+            yield RecordFinding(path, str(error))
     yield from _statistics(path, record)
     if reason := withdrawal(record):
         yield RecordFinding(path, f"withdrawn: {reason}", wrong=False)
@@ -63,17 +64,11 @@ def _statistics(path: Path, record: Record) -> Iterator[RecordFinding]:
     """Yield what is wrong with the statistics of a record, and where its values do not follow from them."""
     if record.statistics is None:
         return
-    file = path.parent / record.statistics.file
     try:
-        content = read(file)
-        found = counts.read_npz(content)
-    except OSError:
-        return  # it is among the artifacts
+        found = read_statistics(path, record)
     except StorageError as error:
         yield RecordFinding(path, str(error))
         return
-    if hashlib.sha256(content).hexdigest() != record.statistics.sha256:
-        yield RecordFinding(path, f"{file.name} is not the file that was written with the record (another SHA-256)")
     for metric in record.metrics:
         entries = found.of(metric.name, metric.at)
         if entries and not math.isclose(value := counts.value(entries), metric.value, rel_tol=CLOSE, abs_tol=CLOSE):

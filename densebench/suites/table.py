@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from densebench.leaderboard.differences import Difference, Setting, published_differences, setting_differences
+from densebench.leaderboard.differences import Difference, Setting, asked_differences, published_differences
 from densebench.leaderboard.published import PublishedRow
 from densebench.leaderboard.row import Row
 from densebench.leaderboard.rows import leaderboard_rows
@@ -99,7 +99,7 @@ def _pair(
     for row in rows:
         if row.model == model and row.key == key:
             record = by_hash[model, row.each[0].score_hash]
-            differ = tuple(_differences(cell, record, printed, key))
+            differ = _differences(cell, record, printed, key)
             found.append((len(differ), row, differ))
     if not found:
         return TableNumber(None, printed)
@@ -107,18 +107,11 @@ def _pair(
     return TableNumber(row, printed, differ)
 
 
-def _differences(cell: SuiteCell, record: Record, printed: PublishedRow | None, key: Key) -> Iterator[Difference]:
-    """Yield what a record was measured with otherwise than the paper, or without one than the suite says."""
+def _differences(cell: SuiteCell, record: Record, printed: PublishedRow | None, key: Key) -> tuple[Difference, ...]:
+    """Return what a record was measured with otherwise than the paper, or without one than the suite says."""
     if printed is not None:
-        yield from published_differences(record, printed, key)
-        return
-    data = record.data
-    for name, split in (("images", data.val), ("train", data.train)):
-        if split and (missing := split.missing(data.limit)):
-            yield Difference(name, missing, "the whole split")
-    ours = Setting(record.protocol.preset, record.protocol.settings)
-    theirs = Setting(cell.preset or ours.preset, cell.settings)
-    yield from setting_differences(cell.protocol, *ours, *theirs)
+        return published_differences(record, printed, key)
+    return asked_differences(record, Setting(cell.preset or record.protocol.preset, cell.settings))
 
 
 def metric_names(table: SuiteTable) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from densebench.core.text import plain
 from densebench.leaderboard.cells import number
+from densebench.leaderboard.markdown import literal, table_line
 from densebench.suites.suite import Suite
 from densebench.suites.table import SuiteTable, TableNumber, metric_names
 
@@ -71,10 +72,6 @@ def suite_markdown(suite: Suite, tables: Sequence[SuiteTable]) -> str:
         lines += [f"{suite.source}. Each cell: {LEGEND}.", ""]
     for table in text_tables(tables, notes):
         rows = [table.heads, ["---"] * len(table.heads), *table.lines]
-        lines += [f"## {table.title}", "", *(f"| {' | '.join(map(_escaped, row))} |" for row in rows), ""]
-    lines += [f"- {_escaped(line)}" for line in notes.lines()]
+        lines += [f"## {table.title}", "", *(table_line(map(literal, row)) for row in rows), ""]
+    lines += [f"- {literal(line)}" for line in notes.lines()]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -4,14 +4,7 @@ import pytest
 
 from tests.cli.test_run import Command, cli, records  # noqa: F401  (a fixture)
 
-MINE = """
-title = "Clusters of colours"
-source = "nobody"
-
-[models]
-"mine.py:ColorBackbone" = ""
-paka_vits14 = "PaKA ViT-S/14"
-
+CELLS = """
 [[cells]]
 protocol = "overclustering"
 datasets = ["voc"]
@@ -23,7 +16,15 @@ protocol = "hummingbird"
 datasets = ["voc"]
 preset = "paper"
 settings = { input_size = 64, fractions = [1] }
-models = ["mine.py:ColorBackbone"]
+"""
+MINE = f"""
+title = "Clusters of colours"
+source = "nobody"
+
+[models]
+"mine.py:ColorBackbone" = ""
+paka_vits14 = "PaKA ViT-S/14"
+{CELLS}models = ["mine.py:ColorBackbone"]
 """
 
 

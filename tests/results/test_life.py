@@ -95,7 +95,7 @@ def test_what_cannot_be_merged_is_said_and_stays(tmp_path, record):  # noqa: F81
     done = merge([theirs], mine)
     assert done.copied == 1
     assert len(done.left) == 3
-    assert "not beside it" in " ".join(done.left)
+    assert "not in its folder" in " ".join(done.left)
     assert [found.model.name for found in ResultStore(mine).records()] == ["good"]
     with pytest.raises(StorageError, match="holds no records"):
         merge([tmp_path / "nowhere"], mine)
@@ -114,12 +114,15 @@ def test_validate_finds_what_does_not_hold_together(tmp_path, record):  # noqa: 
     (other.with_suffix("") / counts.NAME).write_bytes((lost.with_suffix("") / counts.NAME).read_bytes() + b" ")
     torn = write(tmp_path, record("torn", rmse(), **DEPTH))
     torn.write_text("[]")
+    sly = write(tmp_path, record("sly", rmse(), **DEPTH))
+    sly.write_text(json.dumps(json.loads(sly.read_text()) | {"artifacts": ["../../../../secret.png"]}))
     old = write(tmp_path, record("old", rmse(), **DEPTH | {"version": 1}))
     found = {path.stem.partition("--")[0]: findings for path, findings in validate(tmp_path)}
     assert "examples.png is not there" in found["lost"][0].said
     assert "whose place is" in found["elsewhere"][0].said
-    assert any("SHA-256" in finding.said or "no statistics" in finding.said for finding in found["other"])
+    assert any("is damaged, or of another run" in finding.said for finding in found["other"])
     assert "not a record of schema" in found["torn"][0].said
+    assert "not in its folder" in found["sly"][0].said
     assert not found["old"][0].wrong
     assert "version 1" in found["old"][0].said
     assert old.exists()
@@ -138,7 +141,7 @@ def test_prune_removes_what_nobody_needs_and_nothing_else(tmp_path, record):  # 
     assert {item.path for item in found} == {old, orphan}
     assert {item.path for item in surplus(tmp_path, limited=True)} == {old, orphan, limited}
     assert all(item.n_bytes > 0 for item in found)
-    remove(found)
+    remove(tmp_path, found)
     assert surplus(tmp_path) == []
     assert kept.exists()
     assert torn.exists()
@@ -153,7 +156,13 @@ def test_of_two_measurements_of_a_cell_prune_leaves_the_newest(tmp_path, record)
     theirs = tmp_path / "theirs"
     write(theirs, record("a", rmse(), **DEPTH, created="2026-12-01T10:00:00Z"))
     merge([theirs], tmp_path)
-    assert [item.path for item in surplus(tmp_path)] == [first]
+    found = surplus(tmp_path)
+    assert [item.path for item in found] == [first]
+    remove(tmp_path, found)
+    (kept,) = ResultStore(tmp_path).records()
+    assert kept.created == "2026-12-01T10:00:00Z"
+    assert ResultStore(tmp_path).paths() == [first]  # where a run looks for it
+    assert said(tmp_path) == []
 
 
 def cli(*arguments):

@@ -70,5 +70,5 @@ def test_without_published_rows_the_main_metrics_are_shown(record):  # noqa: F81
 def test_markdown_holds_no_live_html(record):  # noqa: F811
     text = suite_markdown(PAKA_1, suite_tables(PAKA_1, [record("<script>|x", hummingbird(80.0))]))
     assert "<script>" not in text
-    assert "&lt;script>\\|x" in text
+    assert "&lt;script&gt;\\|x" in text
     assert "26.4" in text
